@@ -1,0 +1,89 @@
+# Everything happens in .venv, made with $(PYTHON) and made anew when that is another Python or pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --only-binary=:all:
+ARGS ?=
+
+TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
+	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
+
+.PHONY: help demo test stress bench bench-quick docs lint format matrix clean
+
+help:
+	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
+	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
+	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
+	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
+	@echo "make bench-quick  the rows with a goal in a minute, written nowhere (ARGS='hits' chooses rows)"
+	@echo "make docs     build the documentation into site/, every reference checked"
+	@echo "make lint     ruff and mypy"
+	@echo "make format   let ruff reformat"
+	@echo "make matrix   the tests on every Python found here"
+	@echo "make clean    remove what these made"
+
+demo: $(VENV)/.cli
+	$(BIN)/smmap bench --handles 64 --memory 16M --reads 20000 $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+# Half of the time each; ends at the first answer that is neither right nor a promised error.
+SECONDS ?= 60
+SEED := $(or $(SEED),$(shell date +%s))
+
+stress: $(VENV)/.test
+	$(BIN)/python tests/stress/run_model.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
+	$(BIN)/python tests/stress/run_threads.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --write $(ARGS)
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+matrix: $(VENV)/.test
+	$(PIP) nox
+	$(BIN)/nox $(ARGS)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+clean:
+	rm -rf $(VENV) site .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.python-$(TAG):
+	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
+		{ echo "$(PYTHON) is $(TAG); smmap needs 3.9 or later: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.python-$(TAG) pyproject.toml
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.cli: $(VENV)/.python-$(TAG) pyproject.toml
+	$(PIP) --editable '.[cli]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python-$(TAG) pyproject.toml
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.python-$(TAG) pyproject.toml
+	$(PIP) --editable '.[bench]'
+	@touch $@

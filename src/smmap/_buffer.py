@@ -1,0 +1,607 @@
+"""The bytes-like face of a file, or of a part of it: hides windows, holds no region.
+
+A read that hits borrows: it takes a reference to a region's store, which nobody closes under it, and needs no lock.
+What is not mapped is asked of the manager, one grid window at a time. `hot` on a region (see MapRegion) makes the hit
+short: a buffer that is one whole region indexes its store behind a single test.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from . import _search, _system
+from ._cursor import WindowCursor
+from ._default import default_manager
+from ._errors import FileChangedError
+from ._file import Client
+from ._manager import StaticWindowMapManager
+from ._region import MapRegion, Store
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterator
+
+    from typing_extensions import Self
+
+__all__ = ["SlidingWindowMapBuffer", "buffer"]
+
+_STEP = _search.STEP
+_NO_REGION = MapRegion.nowhere()
+_NOT_NEAR = (_NO_REGION, 0, 0, 0)
+_CLOSED: dict[Any, MapRegion] = {}  # in place of a file's regions: nothing can be read
+_UNOPENED: dict[Any, MapRegion] = {}  # the same for a buffer made by `later`: the first read opens the file
+
+
+class SlidingWindowMapBuffer(Client):
+    """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
+
+    Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
+    is the byte at `offset`; slices are always `bytes`, copied. Any number of threads may share a buffer.
+
+    `ValueError` for a cursor without a file and an offset out of bounds. Without a cursor the buffer is empty until
+    `begin_access(cursor)`. `smmap.buffer(path)` and `manager.buffer(path)` need no cursor.
+
+    A buffer over a path pickles small; it opens again at the first read, on the default manager of the process that it
+    came to, and raises `FileChangedError` if the file changed in between. All reads may raise `FileChangedError`,
+    `LimitError`, `ClosedError` or the system's error.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_cursor",
+        "_mtime",
+        "_near",
+        "_offset",
+        "_regions",
+        "_size",
+        "_whole",
+        "_window",
+    )
+
+    _cursor: WindowCursor | None
+    _regions: dict[Any, MapRegion]
+
+    def __init__(
+        self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
+    ) -> None:
+        self._manager = None
+        self._file = None
+        self._given = None
+        self._cursor = None
+        self._access = "normal"
+        self._where = -1
+        self._length = self._offset = self._size = self._flags = self._mtime = 0
+        self._window = 1
+        self._whole = _NO_REGION
+        self._near = _NOT_NEAR
+        self._regions = _CLOSED
+        if cursor is None:
+            return
+        if not isinstance(cursor, WindowCursor):
+            raise TypeError(f"cursor must be a WindowCursor, not {type(cursor).__name__}")
+        if not cursor.is_associated():
+            raise ValueError("the cursor has no file: use manager.make_cursor(path_or_fd)")
+        if not self.begin_access(cursor, offset, size, flags):
+            raise ValueError(f"offset {offset} is out of bounds: {self._name()} has {self._length} bytes")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"[{self._offset}, {self._offset + self._size})"
+        return f"<{type(self).__name__} of {self._name()} {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Access as smmap 5 has it
+
+    def begin_access(
+        self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
+    ) -> bool:
+        """Start on the cursor's file, or again on the same file; False, and empty, if that is not possible.
+
+        `offset` and `size` are in bytes; an offset at the end is out of bounds, but for 0 of an empty file. The first
+        window is mapped at once. The cursor stays yours.
+        """
+        offset, size, flags = index(offset), index(size), _system.check_flags(index(flags))
+        if offset < 0 or size < 0:
+            raise ValueError(f"offset and size must not be negative: {offset}, {size}")
+        if cursor is None and self._regions is _UNOPENED:
+            self._check_open()
+        self.end_access()
+        if cursor is not None and cursor.is_associated():
+            self._adopt(cursor)
+            self._cursor = None
+        if self._manager is None or self._file is None or (offset >= self._length and (offset or self._length)):
+            return False
+        self._flags = flags
+        if flags:
+            self._manager.try_opening(self)
+        if size and self._length:
+            self._manager.window_at(self, offset)
+        self._start(offset, size)
+        return True
+
+    def end_access(self) -> None:
+        """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
+        self._regions = _CLOSED  # before the size: who finds the buffer empty must find it closed
+        self._whole = _NO_REGION
+        self._near = _NOT_NEAR
+        self._size = 0
+        if self._cursor is not None:
+            self._cursor.unuse_region()
+
+    close = end_access
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be read until `begin_access`."""
+        return self._regions is _CLOSED
+
+    def cursor(self) -> WindowCursor | None:
+        """A cursor of the buffer's own, holding a region at its offset until `end_access`; None without a file."""
+        if self._regions is _UNOPENED:
+            self._check_open()
+        if self._cursor is None and self._manager is not None:
+            self._cursor = self._manager.WindowCursorCls(self._manager)
+            self._cursor._adopt(self)
+        if self._cursor is not None and not self.closed and not self._cursor.is_valid():
+            self._cursor.use_region(self._offset, 0, self._flags)
+        return self._cursor
+
+    @classmethod
+    def of_path(
+        cls, manager: StaticWindowMapManager, path_or_fd: Any, offset: int, size: int | None, access: str
+    ) -> Self:
+        """A buffer without a cursor; nothing is mapped before the first read. See `buffer`."""
+        offset, size = index(offset), sys.maxsize if size is None else index(size)
+        if offset < 0 or size < 0:
+            raise ValueError(f"offset and size must not be negative: {offset}, {size}")
+        _check_access(access)
+        new = cls()
+        manager.associate(new, path_or_fd)
+        if offset > new._length:
+            raise ValueError(f"offset {offset} is out of bounds: {new._name()} has {new._length} bytes")
+        new._access = access
+        manager.try_opening(new)
+        new._start(offset, size)
+        return new
+
+    def __copy__(self) -> Self:
+        new = type(self)()
+        new._adopt(self)
+        new._offset, new._size, new._mtime, new._flags = self._offset, self._size, self._mtime, self._flags
+        new._window, new._regions = self._window, self._regions
+        return new
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.closed or isinstance(self._where, int):
+            self._check_open()
+            raise TypeError(f"a buffer over a descriptor cannot be pickled, only one over a path: {self._name()}")
+        mtime = self._mtime if self._file is None else self._file.mtime
+        return _unpickled, (type(self), self._where, self._offset, self._size, self._length, mtime, self._access)
+
+    @classmethod
+    def later(
+        cls,
+        manager: StaticWindowMapManager | None,
+        path: str | bytes,
+        offset: int,
+        size: int,
+        length: int,
+        mtime: int,
+        access: str = "normal",
+    ) -> Self:
+        """A buffer that opens its file at the first read, and only if it is still `length` bytes long and that old.
+
+        `mtime` is in nanoseconds; without a manager it is the process's default one. Nothing is touched before.
+        """
+        if not isinstance(path, (str, bytes)):
+            raise TypeError(f"path must be str or bytes, not {type(path).__name__}")
+        if not 0 <= index(offset) <= index(offset) + index(size) <= index(length) or size < 0:
+            raise ValueError(f"{size} bytes at {offset} do not lie in a file of {length} bytes")
+        _check_access(access)
+        new = cls()
+        new._manager = manager
+        new._given = new._where = path
+        new._offset, new._size, new._length, new._mtime = offset, size, length, index(mtime)
+        new._access = access
+        new._regions = _UNOPENED
+        return new
+
+    def _open(self) -> None:
+        """Open the file that `later` named, if it is still the same; any thread may come first."""
+        client = Client()
+        client._access = self._access
+        (self._manager or default_manager()).associate(client, self._where)
+        _, file = client._needs()
+        if (client._length, file.mtime) != (self._length, self._mtime):
+            raise FileChangedError(
+                f"changed since the buffer was made or pickled: {client._length} bytes now, {self._length} then",
+                self._where,
+            )
+        given = self._given
+        self._adopt(client)
+        self._given = given
+        self._start(self._offset, self._size)
+
+    def _start(self, offset: int, size: int) -> None:
+        """Let reads begin."""
+        manager, file = self._needs()
+        self._window = manager.window_size() or max(self._length, 1)
+        self._offset = offset
+        self._size = min(size, self._length - offset)
+        self._regions = file.regions
+
+    def _check_open(self) -> None:
+        """`ClosedError` if nothing can be read; a buffer made by `later` opens its file now."""
+        if self._regions is _UNOPENED:
+            self._open()
+        elif self.closed:
+            self._needs()
+            raise self._closed_error()
+
+    # As bytes
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._copy(0, self._size)
+
+    def __getitem__(self, key: int | slice) -> Any:
+        store = self._whole.hot
+        if store is not None:
+            try:
+                return store[key]
+            except ValueError:  # PyPy: evicted and closed meanwhile; or a step of 0, told below
+                pass
+        region, low, high, base = self._near
+        if type(key) is int:
+            if low <= key < high:
+                store = region.hot
+                if store is not None:
+                    try:
+                        return store[key - base]
+                    except ValueError:
+                        pass
+            size = self._size
+            if -size <= key < size:
+                position = (key if key >= 0 else key + size) + self._offset
+                found = self._regions.get(position // self._window)
+                if found is not None:
+                    store = found.hot
+                    if store is None:
+                        store = self._manager.note(found)  # type: ignore[union-attr]
+                    else:
+                        self._stay(found)
+                    if store is not None:
+                        try:
+                            return store[position - found.begin]
+                        except (ValueError, IndexError):  # or a window clipped before the file grew
+                            pass
+                position -= self._offset
+                return self._copy(position, position + 1)[0]
+            self._check_open()
+            raise IndexError(f"index {key} is out of range: the buffer has {size} bytes")
+        if type(key) is slice:
+            start, stop = key.start, key.stop
+            if type(start) is int and type(stop) is int and key.step is None:
+                if low <= start < stop <= high:
+                    store = region.hot
+                    if store is not None:
+                        try:
+                            return store[start - base : stop - base]
+                        except ValueError:
+                            pass
+                if 0 <= start <= stop <= self._size:
+                    return self._copy(start, stop)
+            return self._slice(key)
+        return self[int(index(key))]  # index() of a subclass may be of the subclass
+
+    def _slice(self, key: slice) -> bytes:
+        start, stop, step = key.indices(self._size)
+        if step == 1:
+            return self._copy(start, stop)
+        chosen = range(start, stop, step)
+        if not chosen:
+            return self._copy(0, 0)
+        if step < 0:
+            chosen = chosen[::-1]
+        pieces = []
+        while chosen:
+            store, begin, end = self._window_at(chosen[0])
+            here = chosen[: -(-(end - chosen[0]) // chosen.step)]
+            chosen = chosen[len(here) :]
+            try:
+                pieces.append(store[here[0] - begin : here[-1] - begin + 1 : here.step])
+            except ValueError:  # PyPy: evicted and closed meanwhile
+                pieces.append(self._copy(here[0], here[-1] + 1)[:: here.step])
+            del store  # else the window would count as lent when the next one needs its handle
+        data = b"".join(pieces)
+        return data if step > 0 else data[::-1]
+
+    def _copy(self, start: int, stop: int) -> bytes:
+        """A copy of [start, stop), which must lie in the buffer."""
+        if start >= stop:
+            self._check_open()
+            return b""
+        position, end = self._offset + start, self._offset + stop
+        region = self._regions.get(position // self._window)
+        if region is not None and end <= region.end:
+            store = region.hot
+            if store is None:
+                store = self._manager.note(region)  # type: ignore[union-attr]
+            else:
+                self._stay(region)
+            if store is not None:
+                try:
+                    return store[position - region.begin : end - region.begin]
+                except ValueError:  # PyPy: evicted and closed meanwhile
+                    pass
+        if self._regions is _CLOSED or self._regions is _UNOPENED:
+            self._check_open()
+        window = self._window
+        border = position - position % window + window
+        if end <= border:
+            return self._manager.fetch(self, position, end)  # type: ignore[union-attr]
+        pieces = [self._manager.fetch(self, position, border)]  # type: ignore[union-attr]
+        while border < end:
+            position, border = border, border + window
+            pieces.append(self._copy(position - self._offset, min(end, border) - self._offset))
+        return b"".join(pieces)
+
+    def _stay(self, region: MapRegion) -> None:
+        """The region is used twice in a row: be quick to find it the next time."""
+        base = region.begin - self._offset
+        high = min(region.end - self._offset, self._size)
+        self._near = region, max(base, 0), high, base
+        if base == 0 and high == self._size == region.end - region.begin:
+            self._whole = region
+
+    # Zero-copy
+
+    def view(self, start: int = 0, stop: int | None = None) -> memoryview:
+        """A read-only view of `buffer[start:stop]`, of any length that the address space holds. O(1), no copy.
+
+        It stays valid until you drop it, and counts as mapped until then.
+        """
+        region = self._whole
+        if region.hot is not None:
+            view = region.view
+            if view is not None:
+                return view[start:stop]
+        region, low, high, base = self._near
+        if not (type(start) is type(stop) is int and low <= start < stop <= high and region.hot is not None):
+            start, stop, _ = slice(start, stop).indices(self._size)
+            if start >= stop:
+                self._check_open()
+                return memoryview(b"")
+            found = self._regions.get((start + self._offset) // self._window)
+            if found is None or stop + self._offset > found.end:
+                return self._view_far(start, stop)
+            if found.hot is not None:
+                self._stay(found)
+            elif self._manager.note(found) is None:  # type: ignore[union-attr]
+                return self._view_far(start, stop)
+            region, base = found, found.begin - self._offset
+        view = region.view
+        return self._view_far(start, stop) if view is None else view[start - base : stop - base]
+
+    def _view_far(self, start: int, stop: int) -> memoryview:
+        """A view of [start, stop) from the manager."""
+        self._check_open()
+        return self._manager.view(self, start + self._offset, stop + self._offset)  # type: ignore[union-attr]
+
+    def iter_views(self, start: int = 0, stop: int | None = None, size: int = _STEP) -> Iterator[memoryview]:
+        """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across
+        a window's border. Drop each before the next, and no more than one window need be mapped."""
+        start, stop, _ = slice(start, stop).indices(self._size)
+        size = index(size)
+        if size < 1:
+            raise ValueError(f"size must be positive: {size}")
+        self._check_open()
+        while start < stop:
+            border = (self._offset + start) // self._window * self._window + self._window - self._offset
+            end = min(start + size, border, stop)
+            yield self.view(start, end)
+            start = end
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """A read-only view of the whole (PEP 688, Python 3.12 and later), from one window however long that must be."""
+        if flags & 1:
+            raise BufferError("smmap's buffers are read-only")
+        return self.view()
+
+    def __release_buffer__(self, view: memoryview) -> None:
+        """Nothing; but numpy keeps what was exported, not only this object, where the type has this method."""
+
+    def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
+        """`struct.unpack_from(fmt, self, offset)`, copying no more than it needs; `struct.error` past the end."""
+        import struct
+
+        size = struct.calcsize(fmt)
+        start = index(offset)
+        if start < 0:
+            start += self._size
+        if not 0 <= start <= self._size - size:
+            self._check_open()
+            raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {self._size} bytes")
+        return struct.unpack(fmt, self._copy(start, start + size))
+
+    def readinto(self, start: int, target: Any) -> int:
+        """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; how many.
+
+        One copy, from windows that are mapped straight into the target; cold ones are read as slices are. `start` is
+        not negative.
+        """
+        start = index(start)
+        if start < 0:
+            raise ValueError(f"start must not be negative: {start}")
+        with memoryview(target) as given, given.cast("B") as view:
+            if view.readonly:
+                raise TypeError(f"target must be writable, not {type(target).__name__}")
+            self._check_open()
+            count = max(min(len(view), self._size - start), 0)
+            done = 0
+            while done < count:
+                low = start + done
+                position = self._offset + low
+                number = position // self._window
+                high = min((number + 1) * self._window - self._offset, start + count)
+                region = self._regions.get(number)
+                if region is None or region.store is None or _system.RECLAIMS_LATE:  # a view might linger there
+                    high = min(high, low + _STEP)
+                    view[done : done + high - low] = self._copy(low, high)
+                else:
+                    view[done : done + high - low] = self.view(low, high)
+                done += high - low
+            return count
+
+    def _lies_in_one_window(self, start: int) -> bool:
+        """Whether [start, end of the buffer) does, or is empty."""
+        self._check_open()
+        return (self._offset + start) // self._window >= (self._offset + self._size - 1) // self._window
+
+    def _window_at(self, start: int) -> tuple[Store, int, int]:
+        """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer."""
+        self._check_open()
+        store, begin, end = self._manager.window_at(self, self._offset + start)  # type: ignore[union-attr]
+        return store, begin - self._offset, end - self._offset
+
+    # Going through and searching
+
+    def __iter__(self) -> Iterator[int]:
+        self._check_open()
+        return (byte for start in range(0, self._size, _STEP) for byte in self[start : start + _STEP])
+
+    def __reversed__(self) -> Iterator[int]:
+        self._check_open()
+        return (byte for stop in range(self._size, 0, -_STEP) for byte in reversed(self[max(stop - _STEP, 0) : stop]))
+
+    def __contains__(self, sub: Any) -> bool:
+        return self.find(sub) >= 0
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, SlidingWindowMapBuffer):
+            return len(other) == self._size and self._equals(other)
+        try:
+            with memoryview(other) as view, view.cast("B") as data:  # type: ignore[arg-type]
+                return len(data) == self._size and self._equals(data)
+        except TypeError:
+            return NotImplemented
+
+    def _equals(self, other: SlidingWindowMapBuffer | memoryview) -> bool:
+        steps = range(0, self._size, _STEP)
+        return all(self[start : start + _STEP] == other[start : start + _STEP] for start in steps)
+
+    __hash__ = None  # type: ignore[assignment]  # as for bytearray: what is equal would have to hash alike
+
+    def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
+        """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows; or -1.
+
+        O(end - start), without copying the windows.
+        """
+        needle, start, end = self._bounds(sub, start, end)
+        if not needle:
+            return start if start <= end else -1
+        return _search.find(self, needle, start, end)
+
+    def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
+        """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
+        needle, start, end = self._bounds(sub, start, end)
+        if not needle:
+            return end if start <= end else -1
+        return _search.rfind(self, needle, start, end)
+
+    def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
+        """Like `find`, but `ValueError` if `sub` is not found."""
+        return self._found(self.find(sub, start, end))
+
+    def rindex(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
+        """Like `rfind`, but `ValueError` if `sub` is not found."""
+        return self._found(self.rfind(sub, start, end))
+
+    def count(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
+        """How often `sub` is found in [start, end) without overlapping. O(end - start), copies piece by piece."""
+        needle, start, end = self._bounds(sub, start, end)
+        if not needle:
+            return max(end - start + 1, 0)
+        return _search.count(self, needle, start, end)
+
+    def finditer(self, pattern: bytes | re.Pattern[bytes], max_match: int = 1 << 16) -> Iterator[_search.Match]:
+        """The matches of a regular expression, as `re.finditer` finds them, without one big map.
+
+        `max_match` must be larger than the longest match in bytes, what it looks ahead or behind included. A longer
+        match may be missed; `ValueError` where one would have been cut. O(len), copies piece by piece; memory in
+        proportion to `max_match`. Each match is as `re.Match`, its offsets are in the buffer.
+        """
+        max_match = index(max_match)
+        if max_match < 1:
+            raise ValueError(f"max_match must be positive: {max_match}")
+        self._check_open()
+        return _search.finditer(self, pattern, self._size, max_match)
+
+    @staticmethod
+    def _found(place: int) -> int:
+        if place < 0:
+            raise ValueError("subsection not found")
+        return place
+
+    def _bounds(self, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
+        """The needle, and the bounds as `bytes.find` takes them: a start past the end stays there."""
+        size = self._size  # before the check, and before a needle's own code may close the buffer
+        self._check_open()
+        if hasattr(sub, "__index__"):
+            byte = index(sub)
+            if not 0 <= byte <= 255:
+                raise ValueError("byte must be in range(0, 256)")
+            needle = bytes([byte])
+        else:
+            try:
+                needle = sub[:] if isinstance(sub, SlidingWindowMapBuffer) else bytes(memoryview(sub))
+            except TypeError:
+                kind = type(sub).__name__
+                raise TypeError(f"argument should be integer or bytes-like object, not {kind!r}") from None
+        low = 0 if start is None else index(start)
+        high = size if end is None else index(end)
+        return needle, max(low + size, 0) if low < 0 else low, max(high + size, 0) if high < 0 else min(high, size)
+
+
+def buffer(
+    path_or_fd: Any,
+    offset: int = 0,
+    size: int | None = None,
+    *,
+    manager: StaticWindowMapManager | None = None,
+    access: str = "normal",
+) -> SlidingWindowMapBuffer:
+    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
+
+    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
+    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
+    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
+    offset past the end, and the system's error for a file that cannot be opened.
+    """
+    return SlidingWindowMapBuffer.of_path(manager or default_manager(), path_or_fd, offset, size, access)
+
+
+def _check_access(access: str) -> None:
+    if access not in ("normal", "random", "sequential"):
+        raise ValueError(f'access must be "normal", "random" or "sequential", not {access!r}')
+
+
+def _unpickled(cls: type[SlidingWindowMapBuffer], *state: Any) -> SlidingWindowMapBuffer:
+    """See `SlidingWindowMapBuffer.later`."""
+    return cls.later(None, *state)
+
+
+Sequence.register(SlidingWindowMapBuffer)
+StaticWindowMapManager.BufferCls = SlidingWindowMapBuffer

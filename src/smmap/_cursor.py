@@ -1,0 +1,234 @@
+"""The native client: points to one file, holds at most one region, gives zero-copy access to it."""
+
+from __future__ import annotations
+
+import sys
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from ._errors import ClosedError
+from ._file import Client
+from ._manager import StaticWindowMapManager
+from ._region import MapRegion, Store
+from ._system import check_flags
+from ._window import extent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["WindowCursor"]
+
+_NO_FLAGS = 0
+
+
+class WindowCursor(Client):
+    """Zero-copy access to one window at a time; made by `manager.make_cursor(path_or_fd)`.
+
+    Belongs to one thread at a time. While it holds a region, that region stays mapped; `close`, `unuse_region`, the
+    end of a `with` block or the garbage collector lets go. `WindowCursor(manager)` has no file until `assign`.
+    """
+
+    __slots__ = ("_begin", "_end", "_holder", "_most", "_region")
+
+    _region: MapRegion | None
+    _begin: int
+    _end: int
+
+    def __init__(self, manager: StaticWindowMapManager | None = None) -> None:
+        self._manager = manager
+        self._file = None
+        self._given = None
+        self._region = None
+        self._access = "normal"
+        self._where = -1
+        self._flags = 0
+        self._holder = id(self)
+        self._most = sys.maxsize if manager is None else manager._window or sys.maxsize
+        self._length = self._begin = self._end = 0
+
+    def __repr__(self) -> str:
+        span = f"[{self._begin}, {self._end})" if self._region is not None else "no region"
+        return f"<{type(self).__name__} of {self._name()} {span}>"
+
+    def __del__(self) -> None:
+        try:
+            region = self._region
+        except AttributeError:  # a subclass did not get as far as our constructor
+            return
+        if region is not None and self._manager is not None:
+            self._manager.leave(self._holder, region)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __copy__(self) -> WindowCursor:
+        copy = type(self)(self._manager)
+        copy.assign(self)
+        return copy
+
+    def assign(self, rhs: WindowCursor) -> None:
+        """Become a copy of another cursor: same file, same region, same range. Never touches the file."""
+        if not isinstance(rhs, WindowCursor):
+            raise TypeError(f"a WindowCursor is assigned from another one, not from {type(rhs).__name__}")
+        if rhs is self:
+            return
+        self.unuse_region()
+        self._adopt(rhs)
+        self._most = rhs._most
+        region = rhs._region
+        if region is not None and self._manager is not None and self._manager.share(self._holder, region):
+            self._region, self._begin, self._end = region, rhs._begin, rhs._end
+
+    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> WindowCursor:
+        """Hold a region with `size` bytes from `offset` (bytes from the file's begin); returns the cursor itself.
+
+        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
+        end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
+        cursor lets go and is not valid. `flags` are added to those of `os.open`.
+
+        O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
+        `ClosedError`, or the system's error; the cursor then stays as it was.
+        """
+        if type(offset) is type(size) is int and flags is _NO_FLAGS:
+            region = self._region
+            end = offset + size
+            if (
+                region is not None
+                and region.begin <= offset < end <= region.end
+                and end <= self._length
+                and size <= self._most
+                and region.store is not None
+            ):
+                self._begin = offset
+                self._end = end
+                return self
+            if 0 <= offset < self._length and size > 0 and self._file is not None:
+                most = self._most
+                end = offset + (size if size < most else most)  # noqa: FURB136 - min() costs a call
+                if end > self._length:
+                    end = self._length
+                found = self._file.regions.get(offset // most)
+                if found is not None and end <= found.end and self._manager.change(self._holder, region, found):  # type: ignore[union-attr]
+                    self._region = found
+                    self._begin = offset
+                    self._end = end
+                    return self
+        return self._move(index(offset), index(size), check_flags(index(flags)))
+
+    def _move(self, offset: int, size: int, flags: int) -> WindowCursor:
+        manager, _ = self._needs()
+        if offset < 0 or size < 0:
+            raise ValueError(f"offset and size must not be negative: {offset}, {size}")
+        if offset >= self._length:
+            self.unuse_region()
+            return self
+        self._region = manager.hold(self, self._holder, offset, size, flags)
+        self._begin = offset
+        self._end = extent(offset, size, manager._window, self._length)
+        return self
+
+    def unuse_region(self) -> None:
+        """Let go of the region; any number of times."""
+        region, self._region = self._region, None
+        self._begin = self._end = 0
+        if region is not None and self._manager is not None:
+            self._manager.leave(self._holder, region)
+            self._manager.settle()
+
+    def close(self) -> None:
+        """Let go of region and file; any number of times. Views stay valid."""
+        self.unuse_region()
+        self._file = None
+
+    _destroy = close
+
+    def _held(self) -> MapRegion:
+        if self._region is None:
+            self._needs()
+            raise ValueError(f"cursor of {self._name()} holds no region: call use_region() and check is_valid()")
+        return self._region
+
+    def _lent(self, region: MapRegion) -> MapRegion:
+        """The region held, lent; another one if a thread evicted it in the very moment in which it was taken."""
+        region.lend()
+        if region.store is None and region.is_owned():
+            manager, _ = self._needs()
+            region = self._region = manager.hold(self, self._holder, self._begin, self.size(), 0)
+            region.lend()
+        return region
+
+    def _released(self) -> ClosedError:
+        return ClosedError(f"the map of {self._name()} was released with its manager or by hand: make a new cursor")
+
+    def buffer(self) -> memoryview:
+        """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
+        region = self._region or self._held()
+        view = region.view
+        if view is None:
+            region = self._lent(region)
+            view = region.view
+            if view is None:
+                raise self._released()
+        begin = region.begin
+        return view[self._begin - begin : self._end - begin]
+
+    def map(self) -> Store:
+        """The region's `mmap` itself (bytes, where files are read instead): its index 0 is the region's begin."""
+        store = self._lent(self._held()).store
+        if store is None:
+            raise self._released()
+        return store
+
+    def is_valid(self) -> bool:
+        """Whether the cursor holds a region now."""
+        return self._region is not None and self._region.store is not None
+
+    def is_associated(self) -> bool:
+        """Whether the cursor has a file."""
+        return self._file is not None
+
+    def ofs_begin(self) -> int:
+        """Where the accessible bytes begin in the file, in bytes."""
+        return self._begin
+
+    def ofs_end(self) -> int:
+        """Where the accessible bytes end in the file, in bytes."""
+        return self._end
+
+    def size(self) -> int:
+        """How many bytes are accessible; 0 without a region."""
+        return self._end - self._begin
+
+    def includes_ofs(self, ofs: int) -> bool:
+        """Whether the byte at `ofs` of the file is accessible now."""
+        return self._begin <= ofs < self._end
+
+    def region(self) -> MapRegion | None:
+        """The region held, or None."""
+        return self._region
+
+    def file_size(self) -> int:
+        """The file's size in bytes when the cursor was made."""
+        return self._length
+
+    def path_or_fd(self) -> Any:
+        """The very object that `make_cursor` was given."""
+        return self._given
+
+    def path(self) -> Any:
+        """The path that `make_cursor` was given; `ValueError` if it was a descriptor."""
+        if self._given is None or isinstance(self._given, int):
+            raise ValueError(f"cursor of {self._name()} has no path")
+        return self._given
+
+    def fd(self) -> int:
+        """The descriptor that `make_cursor` was given; `ValueError` if it was a path."""
+        if not isinstance(self._given, int):
+            raise ValueError(f"cursor of {self._name()} has no descriptor")
+        return self._given
+
+
+StaticWindowMapManager.WindowCursorCls = WindowCursor

@@ -1,0 +1,110 @@
+"""The manager that a process has by default: made at its first use, from `configure` or the environment."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from ._errors import SmmapError
+from ._manager import SlidingWindowMapManager
+
+__all__ = ["configure", "default_manager", "parse_size", "settings"]
+
+_VARIABLES = {
+    "window_size": "SMMAP_WINDOW_SIZE",
+    "max_memory_size": "SMMAP_MAX_MEMORY",
+    "max_open_handles": "SMMAP_MAX_HANDLES",
+}
+_UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGT", 1) for end in ("", "B", "IB")}}
+
+_lock = threading.RLock()
+_manager: SlidingWindowMapManager | None = None
+_settings: dict[str, Any] = {}
+
+
+def parse_size(text: str) -> int:
+    """The bytes that a size like `4096`, `64K`, `64M`, `1G` or `1GiB` stands for; `ValueError` for anything else."""
+    body = text.strip().upper()
+    digits = body.rstrip("KMGTIB")
+    unit = body[len(digits) :]
+    if not (digits.isascii() and digits.isdigit()) or unit not in _UNITS:
+        raise ValueError(f"{text!r} is not a size: write 4096, 64K, 64M, 1G")
+    return int(digits) << _UNITS[unit]
+
+
+def configure(
+    *,
+    window_size: int | None = None,
+    max_memory_size: int | None = None,
+    max_open_handles: int | None = None,
+    backing: str | None = None,
+) -> None:
+    """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
+
+    Settings go before the environment's `SMMAP_WINDOW_SIZE`, `SMMAP_MAX_MEMORY` and `SMMAP_MAX_HANDLES`. Touches
+    nothing. Raises `SmmapError` if the default manager is in use already, `TypeError` and `ValueError` as the manager
+    does; what was set before then stays. Any thread may call it.
+    """
+    given = {
+        "window_size": window_size,
+        "max_memory_size": max_memory_size,
+        "max_open_handles": max_open_handles,
+        "backing": backing,
+    }
+    with _lock:
+        if _in_use() is not None:
+            raise SmmapError("the default manager is in use already: call configure() before the first use")
+        wanted = {**_settings, **{name: value for name, value in given.items() if value is not None}}
+        SlidingWindowMapManager(**wanted)
+        _settings.update(wanted)
+
+
+def default_manager() -> SlidingWindowMapManager:
+    """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
+
+    Raises `ValueError` for an environment variable that is not a size. Once it has been closed, the next call makes
+    another one.
+    """
+    global _manager
+    manager = _in_use()
+    if manager is None:
+        with _lock:
+            manager = _in_use()
+            if manager is None:
+                manager = _manager = SlidingWindowMapManager(**settings())
+    return manager
+
+
+def settings() -> dict[str, Any]:
+    """The arguments that the default manager is made with: of `configure`, then of the environment."""
+    with _lock:
+        return {**_from_environment(), **_settings}
+
+
+def _in_use() -> SlidingWindowMapManager | None:
+    manager = _manager
+    return None if manager is None or manager._closed else manager
+
+
+def _from_environment() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, variable in _VARIABLES.items():
+        text = os.environ.get(variable)
+        if text:
+            try:
+                found[name] = parse_size(text)
+                SlidingWindowMapManager(**{name: found[name]})
+            except ValueError as error:
+                raise ValueError(f"environment variable {variable}: {error}") from None
+    return found
+
+
+def _after_fork_in_child() -> None:
+    global _manager, _lock
+    _manager = None
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,44 @@
+"""The errors of smmap. Knows nothing else of the library.
+
+Each is a `SmmapError` and also the built-in kind that users of `open` and `mmap` already catch. What the operating
+system itself refuses (a missing file, a folder, no permission) is raised as the system's own `OSError`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = ["ClosedError", "FileChangedError", "LimitError", "ReentryError", "SmmapError"]
+
+
+class SmmapError(Exception):
+    """The base of all errors that are smmap's own."""
+
+
+class ClosedError(SmmapError, ValueError):
+    """A cursor, buffer or manager was used after it was closed (as a closed file raises `ValueError`)."""
+
+
+class FileChangedError(SmmapError, OSError):
+    """The file is not the one, or no longer as long as it was, when the cursor or buffer was made; `errno` is ESTALE.
+
+    Make a new cursor or buffer to see the file as it is now.
+    """
+
+    def __init__(self, message: str, filename: object = None) -> None:
+        super().__init__(errno.ESTALE, message, filename)
+
+    def __reduce__(self) -> tuple[type[FileChangedError], tuple[object, object]]:
+        return type(self), (self.strerror, self.filename)
+
+
+class LimitError(SmmapError, OSError):
+    """A limit of the manager or of the system leaves no room for another window; `errno` tells which kind."""
+
+
+class ReentryError(SmmapError, RuntimeError):
+    """A finalizer or signal handler used a manager in the very thread whose work on that manager it interrupted.
+
+    Waiting would never end, so it is refused. Letting go (`close`, `unuse_region`, `collect`) is never refused: it is
+    put off until the interrupted call has finished.
+    """

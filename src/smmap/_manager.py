@@ -1,0 +1,915 @@
+"""The managers: serve windows of files to clients, under one lock. The ledger says what must go for it.
+
+Serving a mapped window, mapping, evicting and letting go are each O(1); `collect`, `close` and `release` are linear in
+what is mapped.
+
+Plan: one lock, taken when a window is asked for that the reader does not have at hand, never on a hit. Names that need
+it end in `_locked`. What happens without the lock is written down, and settled by the next locked operation before it
+decides or reports anything: which region each cursor holds now (`_changed`), which regions were used and in which order
+(`_uses`), and what died or is to be closed (`_inbox`). All three are bounded, and finalizers only ever write there.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import itertools
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from operator import index
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, TypeVar
+
+from . import _system
+from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
+from ._file import Client, FileRef, MappedFile, examine, read_all, read_store, where_is
+from ._ledger import Ledger, Stats
+from ._region import MapRegion, Store, StoredBytes
+from ._rents import Rents, patience, price
+from ._system import Descriptor, Where, called, named
+from ._window import ALLOCATIONGRANULARITY, Key, MapWindow, is_64_bit, round_window, serving
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SlidingWindowMapManager", "StaticWindowMapManager"]
+
+T = TypeVar("T")
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+_FRUITLESS_COLLECTIONS = 3  # of garbage, before a limit is believed
+
+
+class _CannotMap(Exception):
+    """The file system does not map: the file is to be read instead."""
+
+
+class StaticWindowMapManager:
+    """Maps whole files, each at once, and unmaps the least recently used when a limit is reached.
+
+    `window_size`: bytes in a window, rounded up to a multiple of twice the allocation granularity; 0: whole files;
+    -1: 4 GiB (64 MiB on 32-bit systems, 8 MiB with backing="read"), but at most an eighth of `max_memory_size`.
+    `max_memory_size`: bytes to keep mapped, as far as cursors do not hold more; 0: 32 GiB (1 GiB on 32-bit systems and
+    with backing="read"). `max_open_handles`: the most maps and descriptors at a time, a hard limit; when not given,
+    half of what the system allows. `backing`: "mmap" maps, "read" reads windows into memory (for network file systems
+    and files that others may truncate), "auto" maps where the file system can and reads elsewhere.
+
+    Any number of threads may share a manager. The constructor touches nothing.
+    """
+
+    MapRegionListCls = MappedFile
+    MapWindowCls = MapWindow
+    MapRegionCls = MapRegion
+    WindowCursorCls: ClassVar[Any]  # set by _cursor.py: imports go one way, so clients introduce themselves
+    BufferCls: ClassVar[Any]  # set by _buffer.py
+
+    def __init__(
+        self,
+        window_size: int = 0,
+        max_memory_size: int = 0,
+        max_open_handles: int = sys.maxsize,
+        *,
+        backing: str = "auto",
+    ) -> None:
+        sizes = window_size, max_memory_size, max_open_handles = (
+            index(window_size),
+            index(max_memory_size),
+            index(max_open_handles),
+        )
+        if window_size < -1 or max_memory_size < 0 or max_open_handles < 1:
+            raise ValueError(
+                f"window_size must be at least -1, max_memory_size at least 0, max_open_handles at least 1, not {sizes}"
+            )
+        if backing not in ("auto", "mmap", "read"):
+            raise ValueError(f'backing must be "auto", "mmap" or "read", not {backing!r}')
+        large = is_64_bit() and backing != "read"
+        if window_size < 0:
+            window_size = 4 * _GIB if large else 8 * _MIB if backing == "read" else 64 * _MIB
+            if max_memory_size:
+                unit = 2 * ALLOCATIONGRANULARITY
+                window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
+        self._window = round_window(window_size)
+        self._backing = backing
+        self._closed = False
+        self._lock = threading.RLock()  # reentrant so that a finalizer which interrupts its holder is told, not hung
+        self._busy = False
+        self._inbox: deque[Any] = deque()
+        self._changed: dict[int, MapRegion | None] = {}  # by holder: what it holds now
+        self._known: dict[int, MapRegion] = {}  # by holder: what it held when that was settled
+        self._uses: dict[Any, int] = {}  # by region, or kept descriptor, used since: when, by the clock
+        self._reading = -1  # the number of the descriptor used last
+        self._rents = Rents()
+        self._clock = itertools.count(1).__next__
+        self._last = MapRegion.nowhere()  # the region used last, by a reader without the lock
+        self._hot: dict[int, MapRegion] = {}  # the same by thread, on free-threaded Python
+        self._over = False  # whether more is mapped than the limit of memory asks for
+        self._files: dict[tuple[int, int], FileRef] = {}
+        self._paths: dict[Where, FileRef] = {}
+        self._ledger = Ledger(max_memory_size or (32 * _GIB if large else _GIB), max_open_handles, self._inbox.append)
+        self._pauses = 0  # how many uses since were holders letting go
+        self._settled = 0  # the clock's time up to which uses are settled
+        self._futile = 0  # how many lent regions the last garbage collection could not bring down
+        self._ref = weakref.ref(self)
+        with _registry_lock:
+            _registry.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self._ledger.count()} regions, {self._ledger.memory} bytes mapped"
+        return f"<{type(self).__name__} {state}>"
+
+    # What users call
+
+    def make_cursor(self, path_or_fd: Any) -> Any:
+        """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
+
+        Raises the system's error for what is not there, and `OSError` for anything but a regular file.
+        """
+        cursor = self.WindowCursorCls(self)
+        self.associate(cursor, path_or_fd)
+        return cursor
+
+    def buffer(self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal") -> Any:
+        """A bytes-like buffer over a file on this manager: see `smmap.buffer`."""
+        return self.BufferCls.of_path(self, path_or_fd, offset, size, access)
+
+    def collect(self) -> int:
+        """Unload every idle region and kept descriptor; how many regions went. Never raises, also after `close`."""
+        count = self._put_off_or_run(self._unload_locked, 0)
+        if _system.RECLAIMS_LATE and self._ledger.lent:
+            _collect_garbage()
+        return count
+
+    def release(self, path: Any) -> int:
+        """Unload every idle region of the file at `path`, or of the files below that folder; how many went.
+
+        Whole path components count; links are followed as well as taken by name. Works after deletion too.
+        """
+        return self._put_off_or_run(self._release_locked, 0, _names(path), False)
+
+    def close(self) -> None:
+        """Unload everything, held regions too, and refuse further use. Views that you hold stay valid."""
+        self._closed = True
+        self._put_off_or_run(self._unload_locked, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def stats(self) -> Stats:
+        """What is mapped, was done and may be done. O(1)."""
+        return self._put_off_or_run(self._stats_locked, self._stats_locked)
+
+    def num_file_handles(self) -> int:
+        """How many regions are mapped."""
+        return self.stats().mapped
+
+    def num_open_files(self) -> int:
+        """Of how many files regions are mapped."""
+        return self.stats().files
+
+    def mapped_memory_size(self) -> int:
+        """How many bytes are mapped."""
+        return self.stats().mapped_memory
+
+    def window_size(self) -> int:
+        """Bytes in a window, after rounding; 0 stands for whole files."""
+        return self._window
+
+    def max_file_handles(self) -> int:
+        """The most regions and kept descriptors at a time."""
+        return self._ledger.limits()[0]
+
+    def max_mapped_memory_size(self) -> int:
+        """The limit of mapped memory, in bytes."""
+        return self._ledger.max_memory
+
+    def force_map_handle_removal_win(self, base_path: Any) -> None:
+        """On Windows, close the maps at or below a path even if held, so that it can be deleted; nothing elsewhere."""
+        if _system.WINDOWS:
+            self._put_off_or_run(self._release_locked, 0, _names(base_path), True)
+
+    def _collect_lru_region(self, size: int) -> int:
+        """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
+        if not size:
+            return self._put_off_or_run(self._unload_locked, 0)
+        return self._put_off_or_run(self._ledger.trim, 0, None, size)
+
+    def _check(self) -> None:
+        """Assert every invariant. For tests: linear in what is mapped."""
+        self._run(self._check_locked)
+
+    # What clients and regions call
+
+    def associate(self, client: Client, path_or_fd: Any) -> None:
+        """Make `client` one of this file, as it is now."""
+        if not (type(path_or_fd) is str and self._know(client, path_or_fd)):
+            where = where_is(path_or_fd)
+            try:
+                status = examine(where)
+            except FileNotFoundError:
+                self._put_off_or_run(self._unload_path_locked, None, where)
+                raise
+            except (OSError, MemoryError) as error:
+                if _system.code_of(error) not in _system.REFUSALS:
+                    raise
+                status = self._run(self._attempt_locked, where, "", examine, where)
+            client._file, status = self._run(self._file_locked, where, status)
+            client._length = status.st_size
+            client._where = where
+        client._manager = self
+        client._given = path_or_fd
+
+    def _know(self, client: Client, path: str) -> bool:
+        """Make `client` one of the file at this absolute path if it is known and surely as it was, without the lock."""
+        ref = self._paths.get(path)
+        file = None if ref is None else ref()
+        if file is None or file.written or self._closed:
+            return False
+        try:
+            status = _system.status(path)
+        except OSError:
+            return False
+        size = status.st_size
+        if size != file.size or status.st_mtime_ns != file.mtime or not size:
+            return False
+        if (status.st_dev, status.st_ino) != file.key:
+            return False
+        client._file = file
+        client._length = size
+        client._where = path
+        return True
+
+    def try_opening(self, client: Client) -> None:
+        """Open the client's file and verify it, so that what cannot be read is told at once."""
+        self._run(self._try_opening_locked, client)
+
+    def hold(self, client: Client, holder: int, offset: int, size: int, flags: int) -> MapRegion:
+        """A region that serves the request, held by `holder` (a cursor's id) in place of what it held."""
+        return self._serve(self._hold_locked, client, holder, offset, size, flags)
+
+    def share(self, holder: int, region: MapRegion) -> bool:
+        """Let `holder`, which holds nothing, hold a region that another one holds; False if it is no longer mapped."""
+        return self._run(self._share_locked, holder, region)
+
+    def change(self, holder: int, own: MapRegion | None, region: MapRegion) -> bool:
+        """Let `holder` hold a mapped region in place of its `own`, without the lock; False if that needs the lock.
+
+        Whoever evicts settles first, so either it sees this hold, or we see here that the region was evicted.
+        """
+        if self._over:
+            return False
+        self._changed[holder] = region
+        self._last.hot = None  # letting go is a use: the reader before us will have to note its next one
+        self._uses[region if own is None else own] = self._clock()
+        if region.store is not None:
+            return True
+        self._changed[holder] = own
+        return False
+
+    def leave(self, holder: int, own: MapRegion) -> None:
+        """Let `holder` hold nothing any more, by and by: finalizers call this, anywhere, so it only writes it down."""
+        self._changed[holder] = None
+        self._last.hot = None
+        self._uses[own] = self._clock()
+        self._pauses += 1
+
+    def settle(self) -> None:
+        """Take note now of what was written down."""
+        self._put_off_or_run(_nothing, None)
+
+    def note(self, region: MapRegion) -> Store | None:
+        """Note that a reader uses another region now, without the lock; its store, or None if it was evicted."""
+        store = region.store
+        if store is not None:
+            self._last.hot = None
+            self._last = region
+            region.hot = store
+            if region.store is None:  # evicted meanwhile: either we see that here, or the eviction saw `hot`
+                region.hot = None
+            self._uses[region] = self._clock()
+        return store
+
+    if _system.FREE_THREADED:  # each thread keeps a region hot, else they would cool each other's all the time
+
+        def note(self, region: MapRegion) -> Store | None:
+            """As above."""
+            store = region.store
+            if store is not None:
+                thread = threading.get_ident()
+                self._hot.get(thread, region).hot = None
+                self._hot[thread] = self._last = region
+                region.hot = store
+                if region.store is None:
+                    region.hot = None
+                self._uses[region] = self._clock()
+            return store
+
+    def fetch(self, client: Client, begin: int, end: int) -> bytes:
+        """A copy of [begin, end), which lies in one grid window: from its map, or read while it is cold.
+
+        Reading by the descriptor kept for the file needs no lock: whoever refers to a descriptor keeps it open.
+        """
+        file = client._file
+        assert file is not None
+        size = end - begin
+        number = begin // (self._window or client._length)
+        due = False
+        if file.price and number not in file.regions:
+            due = self._rents.due(file.serial + number, size, file.price, file.patience)
+            descriptor = None if due or _system.PYPY else file.ref.descriptor
+            if descriptor is not None:
+                if descriptor.number != self._reading:
+                    self._reading = descriptor.number
+                    self._uses[descriptor] = self._clock()
+                    self._pauses += 1
+                try:
+                    data = _system.read_at(descriptor.number, size, begin)
+                except (OSError, MemoryError):
+                    data = b""
+                if len(data) == size:
+                    self._ledger.cold_reads += 1
+                    return data
+        return self._fetch_with_lock(client, begin, end, due)
+
+    def _fetch_with_lock(self, client: Client, begin: int, end: int, due: bool) -> bytes:
+        """The same where there is no such descriptor, the window is to be mapped, or reading it failed."""
+        while True:
+            found, start = self._serve(self._fetch_locked, client, begin, end, due)
+            if not isinstance(found, Descriptor):
+                try:
+                    data: bytes = found[begin - start : end - start]
+                    return data
+                except ValueError:  # PyPy: the map was evicted and closed meanwhile
+                    continue
+            arguments = found.number, end - begin, begin, client._where
+            try:
+                return read_all(*arguments)
+            except (OSError, MemoryError) as error:
+                if _system.code_of(error) not in _system.REFUSALS:
+                    raise
+                span = f"[{begin}, {end}): "
+                again: bytes = self._run(self._attempt_locked, client._where, span, read_all, *arguments)
+                return again
+            finally:
+                if found.shared:
+                    self._inbox.append(found)
+                else:
+                    found.close()
+
+    def window_at(self, client: Client, offset: int) -> tuple[Store, int, int]:
+        """The store of the grid window at `offset`, mapped, and where it begins and ends for this client."""
+        return self._serve(self._window_locked, client, offset)
+
+    def view(self, client: Client, begin: int, end: int) -> memoryview:
+        """A zero-copy view of [begin, end), from one window however long that must be."""
+        return self._serve(self._view_locked, client, begin, end)
+
+    def lend(self, region: MapRegion) -> None:
+        """Mark a region as lent."""
+        self._run(region.lend_locked)
+
+    def count_client(self, region: MapRegion, change: int) -> None:
+        """Change a region's holds by hand, never below none."""
+        self._run(self._count_client_locked, region, change)
+
+    def evict_region(self, region: MapRegion) -> None:
+        """Evict a region by hand, even if it is held."""
+        self._run(self._evict_by_hand_locked, region)
+
+    # The lock
+
+    def _run(self, operation: Callable[..., T], *args: Any) -> T:
+        """`operation(*args)` under the lock, after the inbox."""
+        with self._lock:
+            if self._busy:
+                raise ReentryError(
+                    "a finalizer or signal handler interrupted this manager in the same thread: "
+                    "use another manager there, or do it later"
+                )
+            try:
+                self._busy = True
+                if self._inbox or self._uses or self._changed:
+                    self._settle_locked()
+                return operation(*args)
+            finally:
+                self._over = self._ledger.memory > self._ledger.max_memory
+                self._busy = False
+
+    def _put_off_or_run(self, operation: Callable[..., T], otherwise: Any, *args: Any) -> T:
+        """Like `_run`, for what is never refused: where this thread is interrupted, it is done by and by."""
+        try:
+            return self._run(operation, *args)
+        except ReentryError:
+            if operation not in (_nothing, self._stats_locked):
+                self._inbox.append(None)
+            result: T = otherwise() if callable(otherwise) else otherwise
+            return result
+
+    def _serve(self, operation: Callable[..., T], *args: Any) -> T:
+        """`_run` for what may map: where the interpreter reclaims late, collect garbage before giving up."""
+        ledger = self._ledger
+        patience = _FRUITLESS_COLLECTIONS if _system.RECLAIMS_LATE else 0
+        while True:
+            died = ledger.deaths
+            try:
+                result = self._run(operation, *args)
+                break
+            except LimitError:
+                if not patience:
+                    raise
+            _collect_garbage()
+            self.settle()
+            if ledger.deaths == died:
+                patience -= 1
+                ledger.trusting = False
+        if _system.RECLAIMS_LATE:
+            ledger.trusting = True
+            if len(ledger.lent) > self._futile and ledger.memory > ledger.max_memory:
+                _collect_garbage()
+                self._run(self._trim_again_locked)
+        return result
+
+    def _settle_locked(self) -> None:
+        """Take note of what happened without the lock."""
+        ledger = self._ledger
+        released = self._settle_holds_locked()
+        uses = self._uses
+        order = [uses.popitem() for _ in range(len(uses))]  # only here they grow fewer; not `while`: others add to them
+        order.sort(key=_time)
+        for used, _ in order:
+            if type(used) is Descriptor:
+                if used in ledger.kept:
+                    ledger.kept.move_to_end(used)
+            else:
+                used.hot = None  # whoever reads it next notes its use again, so that the order stays exact
+                if used in ledger.idle:
+                    ledger.idle.move_to_end(used)
+        if order:
+            ledger.hits += order[-1][1] - self._settled - self._pauses
+            self._settled = order[-1][1]
+            self._pauses = 0
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            event = inbox.popleft()
+            kind = type(event)
+            if kind is Descriptor:
+                ledger.check_in(event)
+            elif kind is FileRef:
+                self._forget_file_locked(event)
+            elif event is None:
+                self._unload_locked()
+            else:
+                ledger.died(event)
+        if released:
+            ledger.trim(next(reversed(ledger.idle), None))
+
+    def _settle_holds_locked(self) -> bool:
+        """Take note of which regions cursors hold now; whether any was let go."""
+        changed = self._changed
+        known = self._known
+        released = []
+        for _ in range(len(changed)):
+            holder, region = changed.popitem()
+            own = known.pop(holder, None)
+            if region is not None:
+                known[holder] = region
+            if region is not own:
+                if region is not None:
+                    self._ledger.take(region)
+                if own is not None:
+                    released.append(own)
+        for own in released:
+            self._ledger.let_go(own)
+        return bool(released)
+
+    def _trim_again_locked(self) -> None:
+        """After garbage was collected: what is lent now really is."""
+        self._ledger.trim(next(reversed(self._ledger.idle), None))
+        self._futile = 2 * len(self._ledger.lent)
+
+    def _stats_locked(self) -> Stats:
+        return self._ledger.stats(self._window)
+
+    def _check_locked(self) -> None:
+        ledger = self._ledger
+        ledger.check()
+        assert not self._closed or not (ledger.held or ledger.idle or ledger.kept), "closed but still mapped"
+
+    def _unload_locked(self) -> int:
+        return self._ledger.unload(self._closed)
+
+    # Files
+
+    def _check_open_locked(self, name: str) -> None:
+        if self._closed:
+            raise ClosedError(f"the {type(self).__name__} of {name} is closed")
+
+    def _file_locked(self, where: Where, status: os.stat_result) -> tuple[MappedFile, os.stat_result]:
+        """The entry of the file that has this status, and its status now."""
+        self._check_open_locked(repr(where) if not isinstance(where, int) else f"descriptor {where}")
+        ref = self._files.get((status.st_dev, status.st_ino))
+        file = _alive(ref)
+        if file is not None and not file.is_as(status):
+            status = self._attempt_locked(where, "", examine, where)
+            if (status.st_dev, status.st_ino) != file.key:
+                return self._file_locked(where, status)
+            if file.pins:
+                file.update(status)
+            else:
+                self._ledger.unload_file(file)
+                file = None
+        if file is not None and file.written:
+            file.written = False
+            self._ledger.outdate(file)
+        if ref is None or file is None:
+            file = MappedFile(where, status)
+            ref = file.ref = FileRef(file, self._inbox.append)
+            ref.key = file.key
+            ref.paths = ()
+            ref.descriptor = None
+            self._files[file.key] = ref
+        if not isinstance(where, int) and self._paths.get(where) is not ref:
+            self._unload_path_locked(where)
+            self._paths[where] = ref
+            if where not in ref.paths:
+                ref.paths += (where,)
+        return file, status
+
+    def _unload_path_locked(self, where: Where) -> None:
+        """The file that was at this path is there no more: its idle regions go."""
+        file = _alive(self._paths.get(where))
+        if file is not None:
+            self._ledger.unload_file(file)
+
+    def _forget_file_locked(self, ref: FileRef) -> None:
+        """An entry died: nothing refers to it any more but these tables."""
+        if self._files.get(ref.key) is ref:
+            del self._files[ref.key]
+        for path in ref.paths:
+            if self._paths.get(path) is ref:
+                del self._paths[path]
+        if ref.descriptor is not None:
+            self._ledger.drop_descriptor(ref.descriptor)
+
+    def _release_locked(self, bases: set[str], held: bool) -> int:
+        below = tuple(os.path.join(base, "") for base in bases)
+        count = 0
+        for path, ref in list(self._paths.items()):
+            file = ref()
+            names = _names(path)
+            if file is not None and (names & bases or any(name.startswith(below) for name in names)):
+                count += self._ledger.unload_file(file, held)
+        return count
+
+    def _open_locked(self, client: Client, begin: int, end: int, flags: int) -> Descriptor:
+        """A descriptor of the client's file, verified to hold [begin, end): the kept one, or a new one.
+
+        The caller is one of its readers, so that nobody closes it before the caller checks it in.
+        """
+        file = client._file
+        assert file is not None
+        ledger = self._ledger
+        where, span = client._where, f"[{begin}, {end}): " if end else ""
+        descriptor = None if flags else file.ref.descriptor
+        flags |= client._flags
+        kept = descriptor is not None
+        if descriptor is None:
+            try:
+                descriptor = Descriptor(self._attempt_locked(where, span, _system.open_file, where, flags))
+            except OSError as error:
+                if error.errno not in _system.GONE or (flags and error.errno == errno.ELOOP):
+                    raise
+                raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
+        else:
+            ledger.kept.move_to_end(descriptor)
+        descriptor.readers += 1
+        try:
+            self._attempt_locked(where, span, file.verify, descriptor.number, kept, begin, end, where)
+        except BaseException:
+            ledger.check_in(descriptor)
+            raise
+        return descriptor
+
+    def _try_opening_locked(self, client: Client) -> None:
+        descriptor = self._open_locked(client, 0, 0, client._flags)
+        if client._file is not None and not descriptor.shared:
+            self._ledger.keep(descriptor, client._file)
+        self._ledger.check_in(descriptor)
+
+    def _attempt_locked(self, where: Where, span: str, call: Callable[..., T], *args: Any) -> T:
+        """`call(*args)`; where the system has run out, idle regions go one by one until it has not."""
+        ledger = self._ledger
+        while True:
+            try:
+                return call(*args)
+            except (OSError, MemoryError) as error:
+                code = _system.code_of(error)
+                if code not in _system.REFUSALS:
+                    if isinstance(error, OSError) and error.filename is None:
+                        raise named(error, where, span) from None
+                    raise
+                if not self._relieve_locked(code):
+                    raise LimitError(
+                        code,
+                        f"{span}{_system.advice_for(code)}; "
+                        f"{len(ledger.held)} regions are held and {len(ledger.lent)} lent",
+                        called(where),
+                    ) from None
+
+    def _relieve_locked(self, code: int) -> bool:
+        """Let go of the one thing that is worth least among what may help; False if there is none."""
+        ledger = self._ledger
+        short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
+        if short_of_descriptors and ledger.kept:
+            ledger.drop_descriptor()
+        elif ledger.idle and (_system.TRACKS_DESCRIPTOR or not short_of_descriptors):
+            ledger.evict(next(iter(ledger.idle)))
+        else:
+            return False
+        return True
+
+    # Windows
+
+    def _window_of(self, client: Client, offset: int, size: int) -> tuple[Key, int, int]:
+        """The window that serves a request; where files are read instead, no more than the request, aligned."""
+        key, begin, end = serving(offset, size, self._window, client._length)
+        if size and self._reads(client):
+            grain = ALLOCATIONGRANULARITY
+            end = min(end, -(-min(offset + size, client._length) // grain) * grain)
+            begin = max(begin, offset - offset % grain)
+            key = begin, end
+        return key, begin, end
+
+    def _reads(self, client: Client) -> bool:
+        """Whether windows of the client's file are read into memory."""
+        return self._backing == "read" or (client._file is not None and client._file.reads)
+
+    def _obtain_locked(
+        self, client: Client, window: Callable[[], tuple[Key, int, int]], flags: int = 0, own: MapRegion | None = None
+    ) -> MapRegion:
+        """The region of a window, mapped now if it was not, for the caller to hold (in place of `own`) or to borrow."""
+        try:
+            return self._find_or_map_locked(client, *window(), flags, own)
+        except _CannotMap:
+            return self._find_or_map_locked(client, *window(), flags, own)
+
+    def _find_or_map_locked(
+        self, client: Client, key: Key, begin: int, end: int, flags: int, own: MapRegion | None
+    ) -> MapRegion:
+        self._check_open_locked(client._name())
+        file = client._file
+        assert file is not None
+        ledger = self._ledger
+        region = file.regions.get(key)
+        if region is not None and region.end >= end and (region.store is not None or ledger.revive(region)):
+            if flags:
+                ledger.check_in(self._open_locked(client, begin, end, flags))
+            ledger.use(region)
+            return region
+        if not ledger.has_room(own):
+            raise self._no_handle(client)
+        store = self._store_locked(client, file, begin, end, flags)
+        region = MapRegion.of_manager(store, key, begin, end, self._ref)
+        ledger.admit(region, file)
+        return region
+
+    def _store_locked(self, client: Client, file: MappedFile, begin: int, end: int, flags: int) -> Store:
+        """The bytes of [begin, end), mapped or read."""
+        reads = self._reads(client)
+        descriptor = self._open_locked(client, begin, end, flags)
+        number, size, span = descriptor.number, end - begin, f"[{begin}, {end}): "
+        store: Store
+        try:
+            if reads:
+                store = self._attempt_locked(client._where, span, read_store, number, size, begin, client._where)
+            else:
+                store = self._attempt_locked(client._where, span, _system.map_at, number, size, begin, client._access)
+            if (reads or 0 < self._window < file.size) and not descriptor.shared:
+                self._ledger.keep(descriptor, file)
+            return store
+        except ValueError as error:
+            raise FileChangedError(
+                f"truncated while [{begin}, {end}) was mapped: {error}", called(client._where)
+            ) from None
+        except OSError as error:
+            if reads or self._backing != "auto" or error.errno not in _system.UNMAPPABLE:
+                raise
+            file.reads = True
+            file.price = 0  # another one now
+            raise _CannotMap from None
+        finally:
+            self._ledger.check_in(descriptor)
+
+    def _no_handle(self, client: Client) -> LimitError:
+        return LimitError(
+            errno.EMFILE,
+            f"max_open_handles is {self._ledger.limits()[0]}, {len(self._ledger.held)} regions are held by cursors and "
+            f"{len(self._ledger.lent)} by views: let go of some, or raise the limit",
+            called(client._where),
+        )
+
+    # Holding
+
+    def _hold_locked(self, client: Client, holder: int, offset: int, size: int, flags: int) -> MapRegion:
+        ledger = self._ledger
+        own = self._known.get(holder)
+        region = self._obtain_locked(client, lambda: self._window_of(client, offset, size), flags, own)
+        if region is own:
+            return region
+        self._known[holder] = region
+        ledger.take(region)
+        spare = None
+        if own is not None:
+            if isinstance(own.store, StoredBytes):  # bytes that nobody holds could not be revived if the move fails
+                spare = own.store
+            ledger.let_go(own)
+        ledger.trim(region)
+        if own is not None and own.store is None and spare is not None and not _system.is_shared(spare):
+            spare = None
+            ledger.died(own.token)
+        if ledger.fits():
+            return region
+        ledger.let_go(region)
+        ledger.evict(region)
+        del self._known[holder]
+        if own is not None and (own.store is not None or ledger.revive(own, spare)):
+            ledger.take(own)
+            self._known[holder] = own
+        raise self._no_handle(client)
+
+    def _share_locked(self, holder: int, region: MapRegion) -> bool:
+        if region.store is None:
+            return False
+        self._known[holder] = region
+        self._ledger.take(region)
+        return True
+
+    def _count_client_locked(self, region: MapRegion, change: int) -> None:
+        for _ in range(change if region.store is not None else 0):
+            self._ledger.take(region)
+        for _ in range(min(-change, region.holds)):
+            self._ledger.let_go(region)
+
+    def _evict_by_hand_locked(self, region: MapRegion) -> None:
+        if region.store is not None:
+            self._ledger.evict(region)
+        region.disown()
+
+    # Borrowing
+
+    def _fetch_locked(self, client: Client, begin: int, end: int, due: bool) -> tuple[Store | Descriptor, int]:
+        """A store that has [begin, end) and where it begins, or a descriptor to read it by."""
+        file = client._file
+        assert file is not None
+        if self._closed:  # before a lent region is revived
+            self._check_open_locked(client._name())
+        window = self._window or client._length
+        region = file.regions.get(begin // window)
+        cold = region is None or region.end < end or (region.store is None and not self._ledger.revive(region))
+        if cold and _system.KEEPS_DESCRIPTORS and not (due and self._ledger.has_room(None)):
+            descriptor = self._open_locked(client, begin, end, 0)
+            if not descriptor.shared:
+                self._ledger.keep(descriptor, file)
+            self._ledger.cold_reads += 1
+            size = min(window, client._length)
+            file.price = price(size, self._reads(client))
+            file.patience = patience(min(self._ledger.limits()[0], self._ledger.max_memory // size))
+            return descriptor, begin
+        store, start, _ = self._window_locked(client, begin)
+        return store, start
+
+    def _borrow_locked(self, client: Client, window: Callable[[], tuple[Key, int, int]]) -> MapRegion:
+        """A region that is used now; it stays idle, unless cursors hold it."""
+        ledger = self._ledger
+        region = self._obtain_locked(client, window)
+        ledger.trim(region)
+        if not ledger.fits():
+            ledger.evict(region)
+            raise self._no_handle(client)
+        return region
+
+    def _window_locked(self, client: Client, offset: int) -> tuple[Store, int, int]:
+        key, begin, end = serving(offset, 1, self._window, client._length)
+        region = self._borrow_locked(client, lambda: (key, begin, end))
+        assert region.store is not None
+        return region.store, begin, end
+
+    def _view_locked(self, client: Client, begin: int, end: int) -> memoryview:
+        low = begin - begin % ALLOCATIONGRANULARITY
+        long = 0 < self._window < end - begin
+        region = self._borrow_locked(
+            client, lambda: ((low, end), low, end) if long else self._window_of(client, begin, end - begin)
+        )
+        region.lend_locked()
+        view = region.view
+        assert view is not None
+        return view[begin - region.begin : end - region.begin]
+
+
+class SlidingWindowMapManager(StaticWindowMapManager):
+    """Maps windows of files, and unmaps the least recently used when a limit is reached.
+
+    The arguments are those of `StaticWindowMapManager`, with the system's default for the window's size.
+    """
+
+    def __init__(
+        self,
+        window_size: int = -1,
+        max_memory_size: int = 0,
+        max_open_handles: int = sys.maxsize,
+        *,
+        backing: str = "auto",
+    ) -> None:
+        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)
+
+
+def _time(use: tuple[Any, int]) -> int:
+    return use[1]
+
+
+_collecting = threading.RLock()
+
+
+def _collect_garbage() -> None:
+    """`gc.collect()`, one thread after the other: while one collects, the call of another would return at once."""
+    waited = _collecting.acquire(timeout=1)
+    try:
+        gc.collect()
+    finally:
+        if waited:
+            _collecting.release()
+
+
+def _nothing() -> None:
+    """For `_run`: only settle the inbox."""
+
+
+def _alive(ref: FileRef | None) -> MappedFile | None:
+    return None if ref is None else ref()
+
+
+def _names(path: Any) -> set[str]:
+    """A path as it is called and as it is after following links; `TypeError` for anything but a path."""
+    where = where_is(path)
+    if isinstance(where, int):
+        raise TypeError("a path is needed here: str, bytes or os.PathLike, not int")
+    name = os.fsdecode(where)
+    found = {os.path.normpath(name)}
+    try:
+        found.add(os.path.realpath(name))
+    except OSError:  # before Python 3.10, where a link cannot be read
+        pass
+    return found
+
+
+# Forking: every lock is taken before and renewed in the child, so that no ledger is copied half done.
+
+_registry: weakref.WeakSet[StaticWindowMapManager] = weakref.WeakSet()
+_registry_lock = threading.RLock()
+_forking: list[StaticWindowMapManager] = []
+
+
+def _before_fork() -> None:
+    """Take every lock. None is waited for while others are held: a finalizer that interrupts a call under one manager's
+    lock may use or make another manager, so no order of locks would do."""
+    while True:
+        with _registry_lock:
+            managers = list(_registry)
+        taken: list[Any] = []
+        for lock in [*[manager._lock for manager in managers], _registry_lock]:
+            if not lock.acquire(blocking=False):
+                break
+            taken.append(lock)
+        else:
+            if set(_registry) <= set(managers):
+                _forking[:] = managers
+                return
+        for one in taken:
+            one.release()
+        with lock:  # wait until that one is free
+            pass
+
+
+def _after_fork_in_parent() -> None:
+    for manager in _forking:
+        manager._lock.release()
+    _forking.clear()
+    _registry_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock, _collecting
+    for manager in _forking:
+        manager._lock = threading.RLock()
+    _forking.clear()
+    _registry_lock = threading.RLock()
+    _collecting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

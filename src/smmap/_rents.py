@@ -1,0 +1,53 @@
+"""Whether to read a cold window or to map it: rent before you buy. Knows numbers only.
+
+Reading a few bytes costs less than mapping their window; mapping pays once enough reads fall into one window. A window
+is bought when the reads of it have cost about as much as mapping it would: never more than twice the cost of the best
+choice in hindsight (ski rental; Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", 1988).
+
+A window whose reads lie so far apart that it would be evicted in between is never worth its price, so rents are
+remembered for no more windows than the limits keep mapped. Two generations do that in O(1) and without a lock: when the
+young one is full it becomes the old one, and what is read again from the old one is young again.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Rents", "patience", "price"]
+
+_PRICE_OF_MAP = 8  # in small reads: mapping a window, faulting it in and unmapping it
+_BYTES_PER_READ = 8192  # where a window is read instead: bytes of it that cost about as much as one small read
+_SHIFT = 15  # so many bytes, as a power of two, cost another small read
+_MOST = 4096
+
+
+def price(size: int, reads: bool) -> int:
+    """What making a window of `size` bytes costs, in small reads; `reads`: it is read instead of mapped."""
+    return _PRICE_OF_MAP + size // _BYTES_PER_READ if reads else _PRICE_OF_MAP
+
+
+def patience(windows: int) -> int:
+    """How many windows a generation of rents remembers, where limits keep so many mapped."""
+    return max(min(windows, _MOST) // 2, 1)
+
+
+class Rents:
+    """What was paid lately for cold windows; several threads may lose a payment to each other, never more."""
+
+    __slots__ = ("_old", "_young")
+
+    def __init__(self) -> None:
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def due(self, window: int, size: int, price: int, patience: int) -> bool:
+        """Pay for reading `size` bytes of a window; whether its price is reached, so that it is to be bought now."""
+        young = self._young
+        rent = young.get(window)
+        if rent is None:
+            rent = self._old.get(window, 0)
+        rent += 1 + (size >> _SHIFT)
+        bought = rent >= price
+        young[window] = 0 if bought else rent
+        if len(young) > patience:
+            self._old = young
+            self._young = {}
+        return bought

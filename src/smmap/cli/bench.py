@@ -1,0 +1,227 @@
+"""`smmap bench`: the same reads by every contender, each in its own turn, timed, checked and watched.
+
+The reads are done in batches. Only the reads themselves are timed; between batches the figures of the system are
+taken, and every byte of the batch is compared with what a plain file gives.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from itertools import chain, repeat
+from time import perf_counter_ns
+from typing import Any, NamedTuple, Union
+
+from .. import SlidingWindowMapManager
+from .contenders import Contender, KeptMmap, PlainMmap, Pread, Reader, SmmapBuffer, SmmapCursor
+from .files import Found
+from .plan import Read, make_plan
+from .system import NOTHING, Usage, usage
+
+__all__ = ["Outcome", "Result", "Settings", "run", "steps"]
+
+BATCHES = 64  # a run is watched so many times, or more often:
+BATCH_BYTES = 16 << 20  # no more is kept at a time, so that results do not show as growth of memory
+
+Step = Callable[[str], None]
+Got = Union[bytes, Exception]
+FAILURES = (OSError, ValueError, MemoryError)  # ValueError: mmap of a file that is empty or shorter by now
+
+
+class Settings(NamedTuple):
+    """What a run was asked to do; -1, 0 and `sys.maxsize` leave a limit to the manager."""
+
+    window: int = -1
+    memory: int = 0
+    handles: int = sys.maxsize
+    reads: int = 50_000
+    size: int = 4096
+    pattern: str = "random"
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Result:
+    """The figures of one contender. `stats` are the manager's own, for those that use one."""
+
+    name: str
+    reads: int = 0
+    nanoseconds: int = 0
+    wrong: int = 0
+    stopped: str = ""
+    peak: Usage = NOTHING
+    stats: Any = None
+
+    @property
+    def ns_per_read(self) -> float | None:
+        return self.nanoseconds / self.reads if self.reads else None
+
+
+@dataclass
+class Outcome:
+    """All figures of a run."""
+
+    settings: Settings
+    found: Found
+    files_read: int
+    bytes_read: int
+    changed: list[str]
+    results: list[Result]
+
+    @property
+    def wrong(self) -> int:
+        return sum(result.wrong for result in self.results)
+
+    @property
+    def good(self) -> bool:
+        """No wrong read, and the library did all that was asked."""
+        return not self.wrong and not any(result.stopped for result in self.results if result.stats)
+
+
+def contenders(settings: Settings) -> list[Contender]:
+    """One of each kind that this platform has; those of smmap have a manager each."""
+
+    def manager() -> SlidingWindowMapManager:
+        return SlidingWindowMapManager(settings.window, settings.memory, settings.handles)
+
+    every: list[Contender] = [SmmapBuffer(manager()), SmmapCursor(manager()), PlainMmap(), KeptMmap()]
+    return [*every, Pread()] if hasattr(os, "pread") else every
+
+
+def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Outcome:
+    """Read, time, check and watch; `step` is told the contender's name after each batch."""
+    plan = make_plan(found.files, settings.pattern, settings.reads, settings.size, settings.seed)
+    with ThreadPoolExecutor(settings.threads) as pool:
+        bench = _Bench(found, settings, pool)
+        plan, unreadable = bench.warm(plan, step)
+        results = [bench.turn(contender, plan, step) for contender in contenders(settings)] if plan else []
+    return Outcome(
+        settings=settings,
+        found=found._replace(unreadable=found.unreadable + unreadable),
+        files_read=len({path for path, _, _ in plan}),
+        bytes_read=sum(size for _, _, size in plan),
+        results=results,
+        changed=bench.changes(plan),
+    )
+
+
+def steps(settings: Settings) -> int:
+    """How often a run reports a step, the warming up included."""
+    share, piece = _shares(settings.reads, settings)
+    return -(-share // piece) * (1 + len(contenders(settings)))
+
+
+def _shares(reads: int, settings: Settings) -> tuple[int, int]:
+    """How many of the reads each thread does, in all and in one batch."""
+    batch = min(-(-reads // BATCHES), BATCH_BYTES // settings.size)
+    return -(-reads // settings.threads), max(1, batch // settings.threads)
+
+
+class _Bench:
+    """One run: its threads, its files, and which of them have changed since they were found."""
+
+    def __init__(self, found: Found, settings: Settings, pool: ThreadPoolExecutor) -> None:
+        self.pool = pool
+        self.files = {file.path: file for file in found.files}
+        self.settings = settings
+        self.changed: set[str] = set()
+
+    def batches(self, plan: Sequence[Read]) -> Iterator[list[list[Read]]]:
+        """The plan piece by piece: in each batch a piece of every thread's slice, without files that changed."""
+        share, piece = _shares(len(plan), self.settings)
+        slices = [plan[begin : begin + share] for begin in range(0, share * self.settings.threads, share)]
+        for begin in range(0, share, piece):
+            pieces = (reads[begin : begin + piece] for reads in slices)
+            yield [[read for read in reads if read[0] not in self.changed] for reads in pieces]
+
+    def warm(self, plan: Sequence[Read], step: Step) -> tuple[list[Read], int]:
+        """Bring all that will be read into the page cache. Returns what could be read, and how many files could not.
+
+        It goes like the contenders' turns, so that the heap has its size before its growth is measured.
+        """
+        bad: set[str] = set()
+        for parts in self.batches(plan):
+            for reads, (_, _, got) in zip(parts, self.pool.map(_timed, repeat(_plain_read), parts)):
+                for (path, _, size), one in zip(reads, got):
+                    if isinstance(one, Exception) or len(one) != size:
+                        bad.add(path)
+            step("warming up")
+        self.changed.update(path for path in bad if self.files[path].changed())
+        return [read for read in plan if read[0] not in bad], len(bad - self.changed)
+
+    def turn(self, contender: Contender, plan: Sequence[Read], step: Step) -> Result:
+        """All reads of one contender."""
+        result = Result(contender.name)
+        gc.collect()
+        with open(os.devnull) as spare, closing(contender):
+            before = usage(self.files.keys())
+            readers = [contender.reader() for _ in range(self.settings.threads)]
+            for parts in self.batches(plan):
+                done = list(self.pool.map(_timed, readers, parts))
+                failed = any(isinstance(one, Exception) for _, _, got in done for one in got)
+                if failed:
+                    spare.close()  # the contender may have used up all descriptors, and checking needs one
+                else:
+                    result.reads += sum(map(len, parts))
+                    result.nanoseconds += max(end for _, end, _ in done) - min(begin for begin, _, _ in done)
+                self.check(chain.from_iterable(parts), chain.from_iterable(got for _, _, got in done), result)
+                del done  # what was read is not growth
+                result.peak = result.peak.highest(self.look(contender, [] if failed else parts).since(before))
+                step(contender.name)
+                if result.stopped:
+                    break
+            if contender.manager is not None:
+                result.stats = contender.manager.stats()
+        return result
+
+    def check(self, reads: Iterable[Read], got: Iterable[Got], result: Result) -> None:
+        """Compare with what a plain file gives. What differs because the file changed is not a wrong read."""
+        for (path, offset, size), one in zip(reads, got):
+            _, _, [truth] = _timed(_plain_read, [(path, offset, size)])
+            if isinstance(one, bytes) and one == truth:
+                continue
+            if path in self.changed or self.files[path].changed():
+                self.changed.add(path)
+            elif isinstance(one, Exception) or isinstance(truth, Exception):
+                error = one if isinstance(one, Exception) else truth
+                result.stopped = result.stopped or f"after {result.reads:,} reads: {error!r}"
+            else:
+                result.wrong += 1
+
+    def look(self, contender: Contender, parts: Sequence[Sequence[Read]]) -> Usage:
+        """What the system says that is used while every thread is in its last read."""
+        with ExitStack() as stack:
+            for reads in filter(None, parts):
+                with suppress(OSError, ValueError):  # it may be gone by now
+                    stack.enter_context(contender.opened(reads[-1][0]))
+            return usage(self.files.keys())
+
+    def changes(self, plan: Sequence[Read]) -> list[str]:
+        """The files that have changed since they were found, also those whose reads were all right."""
+        self.changed.update(path for path in {path for path, _, _ in plan} if self.files[path].changed())
+        return sorted(self.changed)
+
+
+def _timed(read: Reader, reads: Sequence[Read]) -> tuple[int, int, list[Got]]:
+    """When the reads began and ended, and what each gave."""
+    got: list[Got] = []
+    begin = perf_counter_ns()
+    for path, offset, size in reads:
+        try:
+            got.append(read(path, offset, size))
+        except FAILURES as error:
+            got.append(error)
+    return begin, perf_counter_ns(), got
+
+
+def _plain_read(path: str, offset: int, size: int) -> bytes:
+    """The independent read that all others are compared with."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(size)

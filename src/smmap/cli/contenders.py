@@ -1,0 +1,150 @@
+"""The ways to read that are compared, each written as its user would write it.
+
+Each gives the bytes of a range of a file, as `bytes`, so that all have done the same work when a read returns. A
+contender is made anew for a run and closed after it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from mmap import ACCESS_READ, mmap
+from typing import Any
+
+from .. import SlidingWindowMapBuffer, SlidingWindowMapManager, WindowCursor
+
+__all__ = ["Contender", "KeptMmap", "PlainMmap", "Pread", "SmmapBuffer", "SmmapCursor"]
+
+Reader = Callable[[str, int, int], bytes]
+
+
+class Contender:
+    """What all have in common: nothing kept, nothing to close."""
+
+    name: str
+    manager: SlidingWindowMapManager | None = None  # whose figures tell of hits and misses
+
+    def reader(self) -> Reader:
+        """A function (path, offset, size) for one thread."""
+        raise NotImplementedError
+
+    def opened(self, path: str) -> AbstractContextManager[Any]:
+        """What a read of the path has open only while it runs: looked at apart, since no read runs then."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Let go of everything that was kept."""
+        if self.manager is not None:
+            self.manager.close()
+
+
+class SmmapBuffer(Contender):
+    """A buffer for each file, shared by all threads."""
+
+    name = "smmap buffer"
+
+    def __init__(self, manager: SlidingWindowMapManager) -> None:
+        self.manager, self.make_cursor = manager, manager.make_cursor
+        self.buffers: dict[str, SlidingWindowMapBuffer] = {}
+
+    def reader(self) -> Reader:
+        make_cursor, buffers = self.make_cursor, self.buffers
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            buffer = buffers.get(path)
+            if buffer is None:
+                buffer = buffers.setdefault(path, SlidingWindowMapBuffer(make_cursor(path)))
+            data: bytes = buffer[offset : offset + size]
+            return data
+
+        return read
+
+
+class SmmapCursor(Contender):
+    """A cursor for each file and thread. It lets go of its region after a read: held regions cannot be evicted."""
+
+    name = "smmap cursor"
+
+    def __init__(self, manager: SlidingWindowMapManager) -> None:
+        self.manager, self.make_cursor = manager, manager.make_cursor
+
+    def reader(self) -> Reader:
+        make_cursor = self.make_cursor
+        cursors: dict[str, WindowCursor] = {}
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            cursor = cursors.get(path)
+            if cursor is None:
+                cursor = cursors[path] = make_cursor(path)
+            data = bytes(cursor.use_region(offset, size).buffer())
+            while len(data) < size:  # a read larger than the window
+                data += cursor.use_region(offset + len(data), size - len(data)).buffer()
+            cursor.unuse_region()
+            return data
+
+        return read
+
+
+class PlainMmap(Contender):
+    """Map, read, close."""
+
+    name = "mmap"
+
+    def reader(self) -> Reader:
+        def read(path: str, offset: int, size: int) -> bytes:
+            with _map(path) as data:
+                return data[offset : offset + size]
+
+        return read
+
+    def opened(self, path: str) -> AbstractContextManager[Any]:
+        return _map(path)
+
+
+class KeptMmap(Contender):
+    """A map for each file, kept and shared by all threads: fast, as long as the system has room for all of them."""
+
+    name = "kept mmap"
+
+    def __init__(self) -> None:
+        self.maps: dict[str, mmap] = {}
+
+    def reader(self) -> Reader:
+        maps = self.maps
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            data = maps.get(path)
+            if data is None:
+                data = maps.setdefault(path, _map(path))
+            return data[offset : offset + size]
+
+        return read
+
+    def close(self) -> None:
+        while self.maps:
+            self.maps.popitem()[1].close()
+
+
+class Pread(Contender):
+    """Open, pread, close."""
+
+    name = "pread"
+
+    def reader(self) -> Reader:
+        def read(path: str, offset: int, size: int) -> bytes:
+            number = os.open(path, os.O_RDONLY)
+            try:
+                return os.pread(number, size, offset)
+            finally:
+                os.close(number)
+
+        return read
+
+    def opened(self, path: str) -> AbstractContextManager[Any]:
+        return open(path, "rb", buffering=0)
+
+
+def _map(path: str) -> mmap:
+    with open(path, "rb", buffering=0) as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)

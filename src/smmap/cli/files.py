@@ -1,0 +1,77 @@
+"""The files that a run reads: finding them, and knowing whether one has changed since."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sysconfig
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+__all__ = ["File", "Found", "default_paths", "find_files"]
+
+
+class File(NamedTuple):
+    """A file as it was when it was found."""
+
+    path: str
+    size: int
+    identity: tuple[int, ...]
+
+    def changed(self) -> bool:
+        """Whether the path now leads to another file, another size or another time, or nowhere."""
+        try:
+            return _identity(os.stat(self.path)) != self.identity
+        except OSError:
+            return True
+
+
+class Found(NamedTuple):
+    """The files to read, in the order of their paths, and how many were left out."""
+
+    files: list[File]
+    empty: int
+    unreadable: int
+
+
+def default_paths() -> list[str]:
+    """The standard library and the site-packages of the running Python."""
+    paths = sysconfig.get_paths()
+    return [path for path in (paths["stdlib"], paths["purelib"], paths["platlib"]) if os.path.isdir(path)]
+
+
+def find_files(paths: Iterable[str]) -> Found:
+    """Every regular file at or below the paths, each once, whatever names lead to it. A missing path is an error."""
+    files: dict[tuple[int, int], File] = {}
+    empty: set[str] = set()
+    unreadable: set[str] = set()
+    for path in _walk(paths):
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                continue  # opening a FIFO would wait for a writer
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError:
+            unreadable.add(path)
+            continue
+        if status.st_size:
+            # The real path is what /proc/self/maps shows.
+            file = File(os.path.realpath(path), status.st_size, _identity(status))
+            files.setdefault((status.st_dev, status.st_ino), file)
+        else:
+            empty.add(path)
+    return Found(sorted(files.values()), len(empty), len(unreadable))
+
+
+def _walk(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        os.stat(path)
+        if not os.path.isdir(path):
+            yield path
+        for folder, _, names in os.walk(path):
+            for name in names:
+                yield os.path.join(folder, name)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

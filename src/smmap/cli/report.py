@@ -1,0 +1,201 @@
+"""How a run is shown: progress on standard error; a table, or one JSON object, on standard output.
+
+With rich and a terminal there are a bar and a drawn table, else plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from .. import __version__
+from .bench import Outcome, Result
+from .files import Found
+from .sizes import format_size
+
+__all__ = ["print_json", "print_table", "progress", "skipped"]
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _ratio(number: float) -> str:
+    return f"{number:.2f}"
+
+
+ROWS: list[tuple[str, str, Callable[[Any], str]]] = [  # title in the table, name in JSON, how it is written
+    ("reads/s", "reads_per_second", _count),
+    ("ns a read", "ns_per_read", _count),
+    ("ratio to best", "ratio_to_best", _ratio),
+    ("peak maps", "peak_maps", _count),
+    ("peak descriptors", "peak_descriptors", _count),
+    ("peak mapped", "peak_mapped_bytes", format_size),
+    ("resident growth", "resident_growth_bytes", format_size),
+    ("hits", "hits", _count),
+    ("misses", "misses", _count),
+    ("evictions", "evictions", _count),
+    ("wrong reads", "wrong_reads", _count),
+]
+
+
+def print_table(outcome: Outcome) -> None:
+    """The figures with a column for each contender, and what there is to say about them."""
+    columns = _figures(outcome)
+    names = [column["name"] for column in columns]
+    rows = [
+        [title, *("-" if column[name] is None else write(column[name]) for column in columns)]
+        for title, name, write in ROWS
+    ]
+    print(*_head(outcome), "", sep="\n")
+    if _rich(sys.stdout):
+        _draw(names, rows)
+    else:
+        _write(names, rows)
+    print("", *_notes(outcome), sep="\n")
+
+
+def print_json(outcome: Outcome) -> None:
+    """Everything as one object; what is not known here, or does not apply, is null."""
+    found = outcome.found
+    stats = _stats(outcome)
+    print(
+        json.dumps(
+            {
+                "smmap": __version__,
+                "python": f"{platform.python_implementation()} {platform.python_version()}",
+                "system": f"{platform.system()} {platform.machine()}",
+                "settings": outcome.settings._asdict(),
+                "limits": {
+                    "window_size": stats.window_size,
+                    "max_memory_size": stats.max_memory_size,
+                    "max_open_handles": stats.max_open_handles,
+                },
+                "files": {
+                    "found": len(found.files),
+                    "found_bytes": sum(file.size for file in found.files),
+                    "empty": found.empty,
+                    "unreadable": found.unreadable,
+                    "read": outcome.files_read,
+                    "changed": outcome.changed,
+                },
+                "bytes_per_contender": outcome.bytes_read,
+                "contenders": _figures(outcome),
+                "wrong_reads": outcome.wrong,
+            },
+            indent=2,
+        )
+    )
+
+
+def skipped(found: Found) -> str:
+    """How many files were left out, and why."""
+    return f"{found.empty:,} empty and {found.unreadable:,} unreadable skipped"
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """Gives a function to call after each step, with the name of what is going on."""
+    if _rich(sys.stderr):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=steps)
+            yield lambda name: bar.update(task, advance=1, description=f"{name:12}")
+    else:
+        seen = set()
+
+        def say(name: str) -> None:
+            if name not in seen:
+                seen.add(name)
+                print(f"{name} ...", file=sys.stderr, flush=True)
+
+        yield say
+
+
+def _figures(outcome: Outcome) -> list[dict[str, Any]]:
+    finished = [result.ns_per_read for result in outcome.results if result.ns_per_read and not result.stopped]
+    return [_figures_of(result, min(finished, default=None)) for result in outcome.results]
+
+
+def _figures_of(result: Result, best: float | None) -> dict[str, Any]:
+    cost = result.ns_per_read
+    return {
+        "name": result.name,
+        "reads": result.reads,
+        "reads_per_second": 1e9 / cost if cost else None,
+        "ns_per_read": cost,
+        "ratio_to_best": cost / best if cost and best else None,
+        "peak_maps": result.peak.maps,
+        "peak_descriptors": result.peak.descriptors,
+        "peak_mapped_bytes": result.peak.mapped,
+        "resident_growth_bytes": result.peak.resident,
+        "hits": result.stats.hits if result.stats else None,
+        "misses": result.stats.misses if result.stats else None,
+        "evictions": result.stats.evictions if result.stats else None,
+        "wrong_reads": result.wrong,
+        "stopped": result.stopped or None,
+    }
+
+
+def _head(outcome: Outcome) -> list[str]:
+    settings, found = outcome.settings, outcome.found
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    total = format_size(sum(file.size for file in found.files))
+    reads = f"{settings.reads:,} reads of up to {format_size(settings.size)} in {outcome.files_read:,} files"
+    threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
+    stats = _stats(outcome)
+    window = format_size(stats.window_size) if stats.window_size else "whole files"
+    return [
+        f"smmap {__version__}, {python}, {platform.system()}",
+        f"{len(found.files):,} files of {total}; {skipped(found)}",
+        f"{reads}, {settings.pattern}, seed {settings.seed}, {threads}",
+        f"limits: window {window}, memory {format_size(stats.max_memory_size)}, handles {stats.max_open_handles:,}",
+    ]
+
+
+def _stats(outcome: Outcome) -> Any:
+    """The figures of a manager, for its limits: all had the same."""
+    return next(result.stats for result in outcome.results if result.stats)
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    lines = [f"{result.name} stopped {result.stopped}" for result in outcome.results if result.stopped]
+    if outcome.changed:
+        lines.append(f"changed meanwhile, reads not counted: {', '.join(outcome.changed)}")
+    return [*lines, f"{outcome.wrong:,} wrong reads; every byte was compared with a plain read of the file"]
+
+
+def _rich(stream: TextIO) -> bool:
+    """Whether to draw: somebody looks, and rich is installed."""
+    if not stream.isatty():
+        return False
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _draw(names: list[str], rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *names, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _write(names: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(["", *names], *rows)]
+    for first, *others in [["", *names], *rows]:
+        print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:])), sep="  ")

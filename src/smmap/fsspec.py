@@ -1,0 +1,310 @@
+"""The file system `smmap://` of fsspec: local files, read through managed windows. Needs the extra `smmap[fsspec]`.
+
+Names, listings and times come from fsspec's own local file system; bytes come from smmap. fsspec keeps one instance a
+thread, so what must be one a process stands here beside the class: a manager for each set of options, and the buffers
+used last.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+try:
+    from fsspec.implementations.local import LocalFileSystem, make_path_posix
+    from fsspec.spec import AbstractFileSystem
+    from fsspec.utils import stringify_path
+except ImportError as error:
+    raise ImportError("smmap:// needs fsspec: pip install 'smmap[fsspec]'", name="fsspec") from error
+
+from . import _default
+from ._buffer import SlidingWindowMapBuffer
+from ._errors import SmmapError
+from ._manager import SlidingWindowMapManager, StaticWindowMapManager
+from ._reader import BufferedFileReader, FileReader
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["ReadOnlyError", "SmmapFile", "SmmapFileSystem"]
+
+_MOST_BUFFERS = 32  # kept open for the next cat_file; each may keep one descriptor
+_SIZES = ("window_size", "max_memory_size", "max_open_handles")
+_OF_FSSPEC = {"asynchronous", "auto_mkdir", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+
+_Options = tuple[tuple[str, Any], ...]
+
+
+class ReadOnlyError(SmmapError, OSError, NotImplementedError):
+    """Writing through `smmap://` was tried: `errno` is EROFS, and it is a `NotImplementedError`, as fsspec's are."""
+
+
+class _Shared:
+    """What all file systems with the same options share in this process: the manager and the buffers used last."""
+
+    def __init__(self, options: _Options) -> None:
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[str, tuple[tuple[int, ...], SlidingWindowMapBuffer]] = OrderedDict()
+        self.own = _manager_for(dict(options)) if options else None
+
+    @property
+    def manager(self) -> StaticWindowMapManager:
+        return self.own or _default.default_manager()
+
+    def buffer(self, path: str) -> SlidingWindowMapBuffer:
+        """A buffer over the file that is at `path` now: the last one, unless it is another file since."""
+        status = os.stat(path)
+        key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        with self._lock:
+            found = self._recent.get(path)
+            if found is not None and found[0] == key:
+                self._recent.move_to_end(path)
+                return found[1]
+        buffer: SlidingWindowMapBuffer = self.manager.buffer(path)
+        with self._lock:
+            self._recent[path] = key, buffer
+            self._recent.move_to_end(path)
+            if len(self._recent) > _MOST_BUFFERS:
+                self._recent.popitem(last=False)
+        return buffer
+
+
+def _manager_for(options: dict[str, Any]) -> SlidingWindowMapManager:
+    """A manager with these options; what is left out is as for the default manager."""
+    return SlidingWindowMapManager(**{**_default._from_environment(), **_default._settings, **options})
+
+
+_shared: dict[_Options, _Shared] = {}
+_shared_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _shared, _shared_lock
+    _shared = {}
+    _shared_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class SmmapFile(BufferedFileReader):
+    """The file object of `smmap.open`, with what fsspec's users ask of one: `fs`, `path` and `size`.
+
+    Pickles as file system, path, size, mtime and position; opens again at the first read, on the file system's manager
+    in the process that it came to, and raises `FileChangedError` if the file changed in between.
+    """
+
+    def __init__(self, fs: SmmapFileSystem, buffer: SlidingWindowMapBuffer, position: int = 0) -> None:
+        super().__init__(FileReader(buffer, position))
+        self._source = buffer
+        self.fs = fs
+        self.path: str = buffer._given
+        self.size = len(buffer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        place = self.tell()
+        _, _, _, _, length, mtime, _ = self._source.__reduce__()[1]
+        return _reopened, (self.fs, self.path, length, mtime, place)
+
+
+def _reopened(fs: SmmapFileSystem, path: str, length: int, mtime: int, place: int) -> SmmapFile:
+    """A file object that opens its file at the first read."""
+    return SmmapFile(fs, SlidingWindowMapBuffer.later(fs._share().own, path, 0, length, length, mtime), place)
+
+
+class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
+    """Local files, read-only, through windows of smmap: `fsspec.open("smmap:///data/file.parquet")`.
+
+    Without options on the process's default manager. `window_size`, `max_memory_size`, `max_open_handles` (numbers, or
+    sizes like "64M") and `backing` make a manager of its own; what is left out is as for the default manager. Any
+    number of instances with the same options share one manager in a process. An instance pickles as its options alone,
+    and has its manager in the process that it comes to.
+
+    `smmap://relative/path` is relative to the working folder, `smmap:///absolute/path` and `smmap://C:/path` are not.
+    Whatever would write raises `ReadOnlyError`. `TypeError` for an option that does not exist, `ValueError` for a value
+    that the manager does not take.
+    """
+
+    protocol = "smmap"
+    root_marker = "/"
+
+    def __init__(
+        self,
+        window_size: int | str | None = None,
+        max_memory_size: int | str | None = None,
+        max_open_handles: int | str | None = None,
+        backing: str | None = None,
+        **storage_options: Any,
+    ) -> None:
+        unknown = sorted(storage_options.keys() - _OF_FSSPEC)
+        if unknown:
+            raise TypeError(f"smmap:// has no option {unknown[0]!r}: there are {', '.join(_SIZES)} and backing")
+        super().__init__(**storage_options)
+        given: dict[str, Any] = {"backing": backing}
+        for name, value in zip(_SIZES, (window_size, max_memory_size, max_open_handles)):
+            given[name] = _default.parse_size(value) if isinstance(value, str) else value and index(value)
+        self._options: _Options = tuple((name, value) for name, value in given.items() if value is not None)
+        self._local = LocalFileSystem()
+        if self._options:
+            self._share()
+
+    def _share(self) -> _Shared:
+        found = _shared.get(self._options)
+        if found is None:
+            with _shared_lock:
+                found = _shared.get(self._options)
+                if found is None:
+                    found = _shared[self._options] = _Shared(self._options)
+        return found
+
+    @property
+    def manager(self) -> StaticWindowMapManager:
+        """The manager that serves this file system in this process: its `stats()` tell what is mapped."""
+        return self._share().manager
+
+    @classmethod
+    def clear_instance_cache(cls) -> None:
+        """Forget all instances, their managers too. What is open goes on with the manager that it has."""
+        super().clear_instance_cache()
+        with _shared_lock:
+            _shared.clear()
+
+    @property
+    def fsid(self) -> str:
+        """Which file system this is."""
+        return "smmap"
+
+    # Names
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in path]
+        name: str = stringify_path(path)
+        for prefix in ("smmap://", "smmap:"):
+            if name.startswith(prefix):
+                name = name[len(prefix) :]
+                break
+        return LocalFileSystem._strip_protocol(make_path_posix(name))
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The name with `smmap://` before it, made absolute."""
+        return f"smmap://{self._strip_protocol(name)}"
+
+    @classmethod
+    def _parent(cls, path: Any) -> str:
+        parent: str = LocalFileSystem._parent(cls._strip_protocol(path))
+        return parent
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """Name, size, type, times and more, as the local file system tells them."""
+        found: dict[str, Any] = self._local.info(self._strip_protocol(path), **kwargs)
+        return found
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        """What is in a folder: names, or with `detail` what `info` tells of each."""
+        found: list[Any] = self._local.ls(self._strip_protocol(path), detail=detail, **kwargs)
+        return found
+
+    def isfile(self, path: str) -> bool:
+        """Whether a file is there."""
+        return os.path.isfile(self._strip_protocol(path))
+
+    def isdir(self, path: str) -> bool:
+        """Whether a folder is there."""
+        return os.path.isdir(self._strip_protocol(path))
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether anything is there, links followed."""
+        return os.path.exists(self._strip_protocol(path))
+
+    def lexists(self, path: str, **kwargs: Any) -> bool:
+        """Whether anything is there, be it a link to nothing."""
+        return os.path.lexists(self._strip_protocol(path))
+
+    def created(self, path: str) -> datetime:
+        """When the file was made, where the system knows, else when its status changed."""
+        when: datetime = self._local.created(self._strip_protocol(path))
+        return when
+
+    def modified(self, path: str) -> datetime:
+        """When the file was last written."""
+        when: datetime = self._local.modified(self._strip_protocol(path))
+        return when
+
+    def ukey(self, path: str) -> str:
+        """Changes when the file does: made from its name, size and time of writing, so alike on every host."""
+        name = self._strip_protocol(path)
+        status = os.stat(name)
+        return hashlib.sha256(
+            f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogatepass")
+        ).hexdigest()
+
+    def checksum(self, path: str) -> int:
+        """`ukey` as a number."""
+        return int(self.ukey(path)[:32], 16)
+
+    # Bytes
+
+    def _open(self, path: str, mode: str = "rb", block_size: Any = None, **kwargs: Any) -> Any:
+        if mode != "rb":
+            raise self._refusal(path)
+        return SmmapFile(self, self.manager.buffer(path))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes of `path`, from `start` to `end`: as a slice of them, so negative ones count from the end."""
+        data: bytes = self._share().buffer(self._strip_protocol(path))[start:end]
+        return data
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **kwargs: Any,
+    ) -> list[Any]:
+        """The bytes of each range [start, end) of each path. `starts` and `ends`: lists, or one number for all.
+
+        An error stands in the place of the bytes, or is raised at once with on_error="raise". `max_gap` is for file
+        systems where a request is dear: here it changes nothing.
+        """
+        if not isinstance(paths, list):
+            raise TypeError(f"paths must be a list, not {type(paths).__name__}")
+        starts, ends = (each if isinstance(each, list) else [each] * len(paths) for each in (starts, ends))
+        if not len(paths) == len(starts) == len(ends):
+            raise ValueError(f"{len(paths)} paths, but {len(starts)} starts and {len(ends)} ends")
+        found: list[Any] = []
+        for path, start, end in zip(paths, starts, ends):
+            try:
+                found.append(self.cat_file(path, start, end))
+            except Exception as error:
+                if on_error != "return":
+                    raise
+                found.append(error)
+        return found
+
+    # Writing, which is refused
+
+    def _refusal(self, path: Any) -> ReadOnlyError:
+        return ReadOnlyError(errno.EROFS, "smmap:// is read-only: write with file://", self._strip_protocol(path))
+
+    def _refuse(self, path: Any = "", *args: Any, **kwargs: Any) -> Any:
+        """Refuse with `ReadOnlyError`."""
+        raise self._refusal(path)
+
+    mkdir = makedirs = rmdir = rm = rm_file = _rm = touch = pipe_file = _refuse
+    chmod = link = symlink = _refuse
+
+    def _refuse_second(self, source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse with `ReadOnlyError`."""
+        raise self._refusal(target)
+
+    put = put_file = cp_file = copy = mv = _refuse_second

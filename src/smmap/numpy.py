@@ -1,0 +1,560 @@
+"""Arrays over managed windows: `load` for one `.npy` file, `Shards` for one long array over many files.
+
+Needs numpy, which `pip install 'smmap[numpy]'` brings; `import smmap` alone does not import this module.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import tokenize
+import weakref
+from bisect import bisect_right
+from itertools import accumulate
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+try:
+    import numpy as np
+    from numpy.lib import format as npy
+except ImportError as error:
+    raise ModuleNotFoundError("smmap.numpy needs numpy: pip install 'smmap[numpy]'", name="numpy") from error
+
+from . import _system
+from ._buffer import SlidingWindowMapBuffer, buffer
+from ._errors import ClosedError, LimitError
+from ._file import examine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from typing_extensions import Self
+
+    from ._manager import StaticWindowMapManager
+
+__all__ = ["MappedArray", "Shards", "load"]
+
+Array = np.ndarray[Any, Any]
+
+_LONGEST_HEADER = 1 << 20
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, struct.error, tokenize.TokenError)
+_SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold one need not be mapped
+_BLOCK = 16 << 10  # bytes: elements that are gathered from one such block of a file are read at once
+_CHUNK = 1 << 20  # bytes read at once where a long range is gone through
+_MANY = 1 << 16  # elements gathered at once
+
+
+# One file
+
+
+class MappedArray(np.ndarray[Any, Any]):
+    """What `load` gives: a read-only array over a file's window, otherwise like any other array.
+
+    Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray` too, and each pickles as
+    path, range, size, mtime and layout, without the data. Where it is unpickled the file is mapped at once, no more of
+    it than the array covers, on that process's default manager; `FileChangedError` if it changed in between. Results of
+    computations are plain arrays, and what was copied pickles as a plain array.
+    """
+
+    __array_priority__ = -100.0
+
+    _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
+    """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self._source = getattr(obj, "_source", None)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        result = np.asarray(array)
+        return result[()] if result.shape == () else result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__reduce_ex__(2)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if self._source is not None:
+            data, offset, address, root = self._source
+            if root() is _root(self) and isinstance(data._where, (str, bytes)):
+                offset += self.__array_interface__["data"][0] - address
+                strides = None if self.flags.c_contiguous else self.strides
+                return _mapped, (data, offset, _short(self.dtype), self.shape, strides)
+        reduced: Any = np.asarray(self).__reduce_ex__(protocol)
+        return tuple(reduced)
+
+
+def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedArray:
+    """The array in a `.npy` file, read-only and without a copy: as `np.load(path, mmap_mode="r")`, within limits.
+
+    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. On the process's default manager unless another
+    is given. Any dtype without Python objects, any shape and order. What the array covers is mapped at once, as one
+    window however long that must be, and counts as mapped until the array and all that share its memory are gone.
+
+    O(1) but for the header. `ValueError` for what is not a `.npy` file, is truncated, or holds Python objects;
+    `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers. (On PyPy, where numpy
+    never lets go of a map, the array is a copy.)
+    """
+    data = buffer(path, manager=manager)
+    shape, fortran, dtype, begin = _header(data)
+    strides = None
+    if fortran and len(shape) > 1:
+        strides = tuple(accumulate((dtype.itemsize, *shape[:-1]), lambda size, count: size * count))
+    needed = begin + math.prod(shape) * dtype.itemsize
+    if needed > len(data):
+        raise ValueError(f"{data._name()} is truncated: its array needs {needed} bytes, the file has {len(data)}")
+    return _mapped(data, begin, dtype, shape, strides)
+
+
+def _mapped(
+    data: SlidingWindowMapBuffer, offset: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None
+) -> MappedArray:
+    """An array over a file, whose first element is at `offset`. Maps what it covers."""
+    dtype = _plain(np.dtype(dtype))
+    if any(length < 0 for length in shape):
+        raise ValueError(f"no array has the shape {shape}")
+    if not math.prod(shape) * dtype.itemsize:
+        empty = np.ndarray(shape, dtype).view(MappedArray)
+        empty.flags.writeable = False
+        return empty
+    if strides is None:
+        low, high = offset, offset + math.prod(shape) * dtype.itemsize
+    else:
+        reach = [(length - 1) * stride for length, stride in zip(shape, strides)]
+        low = offset + sum(min(step, 0) for step in reach)
+        high = offset + sum(max(step, 0) for step in reach) + dtype.itemsize
+    if not 0 <= low < high <= len(data):
+        raise ValueError(f"[{low}, {high}) does not lie in {data._name()}, which has {len(data)} bytes")
+    # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
+    raw = np.frombuffer(data[low:high] if _system.PYPY else data.view(low, high), np.uint8)
+    array = np.ndarray(shape, dtype, raw, offset - low, strides).view(MappedArray)
+    array._source = data, low, raw.__array_interface__["data"][0], _weak(_root(raw))
+    return array
+
+
+def _root(array: Any) -> Any:
+    """What an array's memory belongs to in the end."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array
+
+
+def _weak(root: Any) -> Any:
+    return weakref.ref(root) if isinstance(root, memoryview) else lambda: root
+
+
+def _short(dtype: np.dtype[Any]) -> Any:
+    """The dtype as it pickles best."""
+    return dtype.str if dtype.names is None and np.dtype(dtype.str) == dtype else dtype
+
+
+def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.hasobject:
+        raise ValueError("arrays of Python objects cannot be mapped: np.load(path, allow_pickle=True) reads them")
+    return dtype
+
+
+def _in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.subdtype is not None or not dtype.itemsize:
+        raise ValueError(f"elements of {dtype} cannot stand in a row")
+    return _plain(dtype)
+
+
+def _header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, dtype, and where the array begins in a `.npy` file."""
+    name = data._name()
+    start = data[: npy.MAGIC_LEN + 4]
+    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX:
+        hint = "; np.load(smmap.open(path)) reads .npz" if start[:2] == b"PK" else ""
+        raise ValueError(f"{name} is not a .npy file{hint}")
+    version = start[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
+    try:
+        if version not in (b"\1\0", b"\2\0", b"\3\0"):
+            raise ValueError(f"format {version[0]}.{version[1]} is not known")
+        begin = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
+        (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", start[npy.MAGIC_LEN : begin])
+        text = data[begin : begin + min(size, _LONGEST_HEADER)]
+        if len(text) < size:
+            raise ValueError(f"the header of {size} bytes is cut or too long")
+        if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
+            text = text.decode("utf-8").encode("ascii", "backslashreplace")
+        shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(text)) + text))
+        if any(length < 0 for length in shape):
+            raise ValueError(f"no array has the shape {shape}")
+        return shape, fortran, _plain(dtype), begin + size
+    except _BAD_HEADER as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+# Many files
+
+
+class Shards:
+    """One long read-only 1-D array over many files, within the manager's limits however many files there are.
+
+    `paths`: str, bytes or os.PathLike each; made absolute. Files called `*.npy`, and all files if no `dtype` is given,
+    hold a 1-D `.npy` array; the others are raw: elements of `dtype` from `offset` bytes on. Sizes, times and headers
+    are read at once; each file is opened at its first read. On the process's default manager unless another is given.
+
+    `shards[i]`, `shards[start:stop:step]`, `shards[[3, 1, 2]]`, `shards[mask]` give what the array of all files joined
+    would give; slices are read-only arrays, integer arrays give fresh ones. A contiguous slice of 32 KiB or more that
+    lies in one file is not copied: it is a view, counted as mapped until you drop it, or a copy where no handle is left
+    for it. Everything else is one copy, and reads that are small and cold map nothing. O(log(files)) for an integer or
+    a slice; O(k log(k)) for k indexes, each file and each block of it read once.
+
+    Any number of threads may share it. It pickles as paths, sizes and mtimes, and opens again at the first read, on the
+    default manager of the process that it came to.
+
+    `ValueError`: files that do not fit the dtype. Reads raise `IndexError`, `FileChangedError` where a file is not as
+    large or as old as it was any more, `LimitError`, `ClosedError` or the system's error.
+    """
+
+    ndim = 1
+
+    def __init__(
+        self,
+        paths: Iterable[Any],
+        dtype: Any = None,
+        *,
+        manager: StaticWindowMapManager | None = None,
+        offset: int = 0,
+    ) -> None:
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise TypeError(f"paths must be several paths, as in a list, not {type(paths).__name__}")
+        names = [os.fsdecode(_system.name_of(path)) for path in paths]
+        offset = index(offset)
+        if offset < 0:
+            raise ValueError(f"offset must not be negative: {offset}")
+        kind = None if dtype is None else _in_a_row(np.dtype(dtype))
+        sizes, mtimes, begins, counts = [], [], [], []
+        for name in names:
+            if dtype is None or name.endswith(".npy"):
+                with buffer(name, manager=manager) as data:
+                    size, mtime = len(data), data._file.mtime  # type: ignore[union-attr]
+                    shape, _, found, begin = _header(data)
+                if len(shape) != 1:
+                    raise ValueError(f"{name}: the array has {len(shape)} dimensions, Shards takes 1")
+                if kind is not None and found != kind:
+                    raise ValueError(f"{name}: the array is of dtype {found}, not {kind}")
+                kind, count = found, shape[0]
+            else:
+                assert kind is not None
+                status = examine(name)
+                size, mtime, begin = status.st_size, status.st_mtime_ns, offset
+                count, rest = divmod(size - begin, kind.itemsize)
+                if rest or count < 0:
+                    raise ValueError(f"{name}: {size} bytes are not {begin} and then elements of {kind.itemsize} bytes")
+            sizes.append(size)
+            mtimes.append(mtime)
+            begins.append(begin)
+            counts.append(count)
+        if kind is None:
+            raise ValueError("without any path, a dtype must be given")
+        self._become(names, kind, sizes, mtimes, begins, counts, manager)
+
+    def _become(
+        self,
+        paths: list[str],
+        dtype: np.dtype[Any],
+        sizes: list[int],
+        mtimes: list[int],
+        begins: list[int],
+        counts: list[int],
+        manager: StaticWindowMapManager | None,
+    ) -> None:
+        self._dtype = _in_a_row(dtype)
+        self._paths = paths
+        self._sizes = sizes
+        self._mtimes = mtimes
+        self._begins = begins
+        self._counts = counts
+        self._manager = manager
+        for path, size, begin, count in zip(paths, sizes, begins, counts):
+            if count < 0 or not 0 <= begin <= begin + count * dtype.itemsize <= size:
+                raise ValueError(f"{path} is truncated: {count} elements from {begin} on are not in {size} bytes")
+        self._starts = [0, *accumulate(counts)]
+        self._start_array = np.array(self._starts, np.int64)
+        self._buffers: list[SlidingWindowMapBuffer | None] | None = [None] * len(paths)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._buffers is None else ""
+        return f"<smmap.numpy.Shards of {len(self._paths)} files, {len(self)} elements of {self._dtype}{state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Refuse further reads; any number of times. Arrays that it gave stay valid."""
+        self._buffers = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._buffers is None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._buffers is None:
+            raise self._closed_error()
+        common = _common(self._paths)
+        names = "\0".join(path[len(common) :] for path in self._paths)
+        itemsize = self._dtype.itemsize
+        counts = [(size - begin) // itemsize for size, begin in zip(self._sizes, self._begins)]
+        state = len(self._paths), common, names, _short(self._dtype)
+        lists = self._sizes, self._mtimes, self._begins, None if counts == self._counts else self._counts
+        return _shards, (*state, *map(_packed, lists))
+
+    def __copy__(self) -> Shards:
+        build, state = self.__reduce__()
+        new: Shards = build(*state)
+        new._manager = self._manager
+        return new
+
+    def __deepcopy__(self, _memo: Any) -> Shards:
+        return self.__copy__()
+
+    def __dask_tokenize__(self) -> Any:
+        return self.__reduce__()
+
+    # As an array
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' dtype."""
+        return self._dtype
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(number of elements,)"""
+        return (self._starts[-1],)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._starts[-1]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes in an element."""
+        return self._dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in all elements."""
+        return self._starts[-1] * self._dtype.itemsize
+
+    @property
+    def paths(self) -> list[str]:
+        """The files, absolute, in order."""
+        return list(self._paths)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many elements each file has."""
+        return list(self._counts)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array = self._span(0, len(self))
+        wanted = array.dtype if dtype is None else np.dtype(dtype)
+        if copy is False and not (wanted == array.dtype and isinstance(_root(array), memoryview)):
+            raise ValueError("an array over several files, a small one, or one of another dtype is always a copy")
+        return array.astype(wanted, copy=bool(copy))
+
+    def __iter__(self) -> Iterator[Any]:
+        step = max(_CHUNK // self._dtype.itemsize, 1)
+        for start in range(0, len(self), step):
+            yield from self._span(start, min(start + step, len(self)))
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) is int:
+            return self._element(key)
+        if isinstance(key, tuple):
+            parts = [part for part in key if part is not Ellipsis]
+            if len(key) - len(parts) > 1 or len(parts) > 1:
+                raise IndexError(f"too many indices: {key}")
+            key = parts[0] if parts else slice(None)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            return self._span(start, stop) if step == 1 else self._stride(range(start, stop, step))
+        if key is Ellipsis:
+            return self._span(0, len(self))
+        if not isinstance(key, (list, np.ndarray, bool, np.bool_)) and hasattr(key, "__index__"):
+            return self._element(index(key))
+        return self._gather(key)
+
+    def _element(self, place: int) -> Any:
+        size = len(self)
+        wanted, place = place, place + size if place < 0 else place
+        if not 0 <= place < size:
+            raise IndexError(f"index {wanted} is out of bounds for {size} elements")
+        shard = bisect_right(self._starts, place) - 1
+        begin = (place - self._starts[shard]) * self._dtype.itemsize
+        return np.frombuffer(self._open(shard)[begin : begin + self._dtype.itemsize], self._dtype)[0]
+
+    def _span(self, start: int, stop: int) -> Array:
+        """[start, stop), read-only."""
+        if start >= stop:
+            return _read_only(np.empty(0, self._dtype))
+        itemsize = self._dtype.itemsize
+        shard = bisect_right(self._starts, start) - 1
+        first = self._starts[shard]
+        if stop <= self._starts[shard + 1]:
+            return np.frombuffer(self._bytes(shard, (start - first) * itemsize, (stop - first) * itemsize), self._dtype)
+        joined = np.empty(stop - start, self._dtype)
+        octets: Any = joined.view(np.uint8)  # numpy's types say that it is a buffer only from Python 3.12 on
+        target = memoryview(octets)
+        while start < stop:
+            end = min(stop, self._starts[shard + 1])
+            if start < end:
+                size = (end - start) * itemsize
+                self._open(shard).readinto((start - self._starts[shard]) * itemsize, target[:size])
+                target = target[size:]
+            start = end
+            shard += 1
+        return _read_only(joined)
+
+    def _bytes(self, shard: int, begin: int, end: int) -> Any:
+        """Bytes of one file: without a copy if they are many and there is a handle for it."""
+        data = self._open(shard)
+        if end - begin >= _SMALL and not _system.PYPY:
+            try:
+                return data.view(begin, end)
+            except LimitError:
+                pass
+        return data[begin:end]
+
+    def _stride(self, chosen: range) -> Array:
+        """Elements at equal distances, read-only."""
+        backwards = chosen.step < 0
+        if backwards:
+            chosen = chosen[::-1]
+        found = np.empty(len(chosen), self._dtype)
+        near = chosen.step * self._dtype.itemsize <= _BLOCK // 4
+        step = max(_CHUNK // (chosen.step * self._dtype.itemsize), 1) if near else _MANY
+        for start in range(0, len(chosen), step):
+            part = chosen[start : start + step]
+            found[start : start + step] = (
+                self._span(part[0], part[-1] + 1)[:: part.step]
+                if near
+                else self._gather(np.arange(part.start, part.stop, part.step, dtype=np.int64))
+            )
+        return _read_only(found[::-1] if backwards else found)
+
+    def _gather(self, key: Any) -> Any:
+        """Elements at any places, in a fresh array of the key's shape."""
+        size = len(self)
+        places = np.asarray(key)
+        if isinstance(key, list) and not places.size:
+            places = places.astype(np.int64)
+        if places.dtype == bool:
+            if places.shape != (size,):
+                raise IndexError(f"a mask of shape {places.shape} does not fit {size} elements")
+            places = np.flatnonzero(places)
+        if places.dtype.kind not in "iu":
+            raise IndexError("only integers, slices, integer arrays and masks are valid indices")
+        if not places.size:
+            return np.empty(places.shape, self._dtype)
+        low, high = int(places.min()), int(places.max())
+        if low < -size or high >= size:
+            raise IndexError(f"index {low if low < -size else high} is out of bounds for {size} elements")
+        flat = places.ravel().astype(np.int64)
+        if low < 0:
+            flat[flat < 0] += size
+        if bool((flat[1:] >= flat[:-1]).all()):
+            found = self._gather_sorted(flat)
+        else:
+            order = np.argsort(flat, kind="stable")
+            found = np.empty(len(flat), self._dtype)
+            found[order] = self._gather_sorted(flat[order])
+        return found.reshape(places.shape) if places.shape else found[0]
+
+    def _gather_sorted(self, places: Array) -> Array:
+        """The same for places in order: those that lie in one block of one file are read at once."""
+        itemsize = self._dtype.itemsize
+        shards = np.searchsorted(self._start_array, places, "right") - 1
+        offsets = (places - self._start_array[shards]) * itemsize
+        blocks = offsets // _BLOCK
+        borders = np.flatnonzero((shards[1:] != shards[:-1]) | (blocks[1:] != blocks[:-1])) + 1
+        firsts = np.concatenate([[0], borders])
+        lasts = np.concatenate([borders, [len(places)]])
+        found = np.empty(len(places), self._dtype)
+        for first, last, shard, begin, end in zip(
+            firsts.tolist(),
+            lasts.tolist(),
+            shards[firsts].tolist(),
+            offsets[firsts].tolist(),
+            (offsets[lasts - 1] + itemsize).tolist(),
+        ):
+            block = np.frombuffer(self._open(shard)[begin:end], self._dtype)
+            found[first:last] = block[(offsets[first:last] - begin) // itemsize] if last - first > 1 else block
+        return found
+
+    # Files
+
+    def _open(self, shard: int) -> SlidingWindowMapBuffer:
+        """The buffer of a file's elements, which opens it at the first read."""
+        if self._buffers is None:
+            raise self._closed_error()
+        data = self._buffers[shard]
+        if data is None:
+            data = self._buffers[shard] = SlidingWindowMapBuffer.later(
+                self._manager,
+                self._paths[shard],
+                self._begins[shard],
+                self._counts[shard] * self._dtype.itemsize,
+                self._sizes[shard],
+                self._mtimes[shard],
+            )
+        return data
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self!r} cannot be read")
+
+
+def _read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+def _common(names: list[str]) -> str:
+    """What all names begin with."""
+    low, high = min(names, default=""), max(names, default="")
+    length = 0
+    while low[length : length + 1] == high[length : length + 1] != "":
+        length += 1
+    return low[:length]
+
+
+def _packed(numbers: list[int] | None) -> Any:
+    """Numbers as they pickle best: one where all are the same, else their bytes."""
+    if not numbers:
+        return None
+    return numbers[0] if len(set(numbers)) == 1 else np.array(numbers, "<i8").tobytes()
+
+
+def _unpacked(packed: Any, count: int) -> list[int]:
+    if isinstance(packed, bytes):
+        found: list[int] = np.frombuffer(packed, "<i8").tolist()
+        return found
+    return [index(packed)] * count if count else []
+
+
+def _shards(count: int, common: str, names: str, dtype: Any, *lists: Any) -> Shards:
+    """Unpickled: nothing is opened before the first read."""
+    shards = Shards.__new__(Shards)
+    kind = np.dtype(dtype)
+    paths = [common + name for name in names.split("\0")] if count else []
+    sizes, mtimes, begins = (_unpacked(packed, count) for packed in lists[:3])
+    if lists[3] is None:
+        counts = [(size - begin) // kind.itemsize for size, begin in zip(sizes, begins)]
+    else:
+        counts = _unpacked(lists[3], count)
+    if {len(paths), len(sizes), len(mtimes), len(begins), len(counts)} != {count}:
+        raise ValueError("not what Shards pickles to")
+    shards._become(paths, kind, sizes, mtimes, begins, counts, None)
+    return shards

@@ -1,0 +1,390 @@
+"""The command itself, in a process of its own, on files made here and on the files of this Python."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import smmap
+
+from .conftest import Run
+
+Bench = Callable[..., "dict[str, Any]"]
+
+NAMES = ["smmap buffer", "smmap cursor", "mmap", "kept mmap", "pread"]
+CLASSES = ["SmmapBuffer", "SmmapCursor", "PlainMmap", "KeptMmap", "Pread"]
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="peaks are read from /proc/self")
+
+
+def patch_first_read(contender: str, action: str) -> str:
+    """Code that runs the action, once, before the first read of the contender; then `data` is what the read gave."""
+    return f"""
+import os
+from smmap.cli import contenders
+make = contenders.{contender}.reader
+done = []
+def put(path, mode, data):
+    with open(path, mode) as file:
+        file.write(data)
+def reader(self):
+    read = make(self)
+    def patched(path, offset, size):
+        first = not done
+        done.append(path)
+        if first:
+            pass
+            {action}
+        data = read(path, offset, size)
+        return data
+    return patched
+contenders.{contender}.reader = reader
+"""
+
+
+def test_installed_command_reads_the_python_library() -> None:
+    command = shutil.which("smmap", path=sysconfig.get_path("scripts"))
+    assert command, "the package is not installed here"
+    done = subprocess.run(
+        [command, "bench", "--reads", "300", "--handles", "16"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n0 wrong reads; " in done.stdout
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == f"smmap {smmap.__version__}\n"
+
+
+def test_table_is_plain_text_without_a_terminal(run: Run, data: Path) -> None:
+    done = run("bench", data, "--reads", 500, "--window", "64K", "--memory", "256K", "--handles", 8, "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    head, table, notes = done.stdout.split("\n\n")
+    assert "12 files of 4.0 MiB; 0 empty and 0 unreadable skipped" in head
+    assert "500 reads of up to 4 KiB in " in head
+    assert "random, seed 3, 1 thread\n" in head
+    assert "window 128 KiB" not in head
+    assert "limits: window 64 KiB, memory 256 KiB, handles 8" in head
+    rows = [re.split(r" {2,}", line) for line in table.splitlines()]
+    assert rows[0] == ["", *NAMES]
+    assert [row[0] for row in rows[1:]] == [
+        *("reads/s", "ns a read", "ratio to best", "peak maps", "peak descriptors", "peak mapped"),
+        *("resident growth", "hits", "misses", "evictions", "wrong reads"),
+    ]
+    assert all(len(row) == 6 for row in rows)
+    figures = {row[0]: row[1:] for row in rows[1:]}
+    assert "1.00" in figures["ratio to best"]
+    assert figures["wrong reads"] == ["0"] * 5
+    assert figures["misses"][2:] == ["-"] * 3
+    assert "0" not in figures["misses"][:2]
+    assert len({len(line) for line in table.splitlines()}) == 1, "columns are aligned"
+    assert notes == "0 wrong reads; every byte was compared with a plain read of the file\n"
+    assert done.stderr.splitlines() == [f"{name} ..." for name in ["warming up", *NAMES]]
+
+
+@needs_proc
+def test_limits_hold_as_the_system_sees_them(bench: Bench, data: Path) -> None:
+    answer = bench(data, "--reads", 2000, "--window", "64K", "--memory", "512K", "--handles", 5)
+    assert answer["limits"] == {"window_size": 64 << 10, "max_memory_size": 512 << 10, "max_open_handles": 5}
+    for name in NAMES[:2]:
+        figures = answer["by_name"][name]
+        assert 0 < figures["peak_maps"] <= 5
+        assert 0 < figures["peak_mapped_bytes"] <= (512 << 10) + 5 * mmap.PAGESIZE  # the system counts whole pages
+        assert figures["peak_descriptors"] <= 5
+        assert figures["evictions"] > 0
+        assert figures["misses"] > 5
+    kept = answer["by_name"]["kept mmap"]
+    assert kept["peak_maps"] == answer["files"]["read"]
+    assert kept["peak_mapped_bytes"] > 3 << 20
+    assert answer["by_name"]["mmap"]["peak_maps"] == 1
+    assert answer["by_name"]["pread"]["peak_maps"] == 0
+    assert answer["by_name"]["pread"]["peak_descriptors"] == 1
+
+
+def test_ratio_and_speed_are_of_one_measurement(bench: Bench, data: Path) -> None:
+    answer = bench(data, "--reads", 500)
+    costs = [contender["ns_per_read"] for contender in answer["contenders"]]
+    for contender in answer["contenders"]:
+        assert contender["reads"] == 500
+        assert contender["ratio_to_best"] == pytest.approx(contender["ns_per_read"] / min(costs))
+        assert contender["reads_per_second"] == pytest.approx(1e9 / contender["ns_per_read"])
+        assert contender["stopped"] is None
+
+
+def test_a_seed_gives_the_same_run_again(bench: Bench, data: Path) -> None:
+    def story(seed: int) -> list[object]:
+        limits = ("--window", "64K", "--memory", "512K", "--handles", 5)
+        answer = bench(data, "--reads", 700, "--pattern", "zipf", "--seed", seed, *limits)
+        names = ("hits", "misses", "evictions")
+        return [answer["bytes_per_contender"], *([one[name] for name in names] for one in answer["contenders"])]
+
+    assert story(5) == story(5)
+    assert story(5) != story(6)
+
+
+@pytest.mark.parametrize("pattern", ["random", "zipf", "sequential"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_patterns_and_threads(bench: Bench, data: Path, pattern: str, threads: int) -> None:
+    limits = ("--window", "64K", "--memory", "512K", "--handles", 8)
+    answer = bench(data, "--reads", 1000, "--pattern", pattern, "--threads", threads, *limits)
+    assert answer["settings"]["pattern"] == pattern
+    assert answer["settings"]["threads"] == threads
+    assert answer["wrong_reads"] == 0
+    assert [contender["reads"] for contender in answer["contenders"]] == [1000] * 5
+
+
+@pytest.mark.parametrize("window", ["0", "64K"])
+def test_reads_larger_than_a_window(bench: Bench, data: Path, window: str) -> None:
+    answer = bench(data, "--reads", 50, "--size", "200K", "--window", window, "--memory", "2M", "--handles", 20)
+    assert answer["wrong_reads"] == 0
+    assert answer["bytes_per_contender"] > 50 * 64 << 10
+
+
+@pytest.mark.parametrize(("contender", "name"), list(zip(CLASSES, NAMES)))
+def test_a_wrong_byte_is_found(bench: Bench, data: Path, contender: str, name: str) -> None:
+    patch = patch_first_read(contender, "").replace(
+        "return data", "return bytes([data[0] ^ 1]) + data[1:] if len(done) == 150 else data"
+    )
+    answer = bench(data, "--reads", 300, patch=patch, status=1)
+    assert answer["wrong_reads"] == 1
+    assert {one["name"]: one["wrong_reads"] for one in answer["contenders"]} == {**dict.fromkeys(NAMES, 0), name: 1}
+
+
+def test_missing_bytes_are_a_wrong_read(run: Run, data: Path) -> None:
+    patch = patch_first_read("SmmapBuffer", "").replace("return data", "return data[:-1] if len(done) == 150 else data")
+    done = run("bench", data, "--reads", 300, patch=patch)
+    assert done.returncode == 1
+    assert "\n1 wrong reads; " in done.stdout
+
+
+CHANGES = {
+    "grown": "put(path, 'ab', b'more')",
+    "replaced": "put(path + '~', 'wb', b'other' * 9999); os.replace(path + '~', path)",
+    "deleted": "os.remove(path)",
+    "rewritten": "put(path, 'r+b', bytes(os.path.getsize(path))); os.utime(path, (1, 1))",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("contender", CLASSES)
+def test_changed_files_are_named_and_not_held_against_anyone(
+    bench: Bench, data: Path, change: str, contender: str
+) -> None:
+    patch = patch_first_read(contender, CHANGES[change])
+    answer = bench(data, "--reads", 300, "--window", "64K", patch=patch)
+    assert answer["wrong_reads"] == 0
+    assert len(answer["files"]["changed"]) == 1
+    assert all(one["stopped"] is None for one in answer["contenders"])
+
+
+def test_changed_files_are_named_in_the_table(run: Run, data: Path) -> None:
+    done = run("bench", data / "folder2" / "11.bin", "--reads", 99, patch=patch_first_read("Pread", CHANGES["grown"]))
+    assert done.returncode == 0
+    assert f"changed meanwhile, reads not counted: {data / 'folder2' / '11.bin'}" in done.stdout
+
+
+def test_a_failing_smmap_is_reported_and_exits_with_1(run: Run, data: Path) -> None:
+    patch = patch_first_read("SmmapCursor", "raise OSError(5, 'made up')")
+    done = run("bench", data, "--reads", 300, patch=patch)
+    assert done.returncode == 1
+    assert "smmap cursor stopped after 0 reads: OSError(5, 'made up')" in done.stdout
+
+
+def test_a_failing_peer_is_reported(bench: Bench, data: Path) -> None:
+    answer = bench(data, "--reads", 300, patch=patch_first_read("PlainMmap", "raise OSError(5, 'made up')"))
+    assert answer["by_name"]["mmap"]["stopped"] == "after 0 reads: OSError(5, 'made up')"
+    assert answer["by_name"]["mmap"]["ns_per_read"] is None
+    assert answer["by_name"]["pread"]["reads"] == 300
+
+
+def test_kept_maps_end_at_the_descriptor_limit_and_the_run_goes_on(bench: Bench, tmp_path: Path) -> None:
+    for number in range(80):
+        (tmp_path / f"{number}").write_bytes(bytes([number]) * 5000)
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    answer = bench(tmp_path, "--reads", 2000, "--handles", 8, preexec_fn=few)
+    assert "Too many open files" in answer["by_name"]["kept mmap"]["stopped"]
+    for name in ("smmap buffer", "smmap cursor", "mmap", "pread"):
+        assert answer["by_name"][name]["reads"] == 2000
+        assert answer["by_name"][name]["stopped"] is None
+    assert answer["wrong_reads"] == 0
+
+
+def test_empty_and_unreadable_files_are_counted(bench: Bench, data: Path) -> None:
+    (data / "empty").touch()
+    (data / "dangling").symlink_to("nowhere")
+    os.mkfifo(data / "fifo")  # opened, it would wait for ever
+    os.link(data / "folder2" / "11.bin", data / "again.bin")
+    (data / "also.bin").symlink_to(data / "folder2" / "11.bin")
+    answer = bench(data, data, "--reads", 300)
+    assert answer["files"]["found"] == 12
+    assert (answer["files"]["empty"], answer["files"]["unreadable"]) == (1, 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_without_permission_are_counted(bench: Bench, data: Path) -> None:
+    (data / "folder2" / "11.bin").chmod(0)
+    answer = bench(data, "--reads", 300)
+    assert (answer["files"]["found"], answer["files"]["unreadable"]) == (11, 1)
+
+
+LIAR = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # says 4096 bytes, has some 20
+
+
+@pytest.mark.skipif(not LIAR.exists(), reason="no such file here")
+def test_files_that_hold_less_than_they_say_are_unreadable(bench: Bench, run: Run, data: Path) -> None:
+    answer = bench(LIAR, data / "folder1" / "01.bin", "--reads", 300)
+    assert (answer["files"]["read"], answer["files"]["unreadable"]) == (1, 1)
+    done = run("bench", LIAR)
+    assert done.returncode == 2
+    assert done.stderr.endswith("smmap bench: none of the files could be read\n")
+
+
+def test_no_files(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    done = run("bench", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "smmap bench: no files to read (1 empty and 0 unreadable skipped)\n"
+
+
+def test_missing_path(run: Run, tmp_path: Path) -> None:
+    done = run("bench", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such file or directory" in done.stderr
+    assert str(tmp_path / "none") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", "0"],
+        ["--size", "4X"],
+        ["--window", "-5"],
+        ["--memory", "lots"],
+        ["--handles", "0"],
+        ["--reads", "1.5"],
+        ["--threads", "-1"],
+        ["--pattern", "backwards"],
+        ["--seed", "x"],
+        ["--faster"],
+    ],
+)
+def test_wrong_usage(run: Run, data: Path, arguments: list[str]) -> None:
+    done = run("bench", data, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "smmap bench: error: " in done.stderr or "smmap: error: " in done.stderr
+    assert arguments[0] in done.stderr
+
+
+def test_no_command(run: Run) -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
+
+
+def on_terminal(data: Path, patch: str = "", columns: int = 100) -> str:
+    """What the command prints on a terminal of its own."""
+    main, side = os.openpty()
+    code = f"import sys\n{patch}\nfrom smmap.cli import main\nsys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "bench", str(data), "--reads", "300"],
+        stdout=side,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)},
+    )
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(main, 65536)
+        except OSError:  # what Linux says when the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(main)
+    assert process.wait(60) == 0
+    return shown.decode()
+
+
+def test_terminal_with_rich(data: Path) -> None:
+    pytest.importorskip("rich")
+    shown = on_terminal(data)
+    assert "━" in shown, "a bar"
+    assert "100%" in shown
+    assert "────" in shown, "a table"
+    assert "warming up ..." not in shown
+
+
+def test_a_narrow_terminal_shows_every_name(data: Path) -> None:
+    pytest.importorskip("rich")
+    shown = on_terminal(data, columns=80)
+    assert all(name in shown for name in [*NAMES, "ratio to best", "resident growth"])
+    assert "…" not in shown
+
+
+def test_terminal_without_rich(data: Path) -> None:
+    shown = on_terminal(data, patch="sys.modules['rich'] = None")
+    assert "\x1b" not in shown
+    assert "━" not in shown
+    assert shown.startswith("warming up ...\r\nsmmap buffer ...\r\n")
+    assert "reads/s" in shown
+
+
+def test_interrupt(data: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "smmap.cli", "bench", str(data), "--reads", "300000", "--threads", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have it ignored, and that is handed on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "warming up ...\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "smmap: interrupted"
+    assert "Traceback" not in err
+
+
+def test_reader_of_the_table_goes_away(data: Path) -> None:
+    away, out = os.pipe()
+    os.close(away)
+    done = subprocess.run(
+        [sys.executable, "-m", "smmap.cli", "bench", str(data), "--reads", "99"],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(out)
+    assert done.returncode == 141
+    assert "Error" not in done.stderr
+
+
+@needs_proc
+def test_without_proc_there_are_no_peaks(bench: Bench, data: Path) -> None:
+    patch = "from smmap.cli import system\nsystem.PROC = '/nowhere'"
+    for contender in bench(data, "--reads", 300, patch=patch)["contenders"]:
+        assert contender["peak_maps"] is contender["peak_mapped_bytes"] is contender["resident_growth_bytes"] is None
+        assert contender["reads"] == 300

@@ -1,0 +1,138 @@
+"""The command's parts: sizes, finding files, choosing reads, asking the system."""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from smmap.cli.files import File, default_paths, find_files
+from smmap.cli.plan import PATTERNS, make_plan
+from smmap.cli.sizes import format_size, parse_size
+from smmap.cli.system import NOTHING, Usage, usage
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("64K", 64 << 10),
+        ("64k", 64 << 10),
+        ("64M", 64 << 20),
+        ("64MB", 64 << 20),
+        ("64MiB", 64 << 20),
+        (" 1G ", 1 << 30),
+        ("3T", 3 << 40),
+    ],
+)
+def test_parse_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "4 M", "64Q", "0x10", "1_000", "1e3", "4iB", "٤"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (64 << 20, "64 MiB"),
+        (-3 << 20, "-3 MiB"),
+        (5 << 60, "5120 PiB"),
+    ],
+)
+def test_format_size(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+def test_default_paths_hold_the_library() -> None:
+    names = {Path(file.path).name for file in find_files(default_paths()).files}
+    assert {"os.py", "argparse.py"} <= names
+
+
+def test_found_files_know_when_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    [file] = find_files([str(path)]).files
+    assert (file.path, file.size, file.changed()) == (os.path.realpath(path), 5, False)
+    os.utime(path, (1, 1))
+    assert file.changed()
+    path.unlink()
+    assert file.changed()
+
+
+FILES = [File(f"/{number}", size, ()) for number, size in enumerate([1, 10, 4096, 4097, 100_000, 7])]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("size", [1, 10, 4096, 200_000])
+def test_plans_stay_inside_the_files(pattern: str, size: int) -> None:
+    sizes = {file.path: file.size for file in FILES}
+    plan = make_plan(FILES, pattern, 3000, size, seed=1)
+    assert len(plan) == 3000
+    for path, offset, length in plan:
+        assert 0 <= offset < sizes[path]
+        assert length == min(size, sizes[path] - offset)
+    assert plan == make_plan(FILES, pattern, 3000, size, seed=1)
+
+
+@pytest.mark.parametrize("pattern", ["random", "zipf"])
+def test_plans_depend_on_the_seed(pattern: str) -> None:
+    assert make_plan(FILES, pattern, 100, 10, seed=1) != make_plan(FILES, pattern, 100, 10, seed=2)
+
+
+def test_random_reads_every_byte_alike() -> None:
+    files = [File("/a", 3, ()), File("/b", 1, ())]
+    starts = Counter((path, offset) for path, offset, _ in make_plan(files, "random", 40_000, 1, seed=1))
+    assert set(starts) == {("/a", 0), ("/a", 1), ("/a", 2), ("/b", 0)}
+    assert all(abs(count - 10_000) < 500 for count in starts.values())
+
+
+def test_zipf_prefers_few_files_and_blocks() -> None:
+    files = [File(f"/{number}", 64_000, ()) for number in range(100)]
+    plan = make_plan(files, "zipf", 20_000, 1000, seed=1)
+    by_file = [count for _, count in Counter(path for path, _, _ in plan).most_common()]
+    assert len(by_file) == 100
+    assert 0.13 < by_file[0] / 20_000 < 0.17  # ln 2 / ln 101 = 0.150
+    by_block = [count for _, count in Counter(offset for _, offset, _ in plan).most_common()]
+    assert len(by_block) == 64
+    assert 0.15 < by_block[0] / 20_000 < 0.19  # ln 2 / ln 65 = 0.166
+
+
+def test_sequential_goes_through_the_files_again_and_again() -> None:
+    files = [File("/a", 25, ()), File("/b", 10, ())]
+    once = [("/a", 0, 10), ("/a", 10, 10), ("/a", 20, 5), ("/b", 0, 10)]
+    assert make_plan(files, "sequential", 10, 10, seed=1) == once + once + once[:2]
+
+
+def test_usage_of_nothing_known() -> None:
+    some = Usage(1, 2, 3, 4)
+    assert NOTHING.since(some) == some.since(NOTHING) == NOTHING
+    assert NOTHING.highest(some) == some.highest(NOTHING) == some
+    assert some.highest(Usage(0, 5, 3, 9)) == Usage(1, 5, 3, 9)
+    assert some.since(Usage(1, 1, 1, 1)) == Usage(0, 1, 2, 3)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="nothing to ask")
+def test_usage_is_what_the_system_says(tmp_path: Path) -> None:
+    path = Path(os.path.realpath(tmp_path)) / "two words"
+    path.write_bytes(b"x" * 10_000)
+    before = usage({str(path)})
+    assert before.maps == before.mapped == 0
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        file.close()
+        now = usage({str(path)}).since(before)
+        assert usage({"/other"}).maps == 0
+    assert (now.maps, now.descriptors, now.mapped) == (1, 1, 12288)
+    assert usage({str(path)}).since(before)[:3] == (0, 0, 0)

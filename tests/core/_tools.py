@@ -1,0 +1,195 @@
+"""What the tests of the core share: data, an oracle for sizes, and looks into the system behind the library's back.
+
+The oracles are written from the promises, never from the code, and use nothing of the library.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from mmap import ALLOCATIONGRANULARITY as G
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import smmap
+
+__all__ = [
+    "LATE",
+    "LINUX",
+    "PYPY",
+    "TRACKS",
+    "File",
+    "G",
+    "agree",
+    "borders",
+    "collecting_always",
+    "descriptors",
+    "expected_size",
+    "lengths",
+    "linux",
+    "maps",
+    "pages",
+    "payload",
+    "reclaim",
+    "run_python",
+]
+
+LINUX = sys.platform.startswith("linux")
+PYPY = sys.implementation.name == "pypy"
+# Whether a dead object may be reclaimed later than its last reference goes.
+LATE = sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)()
+# Whether each map keeps a descriptor of its own.
+TRACKS = sys.version_info < (3, 13)
+
+linux = pytest.mark.skipif(not LINUX, reason="looks into /proc")
+
+
+class File(NamedTuple):
+    """A file made for a test, and what is in it."""
+
+    path: Path
+    data: bytes
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def payload(size: int, seed: object = 0) -> bytes:
+    """`size` bytes without a period: any eight of them in a row are found at one offset only."""
+    return hashlib.shake_128(repr(seed).encode()).digest(size)
+
+
+def reclaim() -> None:
+    """Let everything die that nothing refers to, on any interpreter."""
+    for _ in range(3 if LATE else 1):
+        gc.collect()
+
+
+@contextmanager
+def collecting_always(threshold: int = 1) -> Iterator[None]:
+    """Garbage is looked for at nearly every allocation, where the interpreter lets us say so."""
+    before = gc.get_threshold() if hasattr(gc, "get_threshold") else ()
+    if before:
+        gc.set_threshold(threshold)
+    try:
+        yield
+    finally:
+        if before:
+            gc.set_threshold(*before)
+
+
+def borders(size: int, window: int, width: int = 1) -> list[int]:
+    """Every offset within `width` of a border: multiples of the granularity and of half a window, 0 and the end."""
+    step = min(G, window // 2) if window else G
+    near = {base + shift for base in [*range(0, size + 1, step), size] for shift in range(-width, width + 1)}
+    return sorted(offset for offset in near if offset >= 0)
+
+
+def lengths(window: int) -> list[int]:
+    """The sizes of a request at which something may change."""
+    half = window // 2
+    near = {0, 1, 2, G - 1, G, G + 1, half - 1, half, half + 1, window - 1, window, window + 1, 2 * window, sys.maxsize}
+    return sorted(length for length in near if length >= 0)
+
+
+def expected_size(offset: int, size: int, window: int, length: int) -> int:
+    """How many bytes a request gets of a file of `length` bytes (promise 2, and the rule for size 0)."""
+    if offset >= length:
+        return 0
+    rest = length - offset
+    if size:
+        return min(size, window or length, rest)
+    if not window:
+        return rest
+    end = offset // window * window + window  # of the grid window
+    if offset + min(window // 2, rest) > end:
+        end += window // 2  # of the seam window
+    return min(end, length) - offset
+
+
+def descriptors(folder: Path | None = None) -> list[str]:
+    """What the process has open now (below `folder`), by name, sorted."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:  # the listing's own descriptor
+            continue
+    return sorted(name for name in found if name.startswith(str(folder) if folder else ""))
+
+
+def _areas(folder: Path) -> list[tuple[str, int, int]]:
+    """The process's maps of files below `folder`: (name, offset, size)."""
+    found = []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.rstrip("\n").split(maxsplit=5)
+            if len(fields) == 6 and fields[5].startswith(str(folder)):
+                begin, _, end = fields[0].partition("-")
+                name = fields[5][len(str(folder)) + 1 :]
+                found.append((name, int(fields[2], 16), int(end, 16) - int(begin, 16)))
+    return found
+
+
+def maps(folder: Path) -> list[str]:
+    """The names of the files below `folder` that are mapped now, sorted, one a map (neighbours may count as one)."""
+    return sorted(name for name, _, _ in _areas(folder))
+
+
+def pages(folder: Path) -> Counter[tuple[str, int]]:
+    """The granules that are mapped now, as (name, number), and how many times each."""
+    return Counter(
+        (name, page)
+        for name, offset, size in _areas(folder)
+        for page in range(offset // G, (offset + size - 1) // G + 1)
+    )
+
+
+def agree(ours: Any, theirs: Any, call: Callable[[Any], Any]) -> None:
+    """`call` gives the same for both, or fails with the same kind of error for both."""
+    try:
+        wanted: tuple[Any, Any] = (call(theirs), None)
+    except Exception as error:
+        wanted = (None, type(error))
+    try:
+        got: tuple[Any, Any] = (call(ours), None)
+    except Exception as error:
+        got = (None, type(error))
+    assert got[1] is wanted[1] or (got[1] and wanted[1] and issubclass(got[1], wanted[1])), (got, wanted)
+    assert type(got[0]) is type(wanted[0])
+    assert got[0] == wanted[0]
+
+
+def run_python(
+    script: str,
+    *args: object,
+    timeout: int = 60,
+    options: tuple[str, ...] = ("-X", "dev", "-W", "error"),
+    **kwargs: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run `script` in a fresh interpreter that must end well and say nothing on standard error.
+
+    If it hangs, it writes the stacks of all threads and dies.
+    """
+    watchdog = f"import faulthandler; faulthandler.dump_traceback_later({timeout}, exit=True)\n"
+    paths = [str(Path(smmap.__file__).parents[1]), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, *options, "-c", watchdog + script, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=timeout + 30,
+        check=False,
+        **kwargs,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done

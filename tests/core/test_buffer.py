@@ -1,0 +1,414 @@
+"""Buffers against `bytes`: whatever is done to both, they answer alike, wherever windows begin and end."""
+
+from __future__ import annotations
+
+import array
+import operator
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import smmap
+
+from ._tools import PYPY, File, G, agree, borders, linux, maps, payload
+
+WINDOW = 2 * G
+LENGTH = 9 * G + 123
+Buffer: Any = smmap.SlidingWindowMapBuffer
+
+# (window, memory limit, handle limit): windows that stay, windows that go at once, and one window for all
+LIMITS = [(WINDOW, 0, sys.maxsize), (WINDOW, 2 * WINDOW, 2), (2 * WINDOW, 0, 1), (0, 0, sys.maxsize)]
+
+
+@pytest.fixture(params=LIMITS, ids=["roomy", "tight", "single", "whole"])
+def limits(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=["mmap", "read"])
+def manager(limits: Any, request: pytest.FixtureRequest, make_manager: Any) -> Any:
+    if PYPY and request.param == "read" and limits[2] < 3:
+        pytest.skip("each miss collects garbage: too slow for so many")
+    return make_manager(*limits, backing=request.param)
+
+
+# Parts of the file: all of it, borders at both ends, one byte, and more than there is.
+PARTS = [
+    (0, sys.maxsize),
+    (1, sys.maxsize),
+    (G - 1, WINDOW + 2),
+    (WINDOW, WINDOW),
+    (5 * G + 7, 1),
+    (3 * G, LENGTH),
+    (7, 0),
+]
+parts = pytest.mark.parametrize(("offset", "size"), PARTS)
+
+
+@parts
+def test_index_and_length(manager: Any, make_file: Any, offset: int, size: int) -> None:
+    file = make_file(LENGTH)
+    want = file.data[offset : offset + size]
+    with Buffer(manager.make_cursor(file.path), offset, size) as buffer:
+        assert len(buffer) == len(want)
+        places = [at for at in borders(len(want), WINDOW) if at < len(want)] if want else []
+        random.Random(1).shuffle(places)
+        for at in places:
+            assert buffer[at] == want[at]
+            assert buffer[at - len(want)] == want[at]
+            assert type(buffer[at]) is int
+        for outside in (len(want), len(want) + 1, -len(want) - 1, sys.maxsize, -sys.maxsize - 1, 1 << 70):
+            with pytest.raises(IndexError):
+                buffer[outside]
+
+
+class Number:
+    """Something that is not an int, yet can be an index."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    "index", [True, Number(), 1.0, "1", None, b"1", (1, 2), slice(None, None, 0), slice("a"), slice(1.5)]
+)
+def test_odd_indexes(manager: Any, make_file: Any, index: Any) -> None:
+    file = make_file(LENGTH)
+    with Buffer(manager.make_cursor(file.path)) as buffer:
+        agree(buffer, file.data, lambda it: it[index])
+        agree(buffer, file.data, lambda it: it[index : Number()])
+
+
+@parts
+def test_slices(manager: Any, make_file: Any, offset: int, size: int) -> None:
+    file = make_file(LENGTH)
+    want = file.data[offset : offset + size]
+    places = [*borders(len(want), WINDOW), -1, -G, -WINDOW - 1, -len(want) - 5, None]
+    chance = random.Random(2)
+    with Buffer(manager.make_cursor(file.path), offset, size) as buffer:
+        for start in places:
+            for stop in chance.sample(places, min(len(places), 12)):
+                got = buffer[start:stop]
+                assert type(got) is bytes
+                assert got == want[start:stop], (start, stop)
+        for step in (1, 2, 3, 7, G - 1, G, G + 1, WINDOW, LENGTH, sys.maxsize, -1, -2, -G, -WINDOW - 1, -LENGTH):
+            for start, stop in [(None, None), *((chance.choice(places), chance.choice(places)) for _ in range(6))]:
+                got = buffer[start:stop:step]
+                assert type(got) is bytes
+                assert got == want[start:stop:step], (start, stop, step)
+        for index in (
+            slice(1 << 70),
+            slice(-(1 << 70), None),
+            slice(None, None, -(1 << 70)),
+            slice(5, 1 << 70, 1 << 70),
+        ):
+            assert buffer[index] == want[index]
+
+
+def test_iteration(manager: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    with Buffer(manager.make_cursor(file.path), 5, LENGTH - 9) as buffer:
+        want = file.data[5 : LENGTH - 4]
+        assert bytes(iter(buffer)) == want
+        assert bytes(buffer) == want
+        assert bytes(reversed(buffer)) == want[::-1]
+        first, second = iter(buffer), iter(buffer)
+        assert [next(first) for _ in range(3)] == list(want[:3])
+        assert next(second) == want[0]  # each iterator has its own place
+        assert bool(buffer)
+        assert max(buffer) == max(want)
+
+
+def test_views(manager: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    places: list[Any] = [*borders(LENGTH, 2 * WINDOW), -1, -WINDOW, -LENGTH - 9, None, 1 << 70, Number()]
+    chance = random.Random(3)
+    for offset, size in [(0, sys.maxsize), (G + 1, LENGTH), (WINDOW - 1, 2)]:
+        want = file.data[offset : offset + size]
+        with Buffer(manager.make_cursor(file.path), offset, size) as buffer:
+            assert buffer.view() == want
+            assert buffer.view(G) == want[G:]
+            for _ in range(150):
+                start, stop = chance.choice(places), chance.choice(places)
+                view = buffer.view(start, stop)
+                assert isinstance(view, memoryview)
+                assert (view.readonly, view.format, view.ndim, view.nbytes) == (True, "B", 1, len(want[start:stop]))
+                assert view == want[start:stop]
+                with pytest.raises(TypeError):
+                    view[:1] = b"x"
+                del view  # it takes a handle until it dies
+
+
+@linux
+def test_views_are_not_copies(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    """What is written into the file afterwards shows in a view, and not in a slice."""
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW, backing="mmap")
+    buffer = Buffer(manager.make_cursor(file.path))
+    for start, stop in [(0, 10), (WINDOW - 5, WINDOW + 5), (G + 1, 7 * G), (0, LENGTH)]:
+        view, copy = buffer.view(start, stop), buffer[start:stop]
+        with open(file.path, "r+b", buffering=0) as out:
+            out.seek(start)
+            out.write(b"now")
+        assert bytes(view[:3]) == b"now"
+        assert copy[:3] == file.data[start : start + 3]
+        file.path.open("r+b").close()
+        with open(file.path, "r+b") as out:
+            out.write(file.data)
+    assert maps(tmp_path)
+    buffer.close()
+
+
+def needles(want: bytes) -> Iterator[Any]:
+    """Needles that lie across borders, at both ends, too long, absent, empty, and of each type accepted."""
+    for at in borders(len(want), WINDOW, 0):
+        for size in (1, 2, 9, G + 3, WINDOW + 3):
+            yield want[max(at - size // 2, 0) :][:size]
+    yield from (b"", want, want[1:], want[:-1], want + b"x", b"\x00" * 40, want[-3:], want[:3])
+    yield from (want[G - 2 : G + 2], 0, 255, want[-1], bytearray(want[5:9]), memoryview(want)[WINDOW - 2 : WINDOW + 2])
+
+
+BOUNDS: list[tuple[Any, ...]] = [
+    (),
+    (1,),
+    (None,),
+    (None, None),
+    (None, -1),
+    (-1, None),
+    (-LENGTH * 2, LENGTH * 2),
+    (G - 1, WINDOW + 1),
+    (WINDOW, None),
+    (-WINDOW, -1),
+    (LENGTH, None),
+    (LENGTH + 1, LENGTH + 2),
+    (WINDOW, G),
+    (-(1 << 70), 1 << 70),
+    (Number(), 3 * G),
+]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=repr)
+def test_searching(manager: Any, make_file: Any, bounds: Any) -> None:
+    file = make_file(LENGTH)
+    for offset, size in [(0, sys.maxsize), (G + 1, 3 * WINDOW)]:
+        want = file.data[offset : offset + size]
+        with Buffer(manager.make_cursor(file.path), offset, size) as buffer:
+            for needle in needles(want):
+                for name in ("find", "rfind", "index", "rindex", "count"):
+                    if hasattr(Buffer, name):
+                        agree(buffer, want, lambda it: getattr(it, name)(needle, *bounds))
+            if not bounds:
+                for needle in needles(want):
+                    assert (needle in buffer) == (needle in want)
+
+
+@pytest.mark.parametrize("needle", [256, -1, "x", None, 1.5, [1], array.array("H", [1, 2])], ids=repr)
+def test_odd_needles(manager: Any, make_file: Any, needle: Any) -> None:
+    file = make_file(LENGTH)
+    with Buffer(manager.make_cursor(file.path)) as buffer:
+        for name in ("find", "rfind", "index", "count"):
+            agree(buffer, file.data, lambda it: getattr(it, name)(needle))
+            for bound in ("a", 1.5, b"1"):
+                agree(buffer, file.data, lambda it: getattr(it, name)(b"x", bound))
+        agree(buffer, file.data, lambda it: needle in it)
+
+
+def test_counting_needles_that_overlap(manager: Any, make_file: Any) -> None:
+    chance = random.Random(4)
+    data = bytes(chance.choice(b"aab") for _ in range(LENGTH))
+    data = data[: WINDOW - 50] + b"a" * 100 + data[WINDOW + 50 :]
+    file = make_file(0, data=data)
+    with Buffer(manager.make_cursor(file.path)) as buffer:
+        for needle in (b"a", b"aa", b"aaa", b"aba", b"abab", b"a" * 60, b"a" * 100, b"a" * 101, b"", 97):
+            agree(buffer, data, lambda it: it.count(needle))
+            agree(buffer, data, lambda it: it.count(needle, 3, -3))
+            agree(buffer, data, lambda it: (it.find(needle), it.rfind(needle)))
+            for border in range(WINDOW, LENGTH, WINDOW):
+                for shift in (-2, -1, 0, 1):
+                    agree(buffer, data, lambda it: it.count(needle, border + shift - 40, border + shift + 40))
+                    agree(buffer, data, lambda it: it.find(needle, border + shift))
+                    agree(buffer, data, lambda it: it.rfind(needle, None, border + shift))
+
+
+def test_equality(manager: Any, make_file: Any) -> None:
+    file, twin = make_file(LENGTH), make_file(0, "twin", data=payload(LENGTH, "data"))
+    assert file.data == twin.data
+    with Buffer(manager.make_cursor(file.path)) as buffer, Buffer(manager.make_cursor(twin.path)) as other:
+        assert buffer == other
+        assert buffer == buffer
+        for kind in (bytes, bytearray, memoryview):
+            assert buffer == kind(file.data)
+            assert kind(file.data) == buffer
+            assert not buffer != kind(file.data)
+            for at in [at for at in borders(LENGTH, WINDOW, 0) if at < LENGTH] + [LENGTH - 1]:
+                changed = bytearray(file.data)
+                changed[at] ^= 1
+                assert buffer != kind(changed)
+                assert not buffer == kind(changed)
+            assert buffer != kind(file.data[:-1])
+            assert buffer != kind(file.data + b"x")
+        for stranger in (None, 5, file.data.decode("latin-1"), list(file.data), object()):
+            assert buffer != stranger
+            assert not buffer == stranger
+        with Buffer(manager.make_cursor(file.path), 0, LENGTH - 1) as shorter:
+            assert shorter != buffer
+            assert shorter == file.data[:-1]
+        with Buffer(manager.make_cursor(file.path), 0, 0) as nothing:
+            assert nothing == b""
+            assert nothing != b"x"
+
+
+def test_begin_again(manager: Any, make_file: Any) -> None:
+    file, other = make_file(LENGTH), make_file(3 * G, "other")
+    buffer = Buffer()
+    assert len(buffer) == 0
+    assert buffer.cursor() is None
+    assert not buffer.begin_access()
+    assert buffer.begin_access(manager.make_cursor(file.path), G)
+    assert buffer[0] == file.data[G]
+    assert buffer.cursor().is_associated()
+    assert buffer.begin_access(offset=5, size=10)
+    assert buffer[:] == file.data[5:15]
+    assert buffer.begin_access(manager.make_cursor(other.path))
+    assert buffer == other.data
+    for _ in range(3):
+        buffer.end_access()
+        assert len(buffer) == 0
+        with pytest.raises(smmap.ClosedError):
+            buffer[:]
+        assert not buffer.cursor().is_valid()
+        assert buffer.cursor().is_associated()
+    assert buffer.begin_access()
+    assert buffer == other.data
+    with pytest.raises(ValueError, match=r".+"):
+        Buffer(smmap.WindowCursor(manager))
+    with pytest.raises(ValueError, match=r".+"):
+        Buffer(manager.make_cursor(file.path), LENGTH)
+    with pytest.raises(ValueError, match=r".+"):
+        Buffer(manager.make_cursor(file.path), -1)
+    buffer.close()
+
+
+def test_a_buffer_maps_its_first_window_and_holds_nothing(make_file: Any, make_manager: Any) -> None:
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW)
+    buffer = Buffer(manager.make_cursor(file.path), 3 * WINDOW + 5)
+    assert (manager.stats().mapped, manager.stats().held, manager.stats().idle) == (1, 0, 1)
+    assert manager.num_file_handles() == 1
+    assert buffer[0] == file.data[3 * WINDOW + 5]
+    assert manager.stats().cold_reads == 0
+    cursor = buffer.cursor()
+    assert cursor.is_valid()
+    assert cursor is buffer.cursor()
+    assert manager.stats().held == 1
+    assert cursor.includes_ofs(3 * WINDOW + 5)
+    buffer.end_access()
+    assert manager.stats().held == 0
+
+
+def test_cold_windows_are_rented_before_they_are_mapped(make_file: Any, make_manager: Any) -> None:
+    """Few reads of a window cost no map, many do, and all give the right bytes."""
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW)
+    buffer = Buffer(manager.make_cursor(file.path))
+    before = manager.stats()
+    for at in (WINDOW + 5, 2 * WINDOW + 6, 3 * WINDOW):
+        assert buffer[at : at + 9] == file.data[at : at + 9]
+    assert manager.stats().mapped == before.mapped
+    assert manager.stats().cold_reads == before.cold_reads + 3
+    for at in range(WINDOW, WINDOW + 64):
+        assert buffer[at] == file.data[at]
+    assert manager.stats().mapped == before.mapped + 1
+    assert manager.stats().cold_reads < before.cold_reads + 64
+    assert buffer.view(3 * WINDOW, 3 * WINDOW + 5) == file.data[3 * WINDOW : 3 * WINDOW + 5]
+    assert manager.stats().mapped == before.mapped + 2  # zero-copy always maps
+    buffer.close()
+
+
+# Against bytes at random
+
+numbers = st.one_of(
+    st.none(),
+    st.integers(-LENGTH - 3, LENGTH + 3),
+    st.sampled_from(borders(LENGTH, WINDOW, 2)),
+    st.sampled_from([-at for at in borders(LENGTH, WINDOW, 2)]),
+)
+quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+DATA = payload(LENGTH, "random")
+LETTERS = bytes(byte & 1 for byte in DATA)
+
+
+class Pair:
+    """The same bytes in a buffer under tight limits and in `bytes`."""
+
+    def __init__(self, folder: Path, data: bytes) -> None:
+        self.file = File(folder / "file", data)
+        self.file.path.write_bytes(data)
+        self.manager = smmap.SlidingWindowMapManager(WINDOW, 3 * WINDOW, 3)
+        self.buffer = Buffer(self.manager.make_cursor(self.file.path))
+
+    def close(self) -> None:
+        self.buffer.close()
+        self.manager._check()
+        self.manager.close()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), DATA)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("letters"), LETTERS)
+    yield made
+    made.close()
+
+
+@quick
+@given(start=numbers, stop=numbers, step=st.none() | st.integers(-LENGTH, LENGTH))
+@example(start=None, stop=None, step=-1)
+def test_any_slice(pair: Pair, start: Any, stop: Any, step: Any) -> None:
+    agree(pair.buffer, DATA, operator.itemgetter(slice(start, stop, step)))
+    agree(pair.buffer, DATA, operator.itemgetter(slice(start, stop)))
+    assert pair.buffer.view(start, stop) == DATA[start:stop]
+
+
+@quick
+@given(at=st.integers(0, LENGTH), size=st.integers(0, 3 * WINDOW), change=st.booleans(), start=numbers, stop=numbers)
+def test_any_needle(pair: Pair, at: int, size: int, change: bool, start: Any, stop: Any) -> None:
+    needle = bytearray(DATA[at : at + size])
+    if change and needle:
+        needle[-1] ^= 1
+    for name in ("find", "rfind", "index", "count"):
+        agree(pair.buffer, DATA, lambda it: getattr(it, name)(needle, start, stop))
+    agree(pair.buffer, DATA, lambda it: needle in it)
+    agree(pair.buffer, DATA, lambda it: it.find(at % 256, start, stop))
+    agree(pair.buffer, DATA, lambda it: it.rfind(at % 256, start, stop))
+
+
+@quick
+@given(at=st.integers(0, LENGTH), size=st.integers(0, 14), start=numbers, stop=numbers)
+def test_any_needle_found_often(letters: Pair, at: int, size: int, start: Any, stop: Any) -> None:
+    needle = LETTERS[at : at + size]
+    for name in ("find", "rfind", "index", "count"):
+        agree(letters.buffer, LETTERS, lambda it: getattr(it, name)(needle, start, stop))
+
+
+@quick
+@given(offset=st.integers(0, LENGTH - 1), size=st.integers(0, LENGTH), index=st.integers(-LENGTH, LENGTH), stop=numbers)
+def test_any_part(pair: Pair, offset: int, size: int, index: int, stop: Any) -> None:
+    with Buffer(pair.manager.make_cursor(pair.file.path), offset, size) as part:
+        want = DATA[offset : offset + size]
+        agree(part, want, len)
+        agree(part, want, operator.itemgetter(index))
+        agree(part, want, operator.itemgetter(slice(index, stop)))
+        assert part == want

@@ -1,0 +1,653 @@
+"""A client reads the one file that it was made for, whatever happens to names, numbers and sizes meanwhile.
+
+A new client sees the file as it is now; an old one goes on with its own or raises `FileChangedError`. Never a mixture.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import smmap
+from smmap import FileChangedError
+from smmap.util import MapRegionList
+
+from ._tools import LATE, File, G, descriptors, linux, maps, payload, reclaim
+
+W = 2 * G
+SIZE = 6 * W + 77
+Buffer: Any = smmap.SlidingWindowMapBuffer
+posix = pytest.mark.skipif(os.name != "posix", reason="mapped files cannot be replaced there")
+pytestmark = posix
+backings = pytest.mark.parametrize("backing", ["mmap", "read"])
+# What an old client did before the file changed: nothing, used a window and let it go, or holds one.
+pasts = pytest.mark.parametrize("past", ["fresh", "used", "holding", "collected"])
+
+
+def client(manager: Any, file: File, past: str, name: Any = None) -> Any:
+    cursor = manager.make_cursor(file.path if name is None else name)
+    if past != "fresh":
+        assert cursor.use_region(W + 1, 9).buffer() == file.data[W + 1 : W + 10]
+    if past in ("used", "collected"):
+        cursor.unuse_region()
+    if past == "collected":
+        manager.collect()
+    return cursor
+
+
+def never_mixed(cursor: Any, data: bytes) -> int:
+    """Ask an old client for all of its file: its own bytes or the promised error. How often it had bytes."""
+    good = 0
+    assert cursor.file_size() == len(data)
+    requests = [(W + 1, 9), (0, 9), (W - 5, 10), (3 * W, W), (5 * W + 1, 0), (len(data) - 1, 1), (W, W), (0, W)]
+    for offset, size in requests:
+        try:
+            cursor.use_region(offset, size)
+        except FileChangedError:
+            continue
+        assert cursor.is_valid()
+        if size:
+            assert cursor.size() == size
+        assert cursor.buffer() == data[offset : offset + cursor.size()]
+        good += 1
+    return good
+
+
+def never_mixed_buffer(buffer: Any, data: bytes) -> int:
+    good = 0
+    assert len(buffer) == len(data)
+    for start in [*range(0, len(data), 1000), len(data) - 1]:
+        for size in (1, 50, W + 5):
+            try:
+                assert buffer[start : start + size] == data[start : start + size]
+                good += 1
+            except FileChangedError:
+                continue
+    return good
+
+
+def all_right(manager: Any, name: Any, data: bytes) -> None:
+    """A new client sees exactly this."""
+    with manager.make_cursor(name) as cursor:
+        assert cursor.file_size() == len(data)
+        for offset in (0, W - 1, 3 * W + 5, len(data) - 1):
+            if 0 <= offset < len(data):
+                cursor.use_region(offset, W)
+                assert cursor.buffer() == data[offset : offset + W][: cursor.size()]
+                assert cursor.size() == min(W, len(data) - offset)
+        if data:
+            with Buffer(cursor) as buffer:
+                assert buffer == data
+
+
+@backings
+@pasts
+@pytest.mark.parametrize("size", [SIZE, SIZE + 1, W, 0])
+def test_replaced_by_rename(
+    backing: str, past: str, size: int, make_file: Any, make_manager: Any, tmp_path: Path
+) -> None:
+    file = make_file(SIZE)
+    manager = make_manager(W, 4 * W, backing=backing)
+    old = client(manager, file, past)
+    buffer = Buffer(manager.make_cursor(file.path)) if past != "fresh" else None
+    new = make_file(size, "new")
+    os.replace(new.path, file.path)
+    never_mixed(old, file.data)
+    all_right(manager, file.path, new.data)
+    good = never_mixed(old, file.data)
+    if past == "holding" and backing == "mmap":
+        assert good  # what it holds stays
+    if buffer:
+        never_mixed_buffer(buffer, file.data)
+        buffer.close()
+    all_right(manager, file.path, new.data)
+    old.close()
+
+
+@backings
+@pasts
+def test_replaced_again_and_again(backing: str, past: str, make_file: Any, make_manager: Any) -> None:
+    """Many generations of one name, each with clients that live on."""
+    manager = make_manager(W, 6 * W, backing=backing)
+    path, clients = None, []
+    for generation in range(12):
+        fresh = make_file(SIZE, f"generation{generation}")
+        if path is None:
+            path = fresh.path
+        else:
+            os.replace(fresh.path, path)
+        file = File(path, fresh.data)
+        all_right(manager, path, file.data)
+        clients.append((client(manager, file, past), file.data))
+        for cursor, data in clients:
+            never_mixed(cursor, data)
+        manager._check()
+    for cursor, _ in clients:
+        cursor.close()
+
+
+@backings
+@pasts
+def test_truncated(backing: str, past: str, make_file: Any, make_manager: Any) -> None:
+    """New windows past the new end are refused; a new client sees the new size."""
+    file = make_file(SIZE)
+    manager = make_manager(W, backing=backing)
+    old = client(manager, file, past)
+    with open(file.path, "r+b") as out:
+        out.truncate(3 * W + 5)
+    for offset, size in [(3 * W, W), (5 * W, 1), (SIZE - 1, 1), (3 * W + 5, 1)]:
+        with pytest.raises(FileChangedError):
+            old.use_region(offset, size)
+    all_right(manager, file.path, file.data[: 3 * W + 5])
+    assert old.file_size() == SIZE
+    if past == "holding":
+        assert old.buffer() == file.data[W + 1 : W + 10]
+    with open(file.path, "r+b") as out:
+        out.truncate(0)
+    new = manager.make_cursor(file.path)
+    assert new.file_size() == 0
+    assert not new.use_region().is_valid()
+    if backing == "read":  # a map of it would die with SIGBUS: nobody may touch that
+        never_mixed(old, file.data)
+        manager.collect()
+        old.unuse_region()
+        manager.collect()
+        for offset in (0, 3 * W, 5 * W):
+            with pytest.raises(FileChangedError):
+                old.use_region(offset, 5)
+    old.close()
+    new.close()
+
+
+@pasts
+def test_read_and_truncated(past: str, make_file: Any, make_manager: Any) -> None:
+    """With `backing="read"` a truncated file is an error where a map would kill the process."""
+    file = make_file(SIZE)
+    manager = make_manager(W, 3 * W, backing="read")
+    old = client(manager, file, past)
+    buffer = Buffer(manager.make_cursor(file.path))
+    assert buffer[:9] == file.data[:9]
+    view = buffer.view(2 * W + 5, 3 * W)
+    with open(file.path, "r+b") as out:
+        out.truncate(W // 2)
+    assert view == file.data[2 * W + 5 : 3 * W]
+    never_mixed(old, file.data)
+    failures = 0
+    for at in range(0, SIZE, 500):
+        try:
+            assert buffer[at : at + 20] == file.data[at : at + 20]
+        except FileChangedError as error:
+            assert str(file.path) in str(error)
+            failures += 1
+    assert failures
+    with pytest.raises(FileChangedError):
+        buffer[SIZE - 1]
+    all_right(manager, file.path, file.data[: W // 2])
+    old.close()
+    buffer.close()
+
+
+@backings
+@pasts
+@pytest.mark.parametrize("more", [1, W - 77, 3 * W])
+def test_grown(backing: str, past: str, more: int, make_file: Any, make_manager: Any) -> None:
+    """A new client sees the new size at once, an old one keeps its own, also where they share a window."""
+    file = make_file(SIZE)
+    manager = make_manager(W, backing=backing)
+    old = client(manager, file, past)
+    end = manager.make_cursor(file.path)
+    if past != "fresh":
+        end.use_region(6 * W, 0)
+        assert end.size() == 77
+    buffer = Buffer(manager.make_cursor(file.path))
+    grown = file.data + payload(more, "more")
+    with open(file.path, "ab") as out:
+        out.write(grown[SIZE:])
+    all_right(manager, file.path, grown)
+    new = manager.make_cursor(file.path)
+    assert new.use_region(6 * W, 0).buffer() == grown[6 * W : 7 * W]
+    if past != "fresh":
+        assert end.buffer() == file.data[6 * W :]
+    never_mixed(old, file.data)
+    never_mixed_buffer(buffer, file.data)
+    with pytest.raises(IndexError):
+        buffer[SIZE]
+    assert new.use_region(6 * W + 7, 0).buffer() == grown[6 * W + 7 : 7 * W]
+    for cursor in (old, end, new):
+        cursor.close()
+    buffer.close()
+
+
+def test_a_longer_window_takes_the_place_of_a_clipped_one(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    """The old one belongs to its holder until that lets go."""
+    file = make_file(W + 5)
+    manager = make_manager(W)
+    old = manager.make_cursor(file.path).use_region(W, 0)
+    short = old.region()
+    with open(file.path, "ab") as out:
+        out.write(b"grown")
+    new = manager.make_cursor(file.path).use_region(W, 0)
+    assert (old.size(), new.size()) == (5, 10)
+    assert new.buffer() == file.data[W:] + b"grown"
+    assert old.region() is short
+    assert manager.stats().held == 2
+    third = manager.make_cursor(file.path).use_region(W, 3)
+    assert third.region() is new.region()
+    for cursor in (old, third, new):
+        cursor.close()
+        manager._check()
+    assert manager.stats().idle == 1
+
+
+@backings
+@pasts
+def test_deleted(backing: str, past: str, make_file: Any, make_manager: Any) -> None:
+    file = make_file(SIZE)
+    manager = make_manager(W, backing=backing)
+    old = client(manager, file, past)
+    os.unlink(file.path)
+    good = never_mixed(old, file.data)
+    if past == "holding":
+        assert good
+    with pytest.raises(FileNotFoundError):
+        manager.make_cursor(file.path)
+    if past != "holding":
+        old.unuse_region()
+        with pytest.raises(FileNotFoundError):
+            manager.make_cursor(file.path)
+        assert manager.stats().idle == 0  # idle regions of a deleted file go at the next chance
+    make_file(W, file.name)
+    all_right(manager, file.path, payload(W, file.name))
+    never_mixed(old, file.data)
+    old.close()
+
+
+@pasts
+@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "link", "dangling"])
+def test_replaced_by_something_else(
+    kind: str, past: str, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a hang, never another file's bytes."""
+    file, other = make_file(SIZE), make_file(SIZE, "other")
+    manager = make_manager(W)
+    old = client(manager, file, past)
+    os.unlink(file.path)
+    if kind == "folder":
+        os.mkdir(file.path)
+    elif kind == "fifo":
+        os.mkfifo(file.path)
+    elif kind == "socket":
+        import socket
+
+        monkeypatch.chdir(file.path.parent)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(file.name)
+        server.close()
+    elif kind == "link":
+        os.symlink(other.path, file.path)
+    else:
+        os.symlink("nowhere", file.path)
+    never_mixed(old, file.data)
+    if kind == "link":
+        all_right(manager, file.path, other.data)
+    else:
+        with pytest.raises(OSError, match=r".+"):
+            manager.make_cursor(file.path)
+    never_mixed(old, file.data)
+    old.close()
+
+
+@backings
+def test_hard_links_share_one_map(backing: str, make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    file = make_file(SIZE)
+    os.link(file.path, tmp_path / "link")
+    os.symlink(file.path, tmp_path / "symlink")
+    number = os.open(file.path, os.O_RDONLY)
+    manager = make_manager(W, backing=backing)
+    cursors = [manager.make_cursor(name) for name in (file.path, tmp_path / "link", tmp_path / "symlink", number)]
+    for cursor in cursors:
+        cursor.use_region(W, W)
+        assert cursor.region() is cursors[0].region()
+        assert cursor.buffer() == file.data[W : 2 * W]
+    assert (manager.stats().mapped, manager.stats().held, manager.num_open_files()) == (1, 1, 1)
+    if backing == "mmap" and sys.platform.startswith("linux"):
+        assert len(maps(tmp_path)) == 1
+    os.close(number)
+    os.unlink(file.path)
+    for offset in (0, 3 * W):  # by the name that is left
+        cursors[1].use_region(offset, 9)
+        assert cursors[1].buffer() == file.data[offset : offset + 9]
+    for cursor in cursors:
+        never_mixed_or_bad_descriptor(cursor, file.data)
+        cursor.close()
+
+
+def never_mixed_or_bad_descriptor(cursor: Any, data: bytes) -> None:
+    try:
+        never_mixed(cursor, data)
+    except OSError as error:
+        assert isinstance(cursor.path_or_fd(), int)
+        assert "descriptor" in str(error)
+
+
+@backings
+@pasts
+def test_a_link_that_is_switched(backing: str, past: str, make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    first, second = make_file(SIZE, "first"), make_file(SIZE, "second")
+    link = tmp_path / "link"
+    link.symlink_to(first.path)
+    manager = make_manager(W, 4 * W, backing=backing)
+    old = client(manager, first, past, link)
+    for turn in range(4):
+        other = (second, first)[turn % 2]
+        spare = tmp_path / "spare"
+        spare.symlink_to(other.path)
+        os.replace(spare, link)
+        never_mixed(old, first.data)
+        all_right(manager, link, other.data)
+        all_right(manager, first.path, first.data)
+    old.close()
+
+
+@backings
+@pasts
+def test_relative_path_after_chdir(
+    backing: str, past: str, make_file: Any, make_manager: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make_file(SIZE, "here/data"), make_file(SIZE, "there/data")
+    manager = make_manager(W, 3 * W, backing=backing)
+    monkeypatch.chdir(here.path.parent)
+    for name in ("data", b"data", Path("data"), "./data", "../here/data"):
+        monkeypatch.chdir(here.path.parent)
+        old = client(manager, here, past, name)
+        buffer = Buffer(manager.make_cursor(name))
+        monkeypatch.chdir(there.path.parent)
+        assert never_mixed(old, here.data) == 8
+        assert buffer == here.data
+        assert old.path_or_fd() is name
+        if name != "../here/data":
+            all_right(manager, name, there.data)
+        monkeypatch.chdir(tmp_path)
+        assert never_mixed(old, here.data) == 8
+        old.close()
+        buffer.close()
+
+
+@backings
+@pasts
+def test_descriptor_closed_and_its_number_reused(backing: str, past: str, make_file: Any, make_manager: Any) -> None:
+    file, other = make_file(SIZE), make_file(SIZE, "other")
+    manager = make_manager(W, 4 * W, backing=backing)
+    number = os.open(file.path, os.O_RDONLY)
+    old = client(manager, file, past, number)
+    buffer = Buffer(manager.make_cursor(number)) if past != "fresh" else None
+    os.close(number)
+    again = os.open(other.path, os.O_RDONLY)
+    if again != number:
+        os.dup2(again, number)
+        os.close(again)
+    never_mixed(old, file.data)
+    all_right(manager, number, other.data)
+    never_mixed(old, file.data)
+    if buffer:
+        never_mixed_buffer(buffer, file.data)
+        buffer.close()
+    os.close(number)
+    all_right(manager, other.path, other.data)
+    old.close()
+
+
+def reused(path: Path, size: int, shift: int, seed: object) -> bytes | None:
+    """Replace the file at `path` by another one of the same inode, if the file system does so; its bytes."""
+    before = os.stat(path)
+    for _ in range(50):
+        os.unlink(path)
+        data = payload(size, seed)
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + shift))
+        if os.stat(path).st_ino == before.st_ino:
+            return data
+    return None
+
+
+@backings
+@pytest.mark.parametrize(("more", "shift"), [(1, 0), (-1, 0), (0, 1), (0, -1), (W, 10**9)])
+@pytest.mark.parametrize("with_buffer", [False, True])
+def test_inode_reused(
+    backing: str, more: int, shift: int, with_buffer: bool, make_file: Any, make_manager: Any
+) -> None:
+    """Nothing of ours pins the file, and its number goes to another one: size or time tell."""
+    file = make_file(SIZE)
+    manager = make_manager(W, backing=backing)
+    old = client(manager, file, "collected")
+    buffer = Buffer(manager.make_cursor(file.path)) if with_buffer else None
+    manager.collect()
+    reclaim()
+    data = reused(file.path, SIZE + more, shift, "another")
+    if data is None:
+        pytest.skip("the file system does not hand numbers out again at once")
+    for offset in (W + 1, 0, 5 * W):
+        with pytest.raises(FileChangedError):
+            old.use_region(offset, 9)
+    all_right(manager, file.path, data)
+    for offset in (W + 1, 0, 5 * W):  # also while the new file is mapped
+        with pytest.raises(FileChangedError):
+            old.use_region(offset, 9)
+    new = manager.make_cursor(file.path).use_region(W, 9)
+    if buffer:
+        for at in (0, W + 3, SIZE - 1):
+            with pytest.raises(FileChangedError):
+                buffer[at]
+        with pytest.raises(FileChangedError):
+            buffer.view(0, 5)
+        buffer.close()
+    assert new.buffer() == data[W : W + 9]
+    new.close()
+    old.close()
+
+
+def test_a_pinned_inode_is_not_reused(make_file: Any, make_manager: Any) -> None:
+    file = make_file(SIZE)
+    manager = make_manager(W)
+    old = client(manager, file, "holding")
+    inode = os.stat(file.path).st_ino
+    assert reused(file.path, SIZE, 0, "another") is None
+    assert os.stat(file.path).st_ino != inode
+    never_mixed(old, file.data)
+    old.close()
+
+
+def test_in_place_writes_show_through_a_map(make_file: Any, make_manager: Any) -> None:
+    """It is the file's own content."""
+    file = make_file(SIZE)
+    manager = make_manager(W)
+    cursor = manager.make_cursor(file.path).use_region(W, 9)
+    view = cursor.buffer()
+    with open(file.path, "r+b") as out:
+        out.seek(W)
+        out.write(b"overwrite")
+    assert view == b"overwrite"
+    assert cursor.use_region(W + 4, 5).buffer() == b"write"
+    assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
+    del view
+    cursor.close()
+
+
+# Unloading by name
+
+
+def idle_names(manager: Any, folder: Path) -> list[str]:
+    reclaim()
+    manager._check()
+    return sorted({name for name in maps(folder) if " (deleted)" not in name})
+
+
+NAMES = ["a/b/1", "a/b/2", "a/b/c/3", "a/bc/4", "a/bc", "a/b.5", "a/b 6", "a-7", "z/8"]
+
+
+@pytest.fixture
+def tree(make_file: Any) -> list[File]:
+    return [make_file(W, name) for name in NAMES if name != "a/bc"]
+
+
+@linux
+@pytest.mark.parametrize(
+    ("target", "gone"),
+    [
+        ("a/b/1", {"a/b/1"}),
+        ("a/b", {"a/b/1", "a/b/2", "a/b/c/3"}),
+        ("a/b/", {"a/b/1", "a/b/2", "a/b/c/3"}),
+        ("a/./b/../b", {"a/b/1", "a/b/2", "a/b/c/3"}),
+        ("a/bc", {"a/bc/4"}),
+        ("a/b/c", {"a/b/c/3"}),
+        ("a", {"a/b/1", "a/b/2", "a/b/c/3", "a/bc/4", "a/b.5", "a/b 6"}),
+        ("", {"a/b/1", "a/b/2", "a/b/c/3", "a/bc/4", "a/b.5", "a/b 6", "a-7", "z/8"}),
+        ("a/b/9", set()),
+        ("nowhere", set()),
+        ("a/b/1/x", set()),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+def test_release(
+    kind: Callable[[Any], Any], target: str, gone: set[str], tree: Any, make_manager: Any, tmp_path: Path
+) -> None:
+    """Whole path components: a/b is not a/bc."""
+    manager = make_manager(W)
+    names = {str(file.path.relative_to(tmp_path)) for file in tree}
+    cursors = [manager.make_cursor(file.path) for file in tree]
+    for cursor in cursors:
+        cursor.use_region(0, 5)
+        cursor.unuse_region()
+    assert idle_names(manager, tmp_path) == sorted(names)
+    assert manager.release(kind(os.path.join(tmp_path, target))) == len(gone)
+    assert idle_names(manager, tmp_path) == sorted(names - gone)
+    assert manager.release(kind(os.path.join(tmp_path, target))) == 0
+    for cursor in cursors:
+        cursor.close()
+
+
+@linux
+def test_release_spares_what_is_held(tree: Any, make_manager: Any, tmp_path: Path) -> None:
+    manager = make_manager(W)
+    held = manager.make_cursor(tree[0].path).use_region(0, 5)
+    idle = manager.make_cursor(tree[1].path).use_region(0, 5)
+    idle.unuse_region()
+    assert manager.release(tmp_path) == 1
+    assert idle_names(manager, tmp_path) == ["a/b/1"]
+    assert held.buffer() == tree[0].data[:5]
+    assert idle.use_region(0, 5).buffer() == tree[1].data[:5]
+    held.close()
+    idle.close()
+
+
+@linux
+def test_release_by_other_names(make_file: Any, make_manager: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Relative, by a link to the folder, after deletion, without any client left."""
+    file = make_file(6 * W, "real/data")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    manager = make_manager(W)
+
+    def use(name: Any) -> None:
+        with manager.make_cursor(name) as cursor:
+            cursor.use_region(W, 5)
+        assert manager.stats().idle == 1
+
+    monkeypatch.chdir(tmp_path)
+    use(file.path)
+    assert manager.release("real") == 1
+    use(file.path)
+    assert manager.release(link) == 1
+    use(link / "data")
+    assert manager.release(tmp_path / "real") == 1
+    use("real/data")
+    assert manager.release("real/data") == 1
+    use(file.path)
+    os.unlink(file.path)
+    assert manager.release(file.path) == 1
+    assert maps(tmp_path) == []
+    assert descriptors(tmp_path) == []
+    for wrong in (5, None, 1.5):
+        with pytest.raises(TypeError):
+            manager.release(wrong)
+
+
+def test_removal_for_windows_does_nothing_elsewhere(make_file: Any, make_manager: Any) -> None:
+    file = make_file(SIZE)
+    manager = make_manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 5)
+    idle = manager.make_cursor(file.path).use_region(W, 5)
+    idle.unuse_region()
+    before = manager.stats()
+    assert manager.force_map_handle_removal_win(str(file.path)) is None
+    assert manager.stats() == before
+    assert cursor.buffer() == file.data[:5]
+    cursor.close()
+
+
+# Entries
+
+
+def entries(manager: Any) -> int:
+    for _ in range(3 if LATE else 1):  # a region must be seen to have died before its file can
+        reclaim()
+        manager.stats()
+    reclaim()
+    return sum(type(thing) is MapRegionList for thing in gc.get_objects())
+
+
+@backings
+def test_entries_die_with_their_clients(backing: str, make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    """Nothing remembers a file that no cursor, buffer or region has."""
+    manager = make_manager(W, backing=backing)
+    before = entries(manager)
+    file = make_file(SIZE)
+    for number in range(30):
+        os.link(file.path, tmp_path / f"link{number}")
+    others = [make_file(W, f"file{number}") for number in range(30)]
+    for name in [*(tmp_path / f"link{number}" for number in range(30)), *(other.path for other in others)]:
+        with manager.make_cursor(name) as cursor:
+            cursor.use_region(0, 5)
+        manager.make_cursor(name)
+    assert entries(manager) == before + 31  # regions keep them
+    del cursor
+    manager.collect()
+    assert entries(manager) == before
+    assert manager.stats().files == 0
+    manager._check()
+    assert len(manager._files) == 0
+    assert len(manager._paths) == 0
+    cursors = [manager.make_cursor(file.path) for _ in range(5)]
+    assert entries(manager) == before + 1
+    cursors.pop().close()
+    assert entries(manager) == before + 1
+    buffer = Buffer(cursors.pop())
+    cursors.clear()
+    manager.collect()
+    assert entries(manager) == before + 1
+    assert buffer[SIZE - 1] == file.data[-1]
+    del buffer
+    manager.collect()
+    assert entries(manager) == before
+
+
+@backings
+def test_a_name_that_is_replaced_does_not_pile_up(backing: str, make_file: Any, make_manager: Any) -> None:
+    manager = make_manager(W, backing=backing)
+    path = make_file(SIZE).path
+    before = entries(manager)
+    for generation in range(40):
+        new = make_file(SIZE, f"new{generation}")
+        os.replace(new.path, path)
+        with manager.make_cursor(path) as cursor:
+            cursor.use_region(random.Random(generation).randrange(SIZE), 5)
+    del cursor
+    assert entries(manager) <= before + 2
+    assert manager.stats().idle <= 2
+    manager._check()

@@ -1,0 +1,218 @@
+"""The documentation is true: its Python runs, its commands and extras exist, its site builds and needs no other host.
+
+The Python blocks of a page run in order, as in a notebook, in a fresh folder where `data.bin` lies. Processes that they
+spawn do not run the page again. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
+`<!-- python: 3.12 -->` above a block for later Pythons only, `<!-- new process -->` above one that starts afresh.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import smmap
+from core._tools import payload
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ABOVE = r"(?:<!-- (?:python: (?P<least>[\d.]+)|(?P<fresh>new process)) -->\n+)?"
+FENCE = re.compile(
+    rf"^{ABOVE}(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+)
+NEEDS = re.compile(r"^<!-- needs: (.*) -->$", re.MULTILINE)
+NOTEBOOK = """
+import sys
+with open(sys.argv[1], encoding="utf-8") as page:
+    code = compile(page.read(), sys.argv[1], "exec")
+del page
+exec(code)
+"""
+
+
+class Block(NamedTuple):
+    language: str
+    line: int
+    """Of the page, where the code begins; from 0."""
+    code: str
+    least: tuple[int, ...]
+    """The first Python that it is for."""
+    fresh: bool
+    """Whether it runs in a new process."""
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """The page's code, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        if match["language"] in languages:
+            indent = len(match["indent"])
+            code = "".join(line[indent:] or "\n" for line in match["code"].splitlines(keepends=True))
+            least = tuple(int(part) for part in (match["least"] or "3").split("."))
+            line = text.count("\n", 0, match.start("code"))
+            found.append(Block(match["language"], line, code, least, bool(match["fresh"])))
+    return found
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_blocks_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "one\n\n```python\na = 1\n```\n\n- item\n\n    ```python title='x'\n    if a:\n\n        b = 2\n    ```\n"
+        "\n```sh\nls\n```\n"
+        "<!-- python: 3.12 -->\n```python\nc\n```\n<!-- new process -->\n\n```python\nd\n```\n"
+    )
+    assert blocks(page, "python") == [
+        Block("python", 3, "a = 1\n", (3,), False),
+        Block("python", 9, "if a:\n\n    b = 2\n", (3,), False),
+        Block("python", 19, "c\n", (3, 12), False),
+        Block("python", 24, "d\n", (3,), True),
+    ]
+    assert [block.code for block in blocks(page, "sh")] == ["ls\n"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_runs(page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for needed in NEEDS.findall(text):
+        for module in needed.split(","):
+            pytest.importorskip(module.strip())
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "data.bin").write_bytes(payload(1_000_000))
+    lines: list[str] = []
+    for block in blocks(page, "python"):
+        if block.fresh:
+            run(page, lines, folder)
+            lines = []
+        if sys.version_info >= block.least:
+            lines += [""] * (block.line - len(lines))  # so that an error names the line of the page
+            lines += block.code.splitlines()
+    run(page, lines, folder)
+
+
+def run(page: Path, lines: list[str], folder: Path) -> None:
+    """Run code of a page in the folder, by an interpreter of its own."""
+    script = folder.parent / f"{page.stem}.md"
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("SMMAP_", "FSSPEC_"))}
+    variables["PYTHONPATH"] = str(Path(smmap.__file__).parents[1])
+    variables["PYTHONWARNINGS"] = "error::ResourceWarning"
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", NOTEBOOK, str(script)],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name(page)}\n{done.stdout}\n{done.stderr}"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The commands of a page, without what is set before them and after `#`."""
+    found = []
+    for block in blocks(page, "sh"):
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words = words[1:]
+            if words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_commands_exist(page: Path) -> None:
+    """Targets of make, extras of pip, scripts of ours: what the page names is there."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = set(re.findall(r"^([\w-]+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for words in commands(page):
+        if words[0] == "make":
+            wanted = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+            assert set(wanted) <= targets, words
+        elif words[0] == "pip":
+            for word in words[2:]:
+                named = re.fullmatch(r"(?:\.|smmap)\[([\w,-]+)\]", word)
+                assert named is None or set(named[1].split(",")) <= extras, words
+        elif words[0].startswith("python") and words[1:] and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), words
+
+
+class Loads(HTMLParser):
+    """What a browser fetches for a page: not where links lead, but styles, scripts, pictures, fonts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "link" and given.get("rel") in ("canonical", "next", "prev", "edit"):
+            return
+        for key in ("src", "srcset", "data", "poster", *(("href",) if tag in ("link", "image", "use") else ())):
+            if given.get(key):
+                self.found.append(str(given[key]))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings_handlers.python")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_has_every_page(site: Path) -> None:
+    assert {page.relative_to(ROOT / "docs").with_suffix(".html") for page in PAGES[1:]} <= {
+        found.relative_to(site) for found in site.rglob("*.html")
+    }
+
+
+def test_the_site_needs_no_other_host(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        loads = Loads()
+        loads.feed(page.read_text(encoding="utf-8"))
+        assert len(loads.found) > 3
+        assert [name for name in loads.found if re.match(r"(\w+:)?//", name) and not name.startswith("data:")] == []
+    for style in site.rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        assert re.findall(r"""@import|url\(["']?(?:https?:)?//""", text) == [], style
+
+
+def test_the_api_page_has_every_public_name(site: Path) -> None:
+    text = (site / "api.html").read_text(encoding="utf-8")
+    wanted = {f"smmap.{public}" for public in [*smmap.__all__, "open"] if not public.startswith(("__", "version"))}
+    for module in ("fsspec", "numpy"):
+        try:
+            found: Any = importlib.import_module(f"smmap.{module}")
+        except ImportError:
+            continue
+        wanted |= {f"smmap.{module}.{public}" for public in found.__all__}
+    assert {public for public in wanted if f'id="{public}"' not in text} == set()

@@ -1,0 +1,217 @@
+"""The process's default manager: made late, from `configure` and the environment, once; and anew in a forked child."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+import smmap
+from core._tools import LATE, G, run_python
+from smmap import _default
+
+HEAD = "import os, sys, smmap\nfrom mmap import ALLOCATIONGRANULARITY as G\n"
+
+
+def run(script: str, *args: object, env: dict[str, str] | None = None) -> str:
+    """What the script prints, in a fresh process with these variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SMMAP_WINDOW_SIZE", "SMMAP_MAX_MEMORY", "SMMAP_MAX_HANDLES"):
+            patch.delenv(name, raising=False)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        return run_python(HEAD + script, *args).stdout.strip()
+
+
+SHOW = """
+def show():
+    manager = smmap.default_manager()
+    print(manager.window_size(), manager.max_mapped_memory_size(), manager.max_file_handles())
+"""
+
+
+def test_it_is_made_late_and_once(make_file: Any) -> None:
+    file = make_file(3 * G)
+    script = """
+from smmap import _default
+assert _default._manager is None
+assert sys.argv[1:] and "numpy" not in sys.modules
+buffer = smmap.buffer(sys.argv[1])
+manager = smmap.default_manager()
+assert _default._manager is manager is smmap.default_manager()
+assert manager.stats().mapped == 0
+smmap.open(sys.argv[1]).read()
+buffer.view()
+assert manager.stats().mapped == 1
+try:
+    smmap.configure(window_size=G)
+except smmap.SmmapError as error:
+    print(error)
+"""
+    assert run(script, file.path) == "the default manager is in use already: call configure() before the first use"
+
+
+def test_configure() -> None:
+    script = (
+        SHOW
+        + """
+smmap.configure(window_size=2 * G, max_memory_size=64 * G)
+smmap.configure()
+smmap.configure(max_open_handles=7, window_size=4 * G)
+for wrong in (dict(window_size=-2), dict(max_open_handles=0), dict(backing="tape"), dict(max_memory_size="64M"),
+              dict(window=5)):
+    try:
+        smmap.configure(**wrong, **({} if "max_memory_size" in wrong else dict(max_memory_size=1)))
+    except (ValueError, TypeError) as error:
+        assert str(error)
+    else:
+        raise AssertionError(wrong)
+assert smmap._default._manager is None
+show()
+"""
+    )
+    assert run(script) == f"{4 * G} {64 * G} 7"
+
+
+def test_environment() -> None:
+    env = {"SMMAP_WINDOW_SIZE": "1M", "SMMAP_MAX_MEMORY": " 64MiB", "SMMAP_MAX_HANDLES": "256"}
+    assert run(SHOW + "show()", env=env) == f"{1 << 20} {64 << 20} 256"
+    script = "smmap.configure(max_open_handles=5, window_size=2 << 20)\n" + SHOW + "show()"
+    assert run(script, env=env) == f"{2 << 20} {64 << 20} 5"  # configure goes first
+    env = {"SMMAP_WINDOW_SIZE": "", "SMMAP_MAX_MEMORY": "512K"}
+    assert run(SHOW + "show()", env=env).split()[:2] == [str(64 << 10), str(512 << 10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SMMAP_WINDOW_SIZE", "-1"),
+        ("SMMAP_WINDOW_SIZE", "1.5M"),
+        ("SMMAP_MAX_MEMORY", "lots"),
+        ("SMMAP_MAX_MEMORY", "64 Q"),
+        ("SMMAP_MAX_HANDLES", "0"),
+        ("SMMAP_MAX_HANDLES", "0x10"),
+    ],
+)
+def test_wrong_environment(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told at the first use, and names the variable; importing works."""
+    monkeypatch.setenv(name, text)
+    monkeypatch.setattr(_default, "_manager", None)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=name):
+            smmap.default_manager()
+    with pytest.raises(ValueError, match=name):
+        smmap.buffer(__file__)
+    monkeypatch.setenv(name, "64K")
+    assert smmap.default_manager().stats().mapped == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("64k", 64 << 10),
+        ("64KB", 64 << 10),
+        ("1MiB", 1 << 20),
+        ("3G", 3 << 30),
+        (" 2tib ", 2 << 40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert _default.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "K", "1KK", "1BK", "1IB", "1KI", "1 K", "-1", "+1", "1.5K", "1e3", "0x10", "\u0663", "1_000"]
+)
+def test_not_a_size(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        _default.parse_size(text)
+
+
+def test_threads_make_one() -> None:
+    script = """
+import threading, time
+from smmap import _default
+made = []
+class Slow(smmap.SlidingWindowMapManager):
+    def __init__(self, *args, **kwargs):
+        made.append(threading.get_ident())
+        time.sleep(0.2)  # so that all others have seen that there is none
+        super().__init__(*args, **kwargs)
+_default.SlidingWindowMapManager = Slow
+sys.setswitchinterval(1e-6)
+found = []
+gate = threading.Barrier(8)
+def work():
+    gate.wait()
+    found.append(smmap.default_manager())
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(found) == 8 and len(set(map(id, found))) == 1 and len(made) == 1
+"""
+    run(script)
+
+
+def test_once_closed_the_next_is_another(make_file: Any) -> None:
+    file = make_file(3 * G)
+    script = """
+first = smmap.default_manager()
+buffer = smmap.buffer(sys.argv[1])
+first.close()
+try:
+    buffer[0]
+except smmap.ClosedError:
+    pass
+else:
+    raise AssertionError
+smmap.configure(max_open_handles=9)
+second = smmap.default_manager()
+assert second is not first and second.max_file_handles() == 9
+print(smmap.buffer(sys.argv[1])[0])
+"""
+    assert run(script, file.path) == str(file.data[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_has_its_own(make_file: Any) -> None:
+    """Also when another thread of the parent's is making it at that moment; settings are kept."""
+    file = make_file(3 * G)
+    script = """
+import threading, time
+from smmap import _default
+smmap.configure(max_open_handles=11)
+data = open(sys.argv[1], "rb").read()
+_default._lock.acquire()  # as one that makes the manager has it
+def child(expected):
+    fresh = _default._manager is None
+    manager = smmap.default_manager()
+    read = smmap.buffer(sys.argv[1])[:] == data
+    os._exit(0 if fresh and read and manager is not expected and manager.max_file_handles() == 11 else 1)
+def fork(expected):
+    pid = os.fork()
+    if not pid:
+        child(expected)
+    return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+thread = threading.Thread(target=lambda: found.append(fork(None)))
+found = []
+thread.start()
+thread.join()
+_default._lock.release()
+buffer = smmap.buffer(sys.argv[1])
+assert buffer.view() == data
+found.append(fork(smmap.default_manager()))
+pid = os.fork()
+if not pid:  # what was made before the fork goes on, on the copy of its own manager
+    os._exit(0 if buffer[G:] == data[G:] else 1)
+found.append(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+print(found, smmap.default_manager().stats().mapped)
+"""
+    options = ("-W", "ignore::DeprecationWarning")  # of forking while there are threads
+    done = run_python(HEAD + script, file.path, options=options)
+    assert done.stdout.strip() == f"[0, 0, 0] {1}"
+    assert LATE or done.stderr == ""

@@ -1,0 +1,779 @@
+"""`smmap://` beside fsspec's own local file system, which is the oracle: same names, same bytes, within limits."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import multiprocessing
+import ntpath
+import os
+import pickle
+import random
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smmap
+from core._tools import File, G, borders, descriptors, linux, maps, payload, reclaim, run_python
+
+fsspec = pytest.importorskip("fsspec")
+local = pytest.importorskip("fsspec.implementations.local")
+
+from smmap.fsspec import ReadOnlyError, SmmapFile, SmmapFileSystem  # noqa: E402
+
+WINDOW = 2 * G
+LENGTH = 5 * WINDOW + 123
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tight": {"window_size": WINDOW, "max_memory_size": 2 * WINDOW, "max_open_handles": 3},
+    "read": {"window_size": WINDOW, "max_memory_size": 2 * WINDOW, "max_open_handles": 3, "backing": "read"},
+    "whole": {"window_size": 0, "max_open_handles": 2},
+}
+TIGHT = OPTIONS["tight"]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Each test starts without instances; in the end every manager's ledger is exact, and goes down to zero."""
+    SmmapFileSystem.clear_instance_cache()
+    before = smmap._default._manager
+    yield
+    managers = {id(fs.manager): fs.manager for fs in SmmapFileSystem._cache.values()}
+    SmmapFileSystem.clear_instance_cache()
+    reclaim()
+    for manager in managers.values():
+        manager._check()
+        manager.collect()
+        stats = manager.stats()
+        assert (stats.mapped, stats.mapped_memory, stats.descriptors) == (0, 0, 0), stats
+    smmap._default._manager = before
+
+
+@pytest.fixture(params=OPTIONS, ids=str)
+def fs(request: pytest.FixtureRequest) -> Any:
+    return fsspec.filesystem("smmap", **OPTIONS[request.param])
+
+
+@pytest.fixture
+def plain() -> Any:
+    return fsspec.filesystem("file")
+
+
+@pytest.fixture
+def tree(make_file: Any, tmp_path: Path) -> dict[str, File]:
+    """Files in folders, of sizes around the windows' borders, with names that are no trouble to have."""
+    names = [
+        "a.bin",
+        "b.txt",
+        "deep/a.bin",
+        "deep/er/c.bin",
+        "deep/er/d e.bin",
+        "[x]/{y}.bin",
+        "\u00e4\u4e16.bin",
+        "~t",
+    ]
+    sizes = [0, 1, G - 1, WINDOW, WINDOW + 1, 3 * WINDOW - 1, LENGTH, LENGTH + 1]
+    files = {name: make_file(size, f"tree/{name}") for name, size in zip(names, sizes)}
+    (tmp_path / "tree/empty").mkdir()
+    if hasattr(os, "symlink"):
+        os.symlink(tmp_path / "tree/deep/a.bin", tmp_path / "tree/link.bin")
+    return files
+
+
+# How fsspec finds it
+
+
+def test_entry_point(make_file: Any) -> None:
+    file = make_file(LENGTH)
+    script = """
+import sys, fsspec
+assert "smmap.fsspec" not in sys.modules
+assert "smmap" in fsspec.available_protocols()
+with fsspec.open(f"smmap://{sys.argv[1]}") as found:
+    sys.stdout.buffer.write(b"%d %d" % (len(found.read()), hash(type(found.fs).__module__ == "smmap.fsspec")))
+"""
+    assert run_python(script, file.path, options=()).stdout == f"{LENGTH} 1"
+
+
+def test_without_fsspec() -> None:
+    script = """
+import sys
+sys.modules["fsspec"] = None
+import smmap
+try:
+    import smmap.fsspec
+except ImportError as error:
+    print(error)
+"""
+    assert run_python(script).stdout == "smmap:// needs fsspec: pip install 'smmap[fsspec]'\n"
+
+
+def test_importing_smmap_leaves_fsspec_alone() -> None:
+    assert run_python("import smmap, sys; print('fsspec' in sys.modules)").stdout == "False\n"
+
+
+# Names
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    here = os.getcwd()
+    strip = SmmapFileSystem._strip_protocol
+    wanted = {
+        "smmap:///a/b": "/a/b",
+        "smmap:/a/b": "/a/b",
+        "/a/b": "/a/b",
+        "/a/b/": "/a/b",
+        "smmap:///": "/",
+        "/": "/",
+        "smmap://a/b": f"{here}/a/b",
+        "a/b": f"{here}/a/b",
+        "./a": f"{here}/a",
+        "smmap://./a": f"{here}/a",
+        "smmap://.": here,
+        "smmap://": here,
+        "": here,
+        "../a": f"{here}/../a",
+        "smmap://~/a": "/home/somebody/a",
+        "smmap://file:x": f"{here}/file:x",
+        "smmap://[a]*?.b": f"{here}/[a]*?.b",
+    }
+    assert {name: strip(name) for name in wanted} == wanted
+    assert {name: strip(found) for name, found in wanted.items()} == wanted, "stripping again changes nothing"
+    assert strip(list(wanted)) == list(wanted.values())
+    assert strip(tmp_path / "x") == str(tmp_path / "x")
+    fs = fsspec.filesystem("smmap")
+    assert fs.unstrip_protocol("a") == f"smmap://{here}/a"
+    assert fs.unstrip_protocol("smmap:///a") == "smmap:///a"
+    assert [fs._parent(name) for name in ("smmap:///a/b", "/a", "/", "x")] == ["/a", "/", "/", here]
+
+
+def test_names_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WindowsOs:
+        sep, altsep, name, path = "\\", "/", "nt", ntpath
+        fspath = staticmethod(os.fspath)
+
+        @staticmethod
+        def getcwd() -> str:
+            return "C:\\work"
+
+    monkeypatch.setattr(local, "os", WindowsOs)
+    monkeypatch.setattr(local, "osp", ntpath)
+    wanted = {
+        "smmap://C:/a/b": "C:/a/b",
+        "smmap:///C:/a/b": "C:/a/b",
+        "smmap://C:\\a\\b": "C:/a/b",
+        "C:\\a\\b\\": "C:/a/b",
+        "d:/x": "d:/x",
+        "smmap://C:/": "C:/",
+        "C:\\": "C:/",
+        "smmap://a/b": "C:/work/a/b",
+        "a\\b": "C:/work/a/b",
+        "smmap:///a": "C:/a",
+        "\\\\server\\share\\a": "//server/share/a",
+        "smmap:////server/share/a": "//server/share/a",
+    }
+    strip = SmmapFileSystem._strip_protocol
+    assert {name: strip(name) for name in wanted} == wanted
+    assert {name: strip(found) for name, found in wanted.items()} == wanted
+
+
+def test_a_relative_path_is_of_the_folder_it_was_opened_in(make_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_file(LENGTH, "one/data")
+    other = make_file(LENGTH, "two/data")
+    monkeypatch.chdir(file.path.parent)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    with fs.open("smmap://data") as opened:
+        monkeypatch.chdir(other.path.parent)
+        assert opened.read() == file.data
+    assert fs.cat_file("smmap://data") == other.data
+
+
+# Listing: what the local file system says
+
+
+def listings(fs: Any, root: str) -> dict[str, Any]:
+    """Everything that the file system tells of a tree, but for bytes."""
+    names = fs.find(root, withdirs=True)
+    told: dict[str, Any] = {"find": names}
+    told["info"] = {name: fs.info(name) for name in names}
+    told["ls"] = {name: sorted(fs.ls(name, detail=False)) for name in [root, *names]}
+    told["detail"] = sorted((entry["name"], entry["size"], entry["type"]) for entry in fs.ls(root, detail=True))
+    told["walk"] = [(folder, sorted(below), sorted(files)) for folder, below, files in fs.walk(root)]
+    patterns = ["*", "**", "*.bin", "**/*.bin", "*/*/c.*", "deep/*", "[[]x]/*", "d*/er/[cd]*", "none*", "?.txt"]
+    told["glob"] = {pattern: fs.glob(f"{root}/{pattern}") for pattern in patterns}
+    told["glob detail"] = fs.glob(f"{root}/**", detail=True)
+    for ask in (fs.exists, fs.lexists, fs.isfile, fs.isdir):
+        told[ask.__name__] = [name for name in [root, f"{root}/none", *names] if ask(name)]
+    for ask in (fs.size, fs.created, fs.modified):
+        told[ask.__name__] = [ask(name) for name in names]
+    told["sizes"] = fs.sizes(names)
+    told["du"] = fs.du(root, total=False)
+    told["expand"] = fs.expand_path(f"{root}/deep", recursive=True)
+    return told
+
+
+def test_listings_are_those_of_the_local_file_system(fs: Any, plain: Any, tree: Any, tmp_path: Path) -> None:
+    root = str(tmp_path / "tree")
+    wanted = listings(plain, root)
+    assert len(wanted["find"]) == 14
+    assert listings(fs, root) == wanted
+    assert listings(fs, f"smmap://{root}")["find"] == wanted["find"]
+    assert fs.glob(f"smmap://{root}/*.bin") == plain.glob(f"{root}/*.bin")
+
+
+def test_a_link_to_nothing(fs: Any, plain: Any, tmp_path: Path) -> None:
+    os.symlink(tmp_path / "nowhere", tmp_path / "broken")
+    for one in (fs, plain):
+        name = f"{tmp_path}/broken"
+        assert [one.exists(name), one.lexists(name), one.isfile(name), one.isdir(name)] == [False, True, False, False]
+        assert one.ls(str(tmp_path), detail=True)[0]["islink"]
+        for ask in (one.info, one.open, one.cat_file):
+            with pytest.raises(FileNotFoundError):
+                ask(name)
+
+
+def test_what_is_not_there(fs: Any, tmp_path: Path) -> None:
+    name = str(tmp_path / "none")
+    for ask in (fs.info, fs.ls, fs.size, fs.created, fs.modified, fs.ukey, fs.checksum, fs.open, fs.cat_file):
+        with pytest.raises(FileNotFoundError) as told:
+            ask(name)
+        assert name in str(told.value)
+    with pytest.raises(IsADirectoryError):
+        fs.cat_file(str(tmp_path))
+    with pytest.raises(IsADirectoryError):
+        fs.open(str(tmp_path))
+    assert fs.find(name) == fs.glob(name + "*") == []
+
+
+@pytest.mark.parametrize("ask", ["ukey", "checksum"])
+def test_keys_change_with_the_file(ask: str, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    key = getattr(fsspec.filesystem("smmap"), ask)
+    old = key(file.path)
+    assert type(old) is (str if ask == "ukey" else int)
+    os.chmod(file.path, 0o400)
+    assert key(f"smmap://{file.path}") == old, "made of size and time of writing alone"
+    os.utime(file.path, ns=(0, os.stat(file.path).st_mtime_ns + 1))
+    touched = key(file.path)
+    assert touched != old
+    other = make_file(LENGTH, "other")
+    shutil.copystat(file.path, other.path)
+    assert key(other.path) != touched
+    os.chmod(file.path, 0o600)
+    with open(file.path, "ab") as grown:
+        grown.write(b"x")
+    os.utime(file.path, ns=(0, os.stat(other.path).st_mtime_ns))
+    assert key(file.path) != touched
+
+
+def test_keys_are_alike_in_every_process(make_file: Any) -> None:
+    """Dask names its tasks by them."""
+    file = make_file(LENGTH)
+    script = "import sys, fsspec; print(fsspec.filesystem('smmap').ukey(sys.argv[1]))"
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    assert run_python(script, file.path, options=()).stdout.strip() == fs.ukey(file.path)
+
+
+# Bytes
+
+
+def bounds(length: int) -> list[Any]:
+    near = borders(length, WINDOW)
+    chosen = near[:6] + near[-6:] + [near[len(near) // 2], WINDOW, WINDOW + 7, 2 * WINDOW - 1]
+    return [None, *sorted({*chosen, *(-place for place in chosen)})]
+
+
+def test_cat_file_is_a_slice(fs: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    for start, end in itertools.product(bounds(LENGTH), repeat=2):
+        assert fs.cat_file(file.path, start, end) == file.data[start:end], (start, end)
+    empty = make_file(0, "empty")
+    assert fs.cat_file(empty.path) == fs.cat_file(empty.path, 0, 5) == fs.cat_file(empty.path, -5) == b""
+
+
+def test_cat_file_of_all_sizes(fs: Any, tree: dict[str, File]) -> None:
+    for _ in range(3):
+        for file in tree.values():
+            assert fs.cat_file(f"smmap://{file.path}") == file.data
+
+
+def ranges(files: list[File], count: int, seed: int) -> tuple[list[str], list[int], list[int]]:
+    source = random.Random(seed)
+    chosen = [source.choice(files) for _ in range(count)]
+    starts = [source.randrange(len(file.data) + 10) for file in chosen]
+    return [str(file.path) for file in chosen], starts, [start + source.randrange(2 * WINDOW) for start in starts]
+
+
+def test_cat_ranges(fs: Any, plain: Any, tree: dict[str, File]) -> None:
+    files = list(tree.values())
+    content = {str(file.path): file.data for file in files}
+    paths, starts, ends = ranges(files, 500, 3)
+    wanted = [content[path][start:end] for path, start, end in zip(paths, starts, ends)]
+    assert fs.cat_ranges(paths, starts, ends) == wanted == plain.cat_ranges(paths, starts, ends)
+    assert fs.cat_ranges([f"smmap://{path}" for path in paths], starts, ends, max_gap=64) == wanted
+    assert fs.cat_ranges(paths[:50], 3, 99) == [content[path][3:99] for path in paths[:50]]
+    assert fs.cat_ranges(paths[:50], None, None) == [content[path] for path in paths[:50]]
+    assert fs.cat_ranges(paths[:50], -7, None) == [content[path][-7:] for path in paths[:50]]
+    assert fs.cat_ranges([], [], []) == []
+
+
+def walks(files: list[File], count: int, seed: int) -> Iterator[tuple[File, int, int]]:
+    """Ranges of some files: twenty short ones close by, then far away. So some windows are worth mapping."""
+    source = random.Random(seed)
+    for _ in range(count):
+        file = source.choice(files)
+        place = source.randrange(len(file.data))
+        for _ in range(20):
+            start = max(place + source.randrange(-G, G), 0)
+            yield file, start, start + source.choice([1, 50, G, 3 * WINDOW])
+
+
+def test_cat_ranges_stays_within_limits(tree: dict[str, File]) -> None:
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    files, starts, ends = zip(*walks([file for file in tree.values() if file.data], 200, 4))
+    found = fs.cat_ranges([str(file.path) for file in files], list(starts), list(ends))
+    assert found == [file.data[start:end] for file, start, end in zip(files, starts, ends)]
+    stats = fs.manager.stats()
+    assert stats.misses > 20
+    assert stats.evictions > 20
+    assert stats.cold_reads > 100
+    assert stats.peak_mapped <= 3
+    assert stats.peak_memory <= 2 * WINDOW
+
+
+def test_cat_ranges_with_errors(fs: Any, make_file: Any, tmp_path: Path) -> None:
+    file = make_file(LENGTH)
+    paths = [str(file.path), str(tmp_path / "none"), str(tmp_path), str(file.path)]
+    found = fs.cat_ranges(paths, [0, 0, 0, 9], [3, 3, 3, 12])
+    assert [found[0], found[3]] == [file.data[:3], file.data[9:12]]
+    assert [type(error) for error in found[1:3]] == [FileNotFoundError, IsADirectoryError]
+    with pytest.raises(FileNotFoundError, match="none"):
+        fs.cat_ranges(paths, 0, 3, on_error="raise")
+    with pytest.raises(TypeError, match="list"):
+        fs.cat_ranges(str(file.path), 0, 3)
+    with pytest.raises(ValueError, match="4 paths, but 1 starts and 4 ends"):
+        fs.cat_ranges(paths, [0], 3)
+
+
+def test_what_fsspec_makes_of_it(fs: Any, plain: Any, tree: dict[str, File], tmp_path: Path) -> None:
+    root = str(tmp_path / "tree")
+    wanted = {name: plain.cat_file(name) for name in plain.glob(f"{root}/**/*.bin")}
+    assert len(wanted) == 7
+    assert fs.cat(f"{root}/**/*.bin") == wanted
+    below = fs.cat(f"{root}/deep", recursive=True, on_error="omit")
+    assert below == plain.cat(f"{root}/deep", recursive=True, on_error="omit")
+    assert len(below) == 3
+    found = fs.cat([f"{root}/a.bin", f"{root}/none"], on_error="return")
+    assert found[f"{root}/a.bin"] == b""
+    assert type(found[f"{root}/none"]) is FileNotFoundError
+    name = str(tree["\u00e4\u4e16.bin"].path)
+    data = tree["\u00e4\u4e16.bin"].data
+    assert fs.head(name, 10) == data[:10]
+    assert fs.tail(name, WINDOW + 3) == data[-WINDOW - 3 :]
+    assert fs.read_bytes(name, 5, -5) == data[5:-5]
+    assert fs.read_block(name, 7, 2 * WINDOW) == data[7 : 7 + 2 * WINDOW]
+    assert fs.read_block(name, 100, WINDOW, b"\n") == plain.read_block(name, 100, WINDOW, b"\n")
+    fs.get(root, str(tmp_path / "copy"), recursive=True)
+    copies = {str(path)[len(str(tmp_path / "copy")) + 1 :] for path in (tmp_path / "copy").rglob("*.bin")}
+    assert copies == {path[len(root) + 1 :] for path in wanted}
+    assert all((tmp_path / "copy" / path[len(root) + 1 :]).read_bytes() == content for path, content in wanted.items())
+    mapper = fs.get_mapper(root)
+    keys = [key for key in mapper if key.endswith(".bin") and "[" not in key]  # fsspec's mapper takes that as a pattern
+    assert {f"{root}/{key}": mapper[key] for key in keys} == {name: wanted[name] for name in wanted if "[" not in name}
+    with pytest.raises(KeyError):
+        mapper["none"]
+    assert mapper.getitems(["a.bin", "none"], on_error="omit") == {"a.bin": b""}
+
+
+# Files
+
+
+def test_an_open_file_reads_as_a_plain_one(fs: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    source = random.Random(5)
+    with fs.open(file.path) as ours, open(file.path, "rb") as theirs:
+        assert (ours.size, ours.path, ours.fs) == (LENGTH, str(file.path), fs)
+        assert isinstance(ours, SmmapFile)
+        assert ours.readable()
+        assert ours.seekable()
+        assert not ours.writable()
+        for _ in range(400):
+            step = source.randrange(5)
+            if step == 0:
+                place, whence = source.randrange(LENGTH + 50), 0
+                assert ours.seek(place, whence) == theirs.seek(place, whence)
+            elif step == 1:
+                place = -source.randrange(LENGTH)
+                assert ours.seek(place, 2) == theirs.seek(place, 2)
+            elif step == 2:
+                assert ours.readline() == theirs.readline()
+            else:
+                size = source.choice([1, 100, WINDOW, WINDOW + 1, source.randrange(3 * WINDOW)])
+                assert ours.read(size) == theirs.read(size)
+            assert ours.tell() == theirs.tell()
+        assert ours.seek(0) == theirs.seek(0)
+        assert list(ours) == list(theirs)
+    assert ours.closed
+    with pytest.raises(ValueError, match="closed"):
+        ours.read()
+
+
+def test_text_and_compression(fs: Any, plain: Any, tmp_path: Path) -> None:
+    lines = [f"{number} \u00e4\u4e16\r\n" * (number % 7) for number in range(5000)]
+    text = tmp_path / "text.txt"
+    text.write_bytes("".join(lines).encode("utf-16"))
+    assert text.stat().st_size > 10 * WINDOW
+    for newline in (None, "", "\n"):
+        with (
+            fs.open(text, "r", encoding="utf-16", newline=newline) as ours,
+            open(text, encoding="utf-16", newline=newline) as theirs,
+        ):
+            assert list(ours) == list(theirs)
+    assert fs.read_text(text, encoding="utf-16") == text.read_text(encoding="utf-16")
+    for name in ("gzip", "bz2", "xz", "zip"):
+        packed = tmp_path / f"text.{name}"
+        with fsspec.open(f"file://{packed}", "wb", compression=name) as out:
+            out.write(payload(LENGTH, name))
+        with fsspec.open(f"smmap://{packed}", compression=name, **TIGHT) as found:
+            assert found.read() == payload(LENGTH, name)
+
+
+def test_open_files_hold_nothing(make_file: Any) -> None:
+    """A hundred files are open at once within three handles."""
+    files = [make_file(LENGTH, f"file {number}") for number in range(100)]
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    opened = [fs.open(file.path) for file in files]
+    for place in (0, WINDOW - 5, LENGTH - 20):
+        for file, found in zip(files, opened):
+            found.seek(place)
+            assert found.read(20) == file.data[place : place + 20]
+    stats = fs.manager.stats()
+    assert stats.cold_reads + stats.misses >= 300, "another manager has read"
+    assert stats.peak_mapped <= 3
+    for found in opened:
+        found.close()
+
+
+@linux
+def test_nothing_is_left_open(make_file: Any, tmp_path: Path) -> None:
+    """After many files were read, no more descriptors and maps are there than the limit allows; then none."""
+    files = [make_file(LENGTH, f"file {number}") for number in range(50)]
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    for _ in range(3):
+        for file in files:
+            assert fs.cat_file(file.path, 10, LENGTH - 10) == file.data[10:-10]
+            assert len(descriptors(tmp_path)) <= 3
+            assert len(maps(tmp_path)) <= 3
+    assert len(fs._share()._recent) == 32, "no more buffers are kept for the next cat_file"
+    fs.manager.collect()
+    assert descriptors(tmp_path) == maps(tmp_path) == []
+
+
+def test_chained(make_file: Any, tmp_path: Path) -> None:
+    """Other file systems stand on this one: archives, and caches (which pay for far ones only, but must work)."""
+    file = make_file(LENGTH)
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(file.path, "in/side")
+    with fsspec.open(f"zip://in/side::smmap://{tmp_path}/packed.zip", smmap=TIGHT) as found:
+        assert found.read() == file.data
+    with fsspec.open(f"simplecache::smmap://{file.path}", simplecache={"cache_storage": str(tmp_path / "c")}) as found:
+        assert found.read() == file.data
+    assert [opened.path for opened in fsspec.open_files(f"smmap://{tmp_path}/da*")] == [str(file.path)]
+    below = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("smmap", **TIGHT))
+    assert below.cat_file("data", 3, 9) == file.data[3:9]
+
+
+# Files that change
+
+
+def test_cat_file_sees_the_file_as_it_is_now(fs: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    for _ in range(9):
+        assert fs.cat_file(file.path, 5, 20) == file.data[5:20]
+    other = make_file(LENGTH, "other")
+    os.replace(other.path, file.path)
+    assert fs.cat_file(file.path, 5, 20) == other.data[5:20]
+    assert fs.cat_file(file.path) == other.data
+    with open(file.path, "ab") as grown:
+        grown.write(b"grown")
+    assert fs.cat_file(file.path, -8) == other.data[-3:] + b"grown"
+    os.remove(file.path)
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file(file.path, 5, 20)
+    again = make_file(LENGTH, "data", payload(LENGTH, "again"))
+    assert fs.cat_file(file.path) == again.data
+
+
+def test_an_open_file_never_mixes(make_file: Any) -> None:
+    file = make_file(LENGTH)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    with fs.open(file.path) as opened:
+        begin = opened.read(10)
+        os.replace(make_file(LENGTH, "other").path, file.path)
+        try:
+            rest = opened.read()
+        except smmap.FileChangedError:
+            rest = file.data[10:]
+        assert begin + rest == file.data
+
+
+# Options and managers
+
+
+def test_default_options_are_the_default_manager(make_file: Any) -> None:
+    fs = fsspec.filesystem("smmap")
+    assert fs.manager is smmap.default_manager()
+    file = make_file(LENGTH)
+    before = smmap.default_manager().stats().cold_reads
+    assert fs.cat_file(file.path, 0, 9) == file.data[:9]
+    assert smmap.default_manager().stats().cold_reads == before + 1
+
+
+def test_one_manager_for_the_same_options() -> None:
+    """fsspec has an instance for each thread: they share."""
+    one = fsspec.filesystem("smmap", **TIGHT)
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fsspec.filesystem("smmap", **TIGHT).manager)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [manager is one.manager for manager in found] == [True] * 4
+    assert SmmapFileSystem(**TIGHT, skip_instance_cache=True).manager is one.manager
+    assert (
+        SmmapFileSystem(window_size=f"{WINDOW}", max_memory_size=2 * WINDOW, max_open_handles=3).manager is one.manager
+    )
+    others = [{}, {**TIGHT, "backing": "read"}, {**TIGHT, "max_open_handles": 4}, {"window_size": WINDOW}]
+    managers = [fsspec.filesystem("smmap", **options).manager for options in others]
+    assert len({id(manager) for manager in [*managers, one.manager]}) == 5
+    assert [fsspec.filesystem("smmap", **options).manager for options in others] == managers
+
+
+def test_options_reach_the_manager() -> None:
+    fs = fsspec.filesystem("smmap", window_size="1M", max_memory_size="64M", max_open_handles="17")
+    stats = fs.manager.stats()
+    assert (stats.window_size, stats.max_memory_size, stats.max_open_handles) == (1 << 20, 64 << 20, 17)
+    assert fsspec.filesystem("smmap", max_memory_size=8 << 20).manager.window_size() == 1 << 20
+    assert fsspec.filesystem("smmap", window_size=0).manager.window_size() == 0
+    assert fsspec.filesystem("smmap", backing="read").manager.window_size() == 8 << 20
+
+
+def test_options_that_are_none_of_ours() -> None:
+    with pytest.raises(TypeError, match=r"'max_memory'.*window_size, max_memory_size, max_open_handles and backing"):
+        fsspec.filesystem("smmap", max_memory=5)
+    with pytest.raises(ValueError, match="backing"):
+        fsspec.filesystem("smmap", backing="none")
+    with pytest.raises(ValueError, match="max_open_handles"):
+        fsspec.filesystem("smmap", max_open_handles=0)
+    with pytest.raises(ValueError, match="is not a size"):
+        fsspec.filesystem("smmap", max_memory_size="lots")
+    with pytest.raises(TypeError):
+        fsspec.filesystem("smmap", window_size=1.5)
+    fsspec.filesystem("smmap", asynchronous=False, use_listings_cache=False, auto_mkdir=True)
+
+
+def test_what_is_left_out_is_as_for_the_default_manager() -> None:
+    script = """
+import os, fsspec, smmap
+os.environ.update(SMMAP_WINDOW_SIZE="1M", SMMAP_MAX_MEMORY="32M", SMMAP_MAX_HANDLES="9")
+fs = fsspec.filesystem("smmap", backing="read", max_open_handles=5)
+smmap.configure(max_memory_size=16 << 20)
+other = fsspec.filesystem("smmap", backing="mmap")
+print(*fs.manager.stats()[-3:], *other.manager.stats()[-3:], *fsspec.filesystem("smmap").manager.stats()[-3:])
+"""
+    told = run_python(script, options=()).stdout.split()
+    mib = 1 << 20
+    assert [int(number) for number in told] == [mib, 32 * mib, 5, mib, 16 * mib, 9, mib, 16 * mib, 9]
+
+
+def test_options_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own configuration, by which options reach the workers of a cluster."""
+    monkeypatch.setenv("FSSPEC_SMMAP_MAX_MEMORY_SIZE", "32M")
+    monkeypatch.setenv("FSSPEC_SMMAP", '{"window_size": 65536}')
+    script = "import fsspec; print(*fsspec.filesystem('smmap').manager.stats()[-3:-1])"
+    assert run_python(script, options=()).stdout == f"65536 {32 << 20}\n"
+
+
+def test_making_a_file_system_makes_no_default_manager() -> None:
+    """So that `configure` may still be called."""
+    script = """
+import fsspec, pickle, smmap
+fs = pickle.loads(pickle.dumps(fsspec.filesystem("smmap")))
+fs.ls("/")
+smmap.configure(max_memory_size=1 << 20)
+print(fs.manager.stats().max_memory_size)
+"""
+    assert run_python(script, options=()).stdout == f"{1 << 20}\n"
+
+
+def test_clearing_the_instances_forgets_the_managers(make_file: Any) -> None:
+    file = make_file(LENGTH)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    manager = fs.manager
+    opened = fs.open(file.path)
+    SmmapFileSystem.clear_instance_cache()
+    other = fsspec.filesystem("smmap", **TIGHT)
+    assert other is not fs
+    assert fs.manager is other.manager is not manager
+    assert opened.read() == file.data
+    opened.close()
+
+
+def test_threads(make_file: Any) -> None:
+    """Each thread has its own instance; all share eight handles and six windows."""
+    files = [make_file(LENGTH, f"file {number}") for number in range(40)]
+    options = {"window_size": WINDOW, "max_memory_size": 6 * WINDOW, "max_open_handles": 8}
+    wrong: list[Any] = []
+
+    def read(seed: int) -> None:
+        source = random.Random(seed)
+        try:
+            fs = fsspec.filesystem("smmap", **options)
+            for file, start, end in walks(files, 20, seed):
+                if source.random() < 0.5:
+                    found = fs.cat_file(file.path, start, end)
+                else:
+                    with fs.open(file.path) as opened:
+                        opened.seek(start)
+                        found = opened.read(end - start)
+                if found != file.data[start:end]:
+                    wrong.append((file.name, start, end))
+        except BaseException as error:
+            wrong.append(error)
+            raise
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    stats = fsspec.filesystem("smmap", **options).manager.stats()
+    assert stats.peak_mapped <= 8
+    assert stats.evictions > 50
+    assert stats.cold_reads > 50
+
+
+# Other processes
+
+
+def test_pickles_are_small_and_open_nothing(fs: Any, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    opened = fs.open(file.path)
+    opened.seek(WINDOW - 3)
+    assert opened.read(2) == file.data[WINDOW - 3 : WINDOW - 1]
+    packed = {"fs": pickle.dumps(fs), "file": pickle.dumps(opened)}
+    packed["fsspec.open"] = pickle.dumps(fsspec.open(f"smmap://{file.path}", **fs.storage_options))
+    sizes = {name: len(data) - len(str(file.path)) * (name != "fs") for name, data in packed.items()}
+    assert max(sizes.values()) < 300, sizes
+    assert pickle.loads(packed["fs"]) == fs
+    os.rename(file.path, f"{file.path}.moved")
+    again = pickle.loads(packed["file"])
+    assert (again.tell(), again.size, again.path, again.fs) == (WINDOW - 1, LENGTH, str(file.path), fs)
+    with pytest.raises(FileNotFoundError):
+        again.read()
+    os.rename(f"{file.path}.moved", file.path)
+    assert again.read() == file.data[WINDOW - 1 :]
+    twice = pickle.loads(pickle.dumps(again))
+    assert twice.seek(-9, 2) == LENGTH - 9
+    assert twice.read() == file.data[-9:]
+
+
+def test_a_pickled_file_that_changed(make_file: Any) -> None:
+    file = make_file(LENGTH)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    with fs.open(file.path) as opened:
+        packed = pickle.dumps(opened)
+    with pytest.raises(ValueError, match="closed"):
+        pickle.dumps(opened)
+    again = pickle.loads(packed)
+    os.utime(file.path, ns=(0, 12345))
+    with pytest.raises(smmap.FileChangedError):
+        again.read()
+
+
+def in_worker(packed: bytes) -> tuple[bytes, bytes, Any, bool]:
+    """What another process reads from a pickled file system and file, and the state of the manager it did it by."""
+    fs, opened = pickle.loads(packed)
+    stats = fs.manager.stats()
+    assert (stats.misses, stats.cold_reads) == (0, 0)
+    data = opened.read()
+    return data, fs.cat_file(opened.path, 3, LENGTH - 3), fs.manager.stats(), opened._source._manager is fs.manager
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_have_their_own_manager(method: str, make_file: Any) -> None:
+    file = make_file(LENGTH)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    assert fs.cat_file(file.path) == file.data  # so that there is something to inherit
+    with fs.open(file.path) as opened, multiprocessing.get_context(method).Pool(1) as pool:
+        opened.seek(WINDOW + 1)
+        whole, part, stats, own = pool.apply(in_worker, (pickle.dumps((fs, opened)),))
+    assert whole == file.data[WINDOW + 1 :]
+    assert part == file.data[3:-3]
+    assert own
+    assert stats.cold_reads > 0
+    assert stats[-3:] == (WINDOW, 2 * WINDOW, 3)
+    assert stats.peak_mapped <= 3
+
+
+# Writing
+
+
+def test_writing_is_refused(fs: Any, tree: Any, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    name, new = f"{root}/a.bin", f"{root}/new"
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+
+    def state() -> Any:
+        return [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+
+    before = state()
+    modes = ["wb", "ab", "xb", "w", "a", "x", "r+b", "w+b", "rb+", "r+"]
+    calls: list[tuple[Any, ...]] = [(fs.open, path, mode) for path in (name, new) for mode in modes]
+    calls += [(fs.mkdir, new), (fs.makedirs, new), (fs.makedirs, f"{root}/empty", True), (fs.mkdirs, new)]
+    calls += [(fs.makedir, new), (fs.rmdir, f"{root}/empty"), (fs.rm, name), (fs.rm, [name]), (fs.rm_file, name)]
+    calls += [(fs.rm, str(root), True), (fs.delete, name), (fs._rm, name), (fs.touch, name), (fs.touch, new, False)]
+    calls += [(fs.pipe_file, new, b"x"), (fs.pipe, new, b"x"), (fs.pipe, {new: b"x"}), (fs.write_bytes, new, b"x")]
+    calls += [(fs.write_text, new, "x"), (fs.put_file, str(other), new), (fs.put, str(other), new)]
+    calls += [(fs.upload, str(other), new), (fs.cp_file, name, new), (fs.copy, name, new), (fs.cp, name, new)]
+    calls += [(fs.mv, name, new), (fs.move, name, new), (fs.rename, name, new), (fs.chmod, name, 0)]
+    calls += [(fs.symlink, name, new), (fs.link, name, new)]
+    for call, *arguments in calls:
+        with pytest.raises(ReadOnlyError) as told:
+            call(*arguments)
+        assert told.value.errno == errno.EROFS
+        assert isinstance(told.value, (OSError, NotImplementedError, smmap.SmmapError))
+        assert "smmap:// is read-only: write with file://" in str(told.value)
+        again = pickle.loads(pickle.dumps(told.value))
+        assert (type(again), str(again)) == (ReadOnlyError, str(told.value))
+    with fs.transaction, pytest.raises(ReadOnlyError):
+        fs.pipe_file(new, b"x")
+    mapper = fs.get_mapper(str(root))
+    with pytest.raises(ReadOnlyError):
+        mapper["new"] = b"x"
+    with pytest.raises(KeyError) as refused:  # the mapper's own
+        del mapper["a.bin"]
+    assert isinstance(refused.value.__context__, ReadOnlyError)
+    assert state() == before
+    with fs.open(name) as opened, pytest.raises(io.UnsupportedOperation):
+        opened.write(b"x")
+
+
+def test_the_error_names_the_path_that_was_to_be_written(tmp_path: Path) -> None:
+    fs = fsspec.filesystem("smmap")
+    with pytest.raises(ReadOnlyError) as told:
+        fs.cp_file("smmap:///from", f"smmap://{tmp_path}/to")
+    assert told.value.filename == f"{tmp_path}/to"

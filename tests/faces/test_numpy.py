@@ -1,0 +1,835 @@
+"""Arrays over managed windows against numpy's own over the same files."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import struct
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import smmap
+from core._tools import LATE, G, agree, descriptors, linux, maps, payload, run_python
+
+np: Any = pytest.importorskip("numpy")
+
+import smmap.numpy  # noqa: E402
+from smmap import _system  # noqa: E402
+from smmap import numpy as ours_module  # noqa: E402
+from smmap.numpy import MappedArray, Shards, load  # noqa: E402
+
+PYPY = sys.implementation.name == "pypy"
+WINDOW = 2 * G
+LIMITS = {"roomy": (WINDOW, 0, sys.maxsize), "tight": (WINDOW, 2 * WINDOW, 2), "whole": (0, 0, sys.maxsize)}
+
+
+@pytest.fixture(params=LIMITS, ids=str)
+def manager(request: pytest.FixtureRequest, make_manager: Any) -> Any:
+    return make_manager(*LIMITS[request.param])
+
+
+def filled(dtype: Any, shape: Any) -> Any:
+    """An array of random bytes."""
+    kind = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    if kind.kind == "U":
+        return np.array([f"\u4e16{number * 7919 % 997}" for number in range(count)], kind).reshape(shape)
+    return np.frombuffer(payload(count * kind.itemsize, str(kind)), kind, count).reshape(shape)
+
+
+def same(got: Any, want: Any) -> None:
+    """Equal to the byte (there are NaNs)."""
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    if got.dtype.names:  # what lies between fields is not copied, and means nothing
+        for name in got.dtype.names:
+            same(got[name], want[name])
+    else:
+        assert got.tobytes() == want.tobytes()
+
+
+# load
+
+DTYPES = [
+    "u1",
+    "<u2",
+    ">u2",
+    "<i4",
+    ">f4",
+    "<f8",
+    "<c16",
+    "?",
+    "S7",
+    "<U5",
+    "V3",
+    "<M8[ns]",
+    ">m8[s]",
+    "<f2",
+    [("a", "<i2"), ("b", ">f8"), ("c", "S3")],
+    [("pair", "<i4", (2, 3)), ("deep", [("x", "u1"), ("y", "<u8")])],
+    np.dtype({"names": ["a", "b"], "formats": ["u1", "<u4"], "offsets": [3, 8], "itemsize": 16}),
+]
+SHAPES: list[Any] = [(), (1,), (0,), (5, 0, 2), (3000,), (60, 50), (3, 40, 5), (G, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_load_any_dtype_and_shape(manager: Any, tmp_path: Path, dtype: Any) -> None:
+    for shape in SHAPES:
+        for order in ("C", "F"):
+            np.save(tmp_path / "a.npy", np.array(filled(dtype, shape), order=order))
+            want = np.load(tmp_path / "a.npy")
+            got = load(tmp_path / "a.npy", manager=manager)
+            assert type(got) is MappedArray
+            same(got, want)
+            assert got.flags.c_contiguous == want.flags.c_contiguous
+            assert got.flags.f_contiguous == want.flags.f_contiguous
+            assert not got.flags.writeable
+            assert got.strides == want.strides or not want.size
+            again = pickle.loads(pickle.dumps(got))
+            same(again, want if want.size else pickle.loads(pickle.dumps(want)))  # numpy forgets their byte order
+            del got, again
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_load_any_version(manager: Any, tmp_path: Path, version: Any) -> None:
+    for dtype in ("<u4", [("a", "<u2"), ("b'\\\"", "<u2")], [("\u4e16\u754c", "<u2"), ("caf\u00e9\\", "<u2")]):
+        array = filled("<u4", (700,)).view(dtype)
+        with open(tmp_path / "a.npy", "wb") as out, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                np.lib.format.write_array(out, array, version)
+            except (UnicodeEncodeError, ValueError):
+                assert version != (3, 0)
+                continue
+        same(load(tmp_path / "a.npy", manager=manager), array)
+
+
+def test_load_is_no_copy(make_manager: Any, tmp_path: Path) -> None:
+    if PYPY:
+        pytest.skip("numpy on PyPy never lets go of a view, so there it is one")
+    manager = make_manager(WINDOW)
+    table = filled("<u4", (5000,))
+    np.save(tmp_path / "a.npy", table)
+    array = load(tmp_path / "a.npy", manager=manager)
+    assert manager.stats().mapped == 1
+    with open(tmp_path / "a.npy", "r+b") as out:
+        out.seek(128 + 4 * 3000)
+        out.write(struct.pack("<I", 12345))
+    assert array[3000] == 12345
+    manager.collect()
+    assert (manager.stats().mapped, manager.stats().lent) == (1, 1)
+    part = array[10:20]
+    del array
+    assert manager.stats().lent == 1
+    same(np.asarray(part), table[10:20])
+    manager.close()
+    same(np.asarray(part), table[10:20])
+    del part
+    assert LATE or manager.stats().mapped == 0
+
+
+def test_load_is_an_array(make_manager: Any, tmp_path: Path) -> None:
+    """Whatever reads arrays reads it, and results are plain arrays."""
+    table = filled("<i4", (40, 30))
+    np.save(tmp_path / "a.npy", table)
+    array = load(tmp_path / "a.npy", manager=make_manager(WINDOW))
+    assert isinstance(array, np.ndarray)
+    same(array + 1, table + 1)
+    assert type(array + 1) is type(-array) is type(array.sum(0)) is type(np.sqrt(abs(array) * 1.0)) is np.ndarray
+    assert type(array.sum()) is type(table.sum())
+    assert type(array[3, 4]) is np.int32
+    assert type(array.astype("f8")) in (np.ndarray, MappedArray)
+    assert (array == table).all()
+    assert array.mean() == table.mean()
+    same(np.concatenate([array, array]), np.concatenate([table, table]))
+    same(np.sort(array, axis=None), np.sort(table, axis=None))
+    total = np.zeros((40, 30), "<i4")
+    np.add(array, array, out=total)
+    same(total, table + table)
+    for change in (
+        lambda: array.__setitem__(0, 1),
+        lambda: array.sort(),
+        lambda: np.add(array, 1, out=array),
+        lambda: array.fill(0),
+        lambda: setattr(array.flags, "writeable", True),
+    ):
+        with pytest.raises(ValueError):
+            change()
+    same(copy.copy(array), table)
+    same(copy.deepcopy(array), table)
+    assert copy.deepcopy(array).flags.writeable
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+def test_load_pickles_without_the_data(make_manager: Any, tmp_path: Path) -> None:
+    manager = make_manager(WINDOW)
+    table = filled([("a", "<u2"), ("b", ">f4")], (300, 70))
+    np.save(tmp_path / "a.npy", table)
+    array = load(tmp_path / "a.npy", manager=manager)
+    views = [
+        lambda it: it,
+        lambda it: it.T,
+        lambda it: it["b"],
+        lambda it: it[17:290:7, ::-3],
+        lambda it: it[::-1],
+        lambda it: it[299, 60:],
+        lambda it: it[5:5],
+        lambda it: it[None, 3, ..., None],
+        lambda it: it.reshape(-1)[::11],
+        lambda it: it["a"].view("i2"),
+        lambda it: np.broadcast_to(it[0], (3, 70), subok=True),
+        lambda it: np.diagonal(it["b"]),
+    ]
+    for view in views:
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            ours, want = view(array), view(table)
+            data = pickle.dumps(ours, protocol)
+            assert len(data) < 500 + len(str(tmp_path))
+            assert want.tobytes()[:50] not in data or not want.size
+            again = pickle.loads(data)
+            same(again, want)
+            assert type(again) is MappedArray
+            assert not again.flags.writeable
+            same(pickle.loads(pickle.dumps(again, protocol)), want)
+    # What was copied is data; also where it comes to lie where a map was
+    for made in (array[[3, 1]], array.copy(), array[array["a"] > 9999], array["a"] + 1):
+        again = pickle.loads(pickle.dumps(made))
+        assert type(again) is np.ndarray
+        same(again, np.asarray(made))
+        assert again.flags.writeable
+    element = array[2, 3]
+    assert pickle.loads(pickle.dumps(element)) == element
+    del array, ours, again, made, element
+    smmap.default_manager().collect()
+
+
+def test_load_pickles_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if PYPY:
+        pytest.skip("numpy on PyPy: arrays are copies")
+    np.save(tmp_path / "a.npy", filled("<f8", (300, 70)))
+    array = load(tmp_path / "a.npy")
+    assert len(pickle.dumps(array)) - len(str(tmp_path / "a.npy")) < 300 - 40
+    assert len(pickle.dumps(array[5:90, ::3])) - len(str(tmp_path / "a.npy")) < 300 - 40
+
+
+def test_load_over_a_descriptor(make_manager: Any, tmp_path: Path) -> None:
+    table = filled("<f8", (300, 7))
+    np.save(tmp_path / "a.npy", table)
+    number = os.open(tmp_path / "a.npy", os.O_RDONLY)
+    try:
+        array = load(number, manager=make_manager(WINDOW))
+    finally:
+        os.close(number)
+    same(array, table)
+    same(pickle.loads(pickle.dumps(array)), table)  # no path: with the data
+
+
+def header(text: str, version: bytes = b"\1\0", size: int | None = None) -> bytes:
+    data = text.encode("latin-1")
+    return (
+        b"\x93NUMPY"
+        + version
+        + struct.pack("<H" if version == b"\1\0" else "<I", len(data) if size is None else size)
+        + data
+    )
+
+
+GOOD = "{'descr': '<u4', 'fortran_order': False, 'shape': (10,), }\n"
+BAD = {
+    "empty": b"",
+    "short": b"\x93NUM",
+    "only magic": b"\x93NUMPY\1\0",
+    "text": b"1,2,3\n" * 99,
+    "zip": b"PK\3\4" + bytes(99),
+    "version": header(GOOD, b"\4\0") + bytes(40),
+    "header cut": header(GOOD, size=9999),
+    "header huge": header(GOOD, b"\2\0", 0xFFFFFFFF),
+    "no python": header("{'descr': '<u4', ") + bytes(40),
+    "no literal": header("{'descr': '<u4', 'fortran_order': False, 'shape': open('x')}") + bytes(40),
+    "no dict": header("[1, 2]") + bytes(40),
+    "keys": header("{'descr': '<u4', 'shape': (10,)}") + bytes(40),
+    "no dtype": header(GOOD.replace("<u4", "<z9")) + bytes(40),
+    "negative": header(GOOD.replace("(10,)", "(-10,)")) + bytes(40),
+    "negatives": header(GOOD.replace("(10,)", "(-2, -5)")) + bytes(40),
+    "not utf-8": header(GOOD.replace("10", "\xff"), b"\3\0") + bytes(40),
+    "deep": header("(" * 5000 + ")" * 5000) + bytes(40),
+    "truncated": header(GOOD) + bytes(39),
+    "far too large": header(GOOD.replace("(10,)", "(1 << 62, 1 << 62)".replace("1 << 62", str(1 << 62)))) + bytes(40),
+    "objects": header(GOOD.replace("<u4", "|O")) + bytes(99),
+    "objects inside": header(GOOD.replace("'<u4'", "[('a', '<u4'), ('b', '|O')]")) + bytes(999),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_load_refuses(kind: str, make_file: Any, make_manager: Any) -> None:
+    file = make_file(0, "bad.npy", data=BAD[kind])
+    manager = make_manager(WINDOW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy on what it parses
+        with pytest.raises(ValueError, match=r"bad\.npy|truncated") as caught:
+            load(file.path, manager=manager)
+        with pytest.raises(ValueError, match=r"bad\.npy"):
+            Shards([file.path], manager=manager)
+    if kind.startswith("objects"):
+        assert "allow_pickle" in str(caught.value)
+    if kind == "truncated":
+        size = len(BAD[kind])
+        assert str(caught.value).endswith(f"is truncated: its array needs {size + 1} bytes, the file has {size}")
+    if kind == "zip":
+        assert "np.load(smmap.open(path))" in str(caught.value)
+
+
+def test_load_errors_of_its_own(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    manager = make_manager(WINDOW, 0, 1)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "missing.npy", manager=manager)
+    np.save(tmp_path / "a.npy", filled("<u4", (5000,)))
+    np.save(tmp_path / "b.npy", filled("<u4", (5000,)))
+    array = load(tmp_path / "a.npy", manager=manager)
+    if not PYPY:
+        with pytest.raises(smmap.LimitError):
+            load(tmp_path / "b.npy", manager=manager)
+    same(array, filled("<u4", (5000,)))
+    manager.close()
+    with pytest.raises(smmap.ClosedError):
+        load(tmp_path / "b.npy", manager=manager)
+    del array
+
+
+def test_load_unpickled_after_a_change(tmp_path: Path) -> None:
+    if PYPY:
+        pytest.skip("numpy on PyPy: arrays are copies")
+    np.save(tmp_path / "a.npy", filled("<u4", (5000,)))
+    data = pickle.dumps(load(tmp_path / "a.npy")[5:9])
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    with pytest.raises(smmap.FileChangedError):
+        pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "dtype", "shape", "strides"),
+    [
+        (90, "<u4", (3,), None),
+        (-1, "u1", (3,), None),
+        (0, "u1", (101,), None),
+        (0, "u1", (2, 51), (51, 1)),
+        (0, "u1", (3,), (-1,)),
+        (0, "O", (1,), None),
+        (0, "u1", (-1, -5), None),
+        (0, "u1", (1 << 62, 4), None),
+        (5, "<u4", (2,), (1 << 62,)),
+    ],
+)
+def test_a_crafted_pickle_reads_nothing_outside(
+    make_file: Any, offset: int, dtype: str, shape: Any, strides: Any
+) -> None:
+    file = make_file(100)
+    with pytest.raises((ValueError, OverflowError)):
+        ours_module._mapped(smmap.buffer(file.path), offset, dtype, shape, strides)
+    assert ours_module._mapped(smmap.buffer(file.path), 90, "<u2", (5,), None).tobytes() == file.data[90:]
+
+
+def test_needs_numpy(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('there is none')")
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import smmap
+try:
+    import smmap.numpy
+except ModuleNotFoundError as error:
+    print(error.name, error)
+"""
+    assert run_python(script, tmp_path).stdout == "numpy smmap.numpy needs numpy: pip install 'smmap[numpy]'\n"
+    assert run_python("import sys, smmap; print('numpy' in sys.modules)").stdout == "False\n"
+
+
+# Shards
+
+
+class Many:
+    """Files, and the array that all of them joined make."""
+
+    def __init__(self, folder: Path, dtype: Any, counts: list[int], kind: str, offset: int = 0) -> None:
+        self.dtype = np.dtype(dtype)
+        self.array = filled(dtype, (sum(counts),))
+        self.offset = offset
+        self.paths = []
+        start = 0
+        for number, count in enumerate(counts):
+            part = self.array[start : start + count]
+            npy = kind == "npy" or (kind == "mixed" and number % 2)
+            path = folder / f"{number:04}.{'npy' if npy else 'bin'}"
+            if npy:
+                np.save(path, part)
+            else:
+                path.write_bytes(payload(offset, number) + part.tobytes())
+            self.paths.append(path)
+            start += count
+
+    def shards(self, manager: Any) -> Shards:
+        return Shards(self.paths, self.dtype, manager=manager, offset=self.offset)
+
+
+COUNTS = [700, 0, 1, 5 * G, 0, 0, 333, 9000, 2, 0]
+
+
+@pytest.fixture(params=["raw", "npy", "mixed"])
+def many(request: pytest.FixtureRequest, tmp_path: Path) -> Many:
+    return Many(tmp_path, "<u2", COUNTS, request.param, offset=0 if request.param == "npy" else 24)
+
+
+def places_of(many: Many) -> list[int]:
+    """Every index at which something changes, in disorder."""
+    size = len(many.array)
+    borders = {0, size // 2, size}
+    start = 0
+    for count in COUNTS:
+        start += count
+        borders |= {start, start - count + WINDOW // 2, start - count + ours_module._BLOCK // 2}
+    return [place for border in sorted(borders) for place in (border - 1, border, border + 1)]
+
+
+def test_shards_look_like_an_array(many: Many, make_manager: Any) -> None:
+    shards = many.shards(make_manager(WINDOW, 0, 4))
+    array = many.array
+    for name in ("shape", "dtype", "size", "itemsize", "nbytes", "ndim"):
+        assert getattr(shards, name) == getattr(array, name)
+        assert type(getattr(shards, name)) is type(getattr(array, name))
+    assert len(shards) == len(array)
+    assert shards.counts == COUNTS
+    assert shards.paths == [str(path) for path in many.paths]
+    assert repr(shards) == f"<smmap.numpy.Shards of 10 files, {len(array)} elements of uint16>"
+    assert b"".join(element.tobytes() for element in shards) == array.tobytes()
+    assert type(next(iter(shards))) is np.uint16
+    same(np.asarray(shards), array)
+    same(np.array(shards), array)
+    same(np.asarray(shards, "f8"), array.astype("f8"))
+    assert np.array(shards).flags.writeable
+    assert np.add.reduce(np.asarray(shards), dtype="u8") == array.sum(dtype="u8")
+    with pytest.raises(ValueError, match="copy"):
+        shards.__array__(copy=False)
+    assert array[9] in shards
+
+
+def test_shards_at_integers(many: Many, manager: Any) -> None:
+    shards, array = many.shards(manager), many.array
+    for place in places_of(many):
+        for key in (place, place - len(array), np.int64(place), np.array(place)):
+            if -len(array) <= key < len(array):
+                assert shards[key] == array[key]
+                assert type(shards[key]) is np.uint16
+                assert shards[(key,)] == shards[..., key] == array[key]
+    for outside in (len(array), -len(array) - 1, 1 << 62, 1 << 70, -(1 << 70)):
+        with pytest.raises(IndexError):
+            shards[outside]
+
+
+@pytest.mark.parametrize("small", [1, 32 << 10])
+def test_shards_at_slices(many: Many, manager: Any, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours_module, "_SMALL", small)
+    monkeypatch.setattr(ours_module, "_CHUNK", 3000)
+    monkeypatch.setattr(ours_module, "_MANY", 50)
+    shards, array = many.shards(manager), many.array
+    places = [*places_of(many), None, -1, -len(array), 1 << 70]
+    chance = np.random.RandomState(1)
+    for start in places:
+        for stop in chance.choice(len(places), 5):
+            for step in (
+                None,
+                1,
+                *chance.choice([2, 3, 7, 100, 1000, 5000, 99999, -1, -2, -9, -5000, -99999], 1).tolist(),
+            ):
+                key = slice(start, places[stop], step)
+                got = shards[key]
+                same(got, array[key])
+                assert not got.flags.writeable
+    same(shards[:], array)
+    same(shards[::-1], array[::-1])
+    same(shards[:, ...], array)
+    same(shards[...], array)
+    same(shards[()], array)
+    del got
+
+
+def test_shards_at_many_places(many: Many, manager: Any) -> None:
+    shards, array = many.shards(manager), many.array
+    size = len(array)
+    chance = np.random.RandomState(2)
+    inside = [place for place in places_of(many) if -size <= place < size]
+    keys: list[Any] = [
+        inside,
+        inside[::-1],
+        [],
+        [5, 5, -5, 5],
+        np.array([], np.int64),
+        np.array(7),
+        np.arange(size),
+        np.arange(size)[::-1],
+        np.arange(0, size, 13, dtype=np.int32),
+        np.arange(200, dtype=np.uint8),
+        np.arange(200, dtype=">u8"),
+        chance.randint(-size, size, 2000),
+        chance.randint(0, size, (40, 50)),
+        chance.randint(0, size - 64, 30)[:, None] + np.arange(64),
+        chance.randint(0, size, (3, 0, 2)),
+        np.zeros(size, bool),
+        np.ones(size, bool),
+        chance.rand(size) < 0.01,
+        (chance.rand(size) < 0.5).tolist(),
+        (chance.randint(0, size, 9),),
+    ]
+    for key in keys:
+        got, want = shards[key], array[key]
+        same(got, want)
+        assert type(got) is type(want)
+        assert got.shape == () or got.flags.writeable
+    for wrong in (
+        [size],
+        [-size - 1],
+        [0.5],
+        np.array([0.0]),
+        ["a"],
+        [True],
+        np.ones(size + 1, bool),
+        np.ones((size, 1), bool),
+        np.array([1 << 63], np.uint64),
+        "a",
+        1.5,
+        (1, 2),
+        (slice(3), 4),
+    ):
+        with pytest.raises(IndexError):
+            shards[wrong]
+    for wrong in (None, True, np.bool_(True)):  # numpy would add a dimension
+        with pytest.raises(IndexError):
+            shards[wrong]
+
+
+@pytest.mark.parametrize("dtype", [">f8", "S5", "<M8[s]", "V3", [("a", "u1"), ("b", "<f4")]], ids=str)
+def test_shards_of_other_dtypes(dtype: Any, tmp_path: Path, make_manager: Any) -> None:
+    for kind in ("raw", "npy"):
+        (tmp_path / kind).mkdir()
+        many = Many(tmp_path / kind, dtype, [100, 3, 5000, 0, 40], kind)
+        shards, array = many.shards(make_manager(WINDOW, WINDOW, 1)), many.array
+        same(shards[:], array)
+        same(shards[90:5100:7], array[90:5100:7])
+        same(shards[[5142, 3, 100, 102, 103]], array[[5142, 3, 100, 102, 103]])
+        assert shards[4000].tobytes() == array[4000].tobytes()
+        again = pickle.loads(pickle.dumps(shards))
+        assert again.dtype == many.dtype
+        same(again[50:200], array[50:200])
+
+
+small_counts = st.lists(st.integers(0, 40), max_size=8)
+
+
+@settings(max_examples=60 if PYPY else 200, deadline=None, derandomize=True, database=None)
+@given(counts=small_counts, data=st.data())
+def test_shards_at_anything(tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: Any) -> None:
+    many = Many(tmp_path_factory.mktemp("many"), ">u4", counts, "raw", offset=3)
+    size = sum(counts)
+    number = st.integers(-size - 3, size + 3)
+    numbers = st.none() | number
+    keys = st.one_of(
+        number,
+        st.slices(size),
+        st.builds(slice, numbers, numbers, st.none() | st.integers(-9, 9).filter(bool)),
+        st.lists(number, max_size=30),
+        st.lists(st.booleans(), min_size=size, max_size=size).map(lambda mask: np.array(mask, bool)),
+    )
+    with smmap.SlidingWindowMapManager(WINDOW, WINDOW, 1) as manager, pytest.MonkeyPatch.context() as patch:
+        for name in ("_SMALL", "_BLOCK", "_CHUNK", "_MANY"):
+            patch.setattr(ours_module, name, data.draw(st.integers(4, 64)))
+        shards = many.shards(manager)
+        for key in data.draw(st.lists(keys, min_size=1, max_size=8)):
+            agree(shards, many.array, lambda it: it[key].tolist())
+
+
+def test_shards_refuse(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    manager = make_manager(WINDOW)
+    odd = make_file(1001, "odd.bin").path
+    np.save(tmp_path / "a.npy", filled("<u2", (10,)))
+    np.save(tmp_path / "b.npy", filled("<u4", (10,)))
+    np.save(tmp_path / "c.npy", filled("<u2", (5, 2)))
+    (tmp_path / "d.bin").write_bytes((tmp_path / "b.npy").read_bytes())
+    cases: list[tuple[Any, Any, Any, str]] = [
+        ([odd], "<u2", {}, "odd.bin"),
+        ([odd], "<u2", {"offset": 1002}, "odd.bin"),
+        ([odd], "O", {}, "objects"),
+        ([odd], "S0", {}, "row"),
+        ([odd], ("<u2", (4,)), {}, "row"),
+        ([odd], None, {}, r"odd\.bin.* is not a \.npy file"),
+        ([odd], "<u2", {"offset": -1}, "offset"),
+        ([tmp_path / "a.npy", tmp_path / "b.npy"], None, {}, "b.npy"),
+        ([tmp_path / "a.npy", tmp_path / "d.bin"], None, {}, "d.bin"),
+        ([tmp_path / "b.npy"], "<u2", {}, "b.npy"),
+        ([tmp_path / "c.npy"], None, {}, "2 dimensions"),
+        ([], None, {}, "dtype"),
+    ]
+    for paths, dtype, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            Shards(paths, dtype, manager=manager, **options)
+    for wrong in ("a.bin", b"a.bin", tmp_path / "a.npy", [5], [None], 5):
+        with pytest.raises(TypeError):
+            Shards(wrong, "<u2", manager=manager)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(TypeError):
+        Shards([odd], "<u2", offset=1.5)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(FileNotFoundError):
+        Shards([tmp_path / "missing"], "<u2")
+    with pytest.raises(IsADirectoryError):
+        Shards([tmp_path], "<u2")
+    assert len(Shards([odd], "<u2", offset=1)) == 500
+    assert len(Shards([odd], "<u2", offset=1001)) == 0
+
+
+def test_no_files(make_manager: Any) -> None:
+    shards = Shards([], "<u2", manager=make_manager(WINDOW))
+    same(shards[:], np.empty(0, "<u2"))
+    same(np.asarray(shards), np.empty(0, "<u2"))
+    same(shards[[]], np.empty(0, "<u2"))
+    assert list(shards) == []
+    with pytest.raises(IndexError):
+        shards[0]
+    assert len(pickle.loads(pickle.dumps(shards))) == 0
+
+
+@linux
+def test_shards_stay_within_the_limits(tmp_path: Path, make_manager: Any) -> None:
+    """300 files under 6 handles, whatever is read; nothing is opened before the first read."""
+    many = Many(tmp_path, "<u2", [3 * G] * 300, "raw")
+    manager = make_manager(WINDOW, 4 * WINDOW, 6)
+    shards, array = many.shards(manager), many.array
+    assert maps(tmp_path) == descriptors(tmp_path) == []
+    size = len(array)
+    chance = np.random.RandomState(3)
+    for turn in range(60):
+        starts = chance.randint(0, size - 600, 8)
+        keys = starts[:, None] + np.arange(50)
+        same(shards[keys], array[keys])
+        same(shards[starts[0] : starts[0] + 600], array[starts[0] : starts[0] + 600])
+        same(shards[starts[1] : starts[1] + 3 * G], array[starts[1] : starts[1] + 3 * G])
+        same(shards[starts[2] :: 4099], array[starts[2] :: 4099])
+        assert shards[int(starts[3])] == array[starts[3]]
+        assert len(maps(tmp_path)) + len(descriptors(tmp_path)) <= 6 + LATE * 6, turn
+    stats = manager.stats()
+    assert stats.peak_mapped <= 6
+    assert stats.peak_memory <= 4 * WINDOW or PYPY
+    assert stats.cold_reads > 1000
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+def test_large_slices_are_no_copies(tmp_path: Path, make_manager: Any) -> None:
+    many = Many(tmp_path, "<u2", [30 * G] * 6, "raw")
+    manager = make_manager(WINDOW, 0, 3)
+    shards, array = many.shards(manager), many.array
+    kept = []
+    for number in range(6):  # three handles: then copies
+        start = number * 30 * G + 5
+        kept.append(shards[start : start + 20 * G])
+        assert manager.stats().mapped == min(number + 1, 3)
+    small = shards[:100]
+    with open(many.paths[0], "r+b") as out:
+        out.write(b"\xff" * 30)
+    assert kept[0][0] == small[5] ^ small[5] ^ 0xFFFF
+    assert small[5] == array[5]
+    manager.collect()
+    for number, part in enumerate(kept):
+        start = number * 30 * G + 5
+        same(part[99:], array[start + 99 : start + 20 * G])
+    assert np.shares_memory(kept[1], np.asarray(kept[1]))
+    whole = Shards(many.paths[1:2], "<u2", manager=manager)
+    del kept, part
+    same(whole.__array__(copy=False), array[30 * G : 60 * G])
+
+
+def test_small_slices_of_cold_files_map_nothing(tmp_path: Path, make_manager: Any) -> None:
+    many = Many(tmp_path, "<u2", [9 * G] * 6, "raw")
+    manager = make_manager(WINDOW)
+    shards, array = many.shards(manager), many.array
+    for start in range(5, len(array) - 999, 9 * G):
+        same(shards[start : start + 999], array[start : start + 999])
+        assert shards[start] == array[start]
+    assert manager.stats().mapped == (0 if _system.KEEPS_DESCRIPTORS else 6)
+    for turn in range(30):
+        same(shards[turn : turn + 999], array[turn : turn + 999])
+    assert manager.stats().mapped >= 1  # read often
+
+
+def test_shards_changed(many: Many, make_manager: Any) -> None:
+    """What was not read yet is noticed; also what pickled shards meet."""
+    manager = make_manager(WINDOW)
+    shards, array = many.shards(manager), many.array
+    data = pickle.dumps(shards)
+    assert shards[5] == array[5]
+    path = many.paths[3]
+    times = os.stat(path)
+    content = path.read_bytes()
+    first = sum(COUNTS[:3])
+
+    def refused(message: str = str(path)) -> None:
+        for changed in (shards, pickle.loads(data)):
+            for key in (first, slice(first - 3, first + 3), [first + 9], slice(first, first + 3 * G)):
+                with pytest.raises(smmap.FileChangedError, match="changed") as caught:
+                    changed[key]
+                assert caught.value.filename == message
+            same(changed[: first - 9], array[: first - 9])  # the others are as they were
+
+    path.write_bytes(content[:-2])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    refused()
+    path.write_bytes(content + b"ab")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    refused()
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    refused()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        shards[first]
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    same(shards[:], array)
+
+
+def test_shards_pickle_small(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    many = Many(folder, "<u2", [100] * 400, "raw")
+    one = Shards(many.paths[:1], "<u2")
+    assert len(pickle.dumps(one)) - len(str(many.paths[0])) < 200
+    few = Shards(many.paths[:5], "<u2")
+    assert len(pickle.dumps(few)) - len(str(folder)) < 300
+    assert len(pickle.dumps(many.shards(None))) < 400 * 24 + 400  # size, mtime and the end of the name
+    for shards in (one, few, many.shards(None)):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            again = pickle.loads(pickle.dumps(shards, protocol))
+            assert again.paths == shards.paths
+            assert again.__reduce__() == shards.__reduce__()
+            same(again[:], many.array[: len(shards)])
+    status = os.stat(many.paths[0])
+    assert not {status.st_ino, status.st_dev} & set(map(str, one.__reduce__()[1]))
+
+
+def test_crafted_shards(make_file: Any) -> None:
+    file = make_file(100)
+    size, mtime = 100, os.stat(file.path).st_mtime_ns
+    build = ours_module._shards
+    good = (1, str(file.path), "", "<u2", size, mtime, 0, None)
+    same(build(*good)[:], np.frombuffer(file.data, "<u2"))
+    for change in (
+        {0: 2},
+        {3: "O"},
+        {6: -2},
+        {6: 101},
+        {7: 51},
+        {7: -1},
+        {5: bytes(16)},
+        {4: bytes(9)},
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            build(*(change.get(place, value) for place, value in enumerate(good)))
+    with pytest.raises(smmap.FileChangedError):
+        build(*good[:4], 200, mtime, 0, None)[0]
+
+
+def test_closing(many: Many, make_manager: Any) -> None:
+    manager = make_manager(WINDOW)
+    with many.shards(manager) as shards:
+        part = shards[:50]
+        assert not shards.closed
+    assert shards.closed
+    same(part, many.array[:50])
+    for use in (
+        lambda: shards[0],
+        lambda: shards[:9],
+        lambda: shards[[1]],
+        lambda: list(shards),
+        lambda: pickle.dumps(shards),
+    ):
+        with pytest.raises(smmap.ClosedError):
+            use()
+    shards.close()
+    assert "closed" in repr(shards)
+
+
+def test_copies(many: Many, make_manager: Any) -> None:
+    manager = make_manager(WINDOW)
+    for copied in (copy.copy, copy.deepcopy):
+        shards = many.shards(manager)
+        other = copied(shards)
+        shards.close()
+        misses = manager.stats().cold_reads
+        same(other[600:800], many.array[600:800])
+        assert manager.stats().cold_reads > misses
+        with pytest.raises(smmap.ClosedError):
+            copied(shards)
+
+
+def test_threads_share_shards(many: Many, make_manager: Any) -> None:
+    shards, array = many.shards(make_manager(WINDOW, 2 * WINDOW, 99 if LATE else 12)), many.array
+    right: list[int] = []
+
+    def work(number: int) -> None:
+        chance = np.random.RandomState(number)
+        for _ in range(40):
+            keys = chance.randint(0, len(array), 30)
+            same(shards[keys], array[keys])
+            same(shards[keys[0] : keys[0] + 900], array[keys[0] : keys[0] + 900])
+        right.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(right) == 4
+
+
+def test_names_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_manager: Any) -> None:
+    array = filled("<u2", (60,))
+    names = ["plain", "\u4e16 \u00e9", "new\nline", "-"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(array[number * 15 : number * 15 + 15].tobytes())
+    monkeypatch.chdir(tmp_path)
+    shards = Shards(
+        [names[0], os.fsencode(names[1]), tmp_path / names[2], Path(names[3])], "<u2", manager=make_manager()
+    )
+    monkeypatch.chdir("/")
+    same(shards[:], array)
+    same(pickle.loads(pickle.dumps(shards))[:], array)
+    same(pickle.loads(pickle.dumps(Shards([tmp_path / names[0]] * 3, "<u2")))[:], np.tile(array[:15], 3))
+
+
+def test_dask_token(many: Many) -> None:
+    assert many.shards(None).__dask_tokenize__() == many.shards(None).__dask_tokenize__()
+    shards = many.shards(None)
+    os.utime(many.paths[0], ns=(5, 5))
+    assert many.shards(None).__dask_tokenize__() != shards.__dask_tokenize__()
+
+
+def test_nothing_is_looked_up_twice(tmp_path: Path, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many reads: each block of each file once, in order, however the indexes stand."""
+    many = Many(tmp_path, "<u2", [20 * G] * 4, "raw")
+    shards = many.shards(make_manager(WINDOW))
+    reads: list[tuple[str, int]] = []
+    read_at = _system.read_at
+
+    def counted(number: int, size: int, offset: int) -> bytes:
+        reads.append((str(number), offset))
+        return read_at(number, size, offset)
+
+    monkeypatch.setattr(_system, "read_at", counted)
+    block = ours_module._BLOCK // 2
+    keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
+    same(shards[keys], many.array[keys])
+    if _system.KEEPS_DESCRIPTORS:
+        assert len(reads) == 4
+        assert [offset // ours_module._BLOCK for _, offset in reads] == [0, 1, 0, 1]

@@ -1,0 +1,1 @@
+"""Long random runs against plain models, and whatever needs a process of its own to go wrong in."""

@@ -1,0 +1,99 @@
+"""Random reads of more than may stay mapped: 256 MiB by windows of 1 MiB."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable
+
+import smmap
+
+from . import peers
+from .data import MIB, file_of, spread, walk, zipf
+from .harness import Build, Contender, Settings, loop, row
+
+LENGTH = 256 * MIB
+WINDOW = MIB
+SIZE = 4096
+COUNT = 16384
+SLICE = "[i & 1048575:(i & 1048575) + 4096]"
+PREAD = "the better of os.pread and lru_cache of mmaps"
+LRU = "lru_cache of mmaps"
+
+
+def positions_of(settings: Settings, pattern: str) -> list[int]:
+    """Where reads begin; none crosses a window's border."""
+    count = settings.few(COUNT)
+    if pattern == "uniform":
+        return spread(count, 0, LENGTH, SIZE, WINDOW)
+    return zipf(count, LENGTH, SIZE) if pattern == "zipf" else walk(count, LENGTH, SIZE)
+
+
+def others(path: str, positions: list[int], limit: int, pread: str) -> list[Contender]:
+    """What there is besides: pread, and caches of as many maps as fit within the limit of bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    count = limit // WINDOW
+    cached = peers.lru_of_windows(descriptor, WINDOW, count)
+    return [
+        loop("os.pread", "pread(fd, 4096, i)", positions, role=pread, pread=os.pread, fd=descriptor),
+        loop("lru_cache", f"window(i >> 20){SLICE}", positions, role="limit", window=cached),
+        loop("cachetools", f"window(i >> 20){SLICE}", positions, window=peers.cachetools_of(cached.__wrapped__, count)),
+    ]
+
+
+def rows(face: str, limit: str, goals: tuple[float, float, float]) -> Callable[[Build], Build]:
+    """A row for each pattern and each limit of memory, of which 16 MiB is the issue's."""
+
+    def enter(build: Build) -> Build:
+        for pattern, goal in reversed(list(zip(("uniform", "zipf", "walk"), goals))):
+            for megabytes in (256, 128, 64, 16, 4):
+                main = megabytes == 16
+                build = row(
+                    f"{face} cold, {pattern}" if main else f"{face} cold, {pattern}, {megabytes} MiB",
+                    limit=limit,
+                    goal=goal if main else None,
+                    figure="cold",
+                    panel=f"{face}, {pattern}",
+                    x=megabytes,
+                    quick=main,
+                    pattern=pattern,
+                    memory=megabytes * MIB,
+                )(build)
+        return build
+
+    return enter
+
+
+@rows("buffer", PREAD, (1.6, 1.5, 2.0))
+def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
+    """Copies: where smmap is free to read instead of mapping."""
+    path, positions = file_of(LENGTH), positions_of(settings, pattern)
+    expression = "buf[i:i + 4096]"
+    old = peers.smmap5().SlidingWindowMapManager(WINDOW, memory)
+    contenders = [
+        *others(path, positions, memory, "limit"),
+        loop(
+            "smmap", expression, positions, role="ours", buf=smmap.SlidingWindowMapManager(WINDOW, memory).buffer(path)
+        ),
+        loop("smmap 5", expression, positions, buf=peers.smmap5().SlidingWindowMapBuffer(old.make_cursor(path))),
+    ]
+    if not settings.quick and memory == 16 * MIB:
+        import numpy as np
+
+        kept, anew = "buf[i:i + 4096].tobytes()", "memmap(path, mode='r')[i:i + 4096].tobytes()"
+        contenders.append(loop("np.memmap kept", kept, positions, buf=np.memmap(path, mode="r")))
+        contenders.append(loop("np.memmap anew", anew, positions, memmap=np.memmap, path=path))
+    return contenders
+
+
+@rows("cursor", LRU, (1.35, 1.5, 1.4))
+def cursor(settings: Settings, pattern: str, memory: int) -> list[Contender]:
+    """Copies made from a cursor's view, which always maps."""
+    path, positions = file_of(LENGTH), positions_of(settings, pattern)
+    expression = "bytes(cursor.use_region(i, 4096).buffer())"
+    own = smmap.SlidingWindowMapManager(WINDOW, memory).make_cursor(path)
+    old = peers.smmap5().SlidingWindowMapManager(WINDOW, memory).make_cursor(path)
+    return [
+        *others(path, positions, memory, "peer"),
+        loop("smmap", expression, positions, role="ours", cursor=own),
+        loop("smmap 5", expression, positions, cursor=old),
+    ]

@@ -1,0 +1,175 @@
+"""Reads of what is mapped already: the price of hiding windows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from smmap import SlidingWindowMapManager
+
+from . import peers
+from .data import MIB, file_of, spread
+from .harness import Contender, Settings, loop, row
+
+LENGTH = 64 * MIB
+SIZE = 4096
+
+
+def place(settings: Settings, where: str, windows: int, size: int) -> tuple[int, list[int]]:
+    """The window's size, and positions: `near` one another in the third of 64 windows, or all over so many.
+
+    Enough of the latter that the processor's caches do not hold what is read, as random reads find it.
+    """
+    if where == "near":
+        return MIB, spread(2000, 2 * MIB, 3 * MIB, size)
+    count = settings.few(100_000 if size == 1 else 20_000)
+    return LENGTH // windows, spread(count, 0, LENGTH, size)
+
+
+def ours(window: int) -> Any:
+    """A buffer over windows that are all mapped."""
+    manager = SlidingWindowMapManager(window, 4 * LENGTH)
+    buffer = manager.buffer(file_of(LENGTH))
+    for _ in buffer.iter_views(size=window):
+        pass
+    return buffer
+
+
+def theirs(window: int) -> Any:
+    """The same with smmap 5."""
+    manager = peers.smmap5().SlidingWindowMapManager(window, 4 * LENGTH)
+    for start in range(0, LENGTH, window):
+        manager.make_cursor(file_of(LENGTH)).use_region(start, window)
+    return peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(file_of(LENGTH)))
+
+
+def array() -> Any:
+    """numpy's map."""
+    import numpy as np
+
+    return np.memmap(file_of(LENGTH), mode="r")
+
+
+@row("buf[i] near", limit="mmap[i]", goal=6.5, where="near")
+@row("buf[i] one window", limit="mmap[i]", goal=2.2, figure="hits", panel="buf[i]", x=1)
+@row("buf[i] 4 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=4, windows=4, quick=False)
+@row("buf[i] 16 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=16, windows=16, quick=False)
+@row("buf[i] 64 windows", limit="mmap[i]", goal=3.8, figure="hits", panel="buf[i]", x=64, windows=64)
+@row("buf[i] 1024 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=1024, windows=1024, quick=False)
+def index(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """One byte."""
+    window, positions = place(settings, where, windows, 1)
+    return [
+        loop("mmap", "buf[i]", positions, role="limit", buf=peers.mapped(file_of(LENGTH))),
+        loop("smmap", "buf[i]", positions, role="ours", buf=ours(window)),
+        loop("smmap 5", "buf[i]", positions, buf=theirs(window)),
+        loop("np.memmap kept", "int(buf[i])", positions, buf=array()),
+    ]
+
+
+@row("buf[i:i+4096] near", limit="mmap[i:j]", goal=2.6, stretch=2.0, where="near")
+@row("buf[i:i+4096] one window", limit="mmap[i:j]", goal=1.25, stretch=1.2, figure="hits", panel="buf[i:j]", x=1)
+@row("buf[i:i+4096] 4 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=4, windows=4, quick=False)
+@row("buf[i:i+4096] 16 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=16, windows=16, quick=False)
+@row(
+    "buf[i:i+4096] 64 windows",
+    limit="mmap[i:j]",
+    goal=1.9,
+    stretch=1.5,
+    figure="hits",
+    panel="buf[i:j]",
+    x=64,
+    windows=64,
+)
+@row(
+    "buf[i:i+4096] 1024 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=1024, windows=1024, quick=False
+)
+def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """4 KiB as bytes."""
+    window, positions = place(settings, where, windows, SIZE)
+    path = file_of(LENGTH)
+    expression = "buf[i:i + 4096]"
+    contenders = [
+        loop("mmap", expression, positions, role="limit", buf=peers.mapped(path)),
+        loop("smmap", expression, positions, role="ours", buf=ours(window)),
+        loop("smmap 5", expression, positions, buf=theirs(window)),
+        loop("np.memmap kept", f"{expression}.tobytes()", positions, buf=array()),
+        loop("os.pread", "pread(fd, 4096, i)", positions, pread=os.pread, fd=os.open(path, os.O_RDONLY)),
+    ]
+    if where == "near":
+        import numpy as np
+
+        anew = "memmap(path, mode='r')[i:i + 4096].tobytes()"
+        contenders.append(loop("np.memmap anew", anew, positions, memmap=np.memmap, path=path))
+    return contenders
+
+
+@row("buf.view near", limit="memoryview slice", goal=3.3, where="near")
+@row("buf.view one window", limit="memoryview slice", goal=1.8, figure="hits", panel="buf.view", x=1)
+@row("buf.view 4 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=4, windows=4, quick=False)
+@row("buf.view 16 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=16, windows=16, quick=False)
+@row("buf.view 64 windows", limit="memoryview slice", goal=4.0, figure="hits", panel="buf.view", x=64, windows=64)
+@row(
+    "buf.view 1024 windows",
+    limit="memoryview slice",
+    figure="hits",
+    panel="buf.view",
+    x=1024,
+    windows=1024,
+    quick=False,
+)
+def views(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """4 KiB without a copy."""
+    window, positions = place(settings, where, windows, SIZE)
+    path = file_of(LENGTH)
+    return [
+        loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
+        loop("smmap", "buf.view(i, i + 4096)", positions, role="ours", buf=ours(window)),
+        loop("smmap 5", "memoryview(buf[i:i + 4096])", positions, buf=theirs(window)),
+        loop("np.memmap kept", "buf[i:i + 4096]", positions, buf=array()),
+    ]
+
+
+@row("cursor near", limit="memoryview slice", goal=2.6, where="near")
+@row("cursor one window", limit="memoryview slice", figure="hits", panel="cursor", x=1, quick=False)
+@row("cursor 4 windows", limit="memoryview slice", figure="hits", panel="cursor", x=4, windows=4, quick=False)
+@row("cursor 16 windows", limit="memoryview slice", figure="hits", panel="cursor", x=16, windows=16, quick=False)
+@row(
+    "cursor 64 windows",
+    limit="memoryview slice",
+    goal=8.0,
+    stretch=4.5,
+    figure="hits",
+    panel="cursor",
+    x=64,
+    windows=64,
+)
+@row("cursor 1024 windows", limit="memoryview slice", figure="hits", panel="cursor", x=1024, windows=1024, quick=False)
+def cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """`use_region` and the view that it gives."""
+    window, positions = place(settings, where, windows, SIZE)
+    path = file_of(LENGTH)
+    expression = "cursor.use_region(i, 4096).buffer()"
+    own = ours(window)._manager.make_cursor(path)
+    old = theirs(window).cursor()._manager.make_cursor(path)
+    return [
+        loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
+        loop("smmap", expression, positions, role="ours", cursor=own),
+        loop("smmap 5", expression, positions, cursor=old),
+    ]
+
+
+@row("new cursor each time, near", limit="os.stat + memoryview slice", goal=1.6, where="near")
+@row("new cursor each time, 64 windows", limit="os.stat + memoryview slice", goal=1.6, windows=64)
+def new_cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """A cursor of its own for each read, of a file that is known."""
+    window, positions = place(settings, where, windows, SIZE)
+    path = file_of(LENGTH)
+    expression = "make(path).use_region(i, 4096).buffer()"
+    view = memoryview(peers.mapped(path))
+    own, old = ours(window), theirs(window)
+    return [
+        loop("mmap", "stat(path) and view[i:i + 4096]", positions, role="limit", stat=os.stat, path=path, view=view),
+        loop("smmap", expression, positions, role="ours", make=own._manager.make_cursor, path=path),
+        loop("smmap 5", expression, positions, make=old.cursor()._manager.make_cursor, path=path),
+    ]

@@ -1,0 +1,121 @@
+"""Reading a large file from begin to end, once: maps are made and given back within the time taken."""
+
+from __future__ import annotations
+
+import zlib
+
+import smmap
+
+from . import peers
+from .data import GIB, MIB, file_of
+from .harness import Contender, Settings, once, row
+
+WINDOW = 8 * MIB
+PIECE = MIB
+
+
+@row("sequential, crc32", limit="whole-file mmap", goal=1.05)
+def crc32(settings: Settings) -> list[Contender]:
+    """The checksum of views of 1 MiB."""
+    length = GIB // 4 if settings.quick else GIB
+    path = file_of(length)
+
+    def bare() -> int:
+        checksum = 0
+        with peers.mapped(path) as whole, memoryview(whole) as view:
+            for start in range(0, length, PIECE):
+                with view[start : start + PIECE] as piece:
+                    checksum = zlib.crc32(piece, checksum)
+        return checksum
+
+    def ours() -> int:
+        checksum = 0
+        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+            for piece in buffer.iter_views(size=PIECE):
+                checksum = zlib.crc32(piece, checksum)
+        return checksum
+
+    def ours_by_cursor() -> int:
+        checksum = 0
+        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.make_cursor(path) as cursor:
+            for start in range(0, length, PIECE):
+                checksum = zlib.crc32(cursor.use_region(start, PIECE).buffer(), checksum)
+        return checksum
+
+    def theirs() -> int:
+        checksum = place = 0
+        cursor = peers.smmap5().SlidingWindowMapManager(WINDOW).make_cursor(path)
+        while place < length:
+            piece = cursor.use_region(place, PIECE).buffer()
+            checksum = zlib.crc32(piece, checksum)
+            place += len(piece)
+        return checksum
+
+    def read() -> int:
+        checksum = 0
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(PIECE):
+                checksum = zlib.crc32(piece, checksum)
+        return checksum
+
+    pieces = length // PIECE
+    return [
+        once("mmap", bare, role="limit", operations=pieces),
+        once("smmap", ours, role="ours", operations=pieces),
+        once("smmap, cursor", ours_by_cursor, operations=pieces),
+        once("smmap 5", theirs, operations=pieces),
+        once("file.read", read, operations=pieces),
+    ]
+
+
+@row("sequential, copy", limit="whole-file mmap", goal=1.1)
+def copy(settings: Settings) -> list[Contender]:
+    """Slices of 1 MiB as bytes."""
+    length = GIB // 4 if settings.quick else GIB
+    path = file_of(length)
+    pieces = range(0, length, PIECE)
+
+    def bare() -> None:
+        with peers.mapped(path) as whole:
+            for start in pieces:
+                whole[start : start + PIECE]
+
+    def ours() -> None:
+        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+            for start in pieces:
+                buffer[start : start + PIECE]
+
+    def theirs() -> None:
+        manager = peers.smmap5().SlidingWindowMapManager(WINDOW)
+        buffer = peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(path))
+        for start in pieces:
+            buffer[start : start + PIECE]
+
+    def read() -> None:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(PIECE):
+                pass
+
+    def of_bare() -> list[bytes]:
+        with peers.mapped(path) as whole:
+            return [whole[start : start + PIECE] for start in pieces]
+
+    def of_ours() -> list[bytes]:
+        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+            return [buffer[start : start + PIECE] for start in pieces]
+
+    def of_theirs() -> list[bytes]:
+        manager = peers.smmap5().SlidingWindowMapManager(WINDOW)
+        buffer = peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(path))
+        return [buffer[start : start + PIECE] for start in pieces]
+
+    def of_read() -> list[bytes]:
+        with open(path, "rb", buffering=0) as file:
+            return [file.read(PIECE) for _ in pieces]
+
+    return [
+        once("mmap", bare, role="limit", results=of_bare, operations=len(pieces)),
+        once("smmap", ours, role="ours", results=of_ours, operations=len(pieces)),
+        once("smmap 5", theirs, results=of_theirs, operations=len(pieces)),
+        once("file.read", read, results=of_read, operations=len(pieces)),
+    ]

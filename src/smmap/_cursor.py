@@ -79,7 +79,11 @@ class WindowCursor(Client):
         self._adopt(rhs)
         self._most = rhs._most
         region = rhs._region
-        if region is not None and self._manager is not None and self._manager.share(self._holder, region):
+        if (
+            region is not None
+            and self._manager is not None
+            and (self._manager.share(self._holder, region) or rhs._is_lost())
+        ):
             self._region, self._begin, self._end = region, rhs._begin, rhs._end
 
     def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> WindowCursor:
@@ -151,13 +155,30 @@ class WindowCursor(Client):
             raise ValueError(f"cursor of {self._name()} holds no region: call use_region() and check is_valid()")
         return self._region
 
-    def _lent(self, region: MapRegion) -> MapRegion:
-        """The region held, lent; another one if a thread evicted it in the very moment in which it was taken."""
-        region.lend()
-        if region.store is None and region.is_owned():
+    def _is_lost(self) -> bool:
+        """Whether a thread evicted the region in the very moment in which it was taken: it is to be mapped again."""
+        region, manager = self._region, self._manager
+        return (
+            region is not None
+            and region.store is None
+            and region.is_owned()
+            and manager is not None
+            and not manager._closed
+        )
+
+    def _found_again(self) -> MapRegion:
+        """The region held, mapped again if it was lost."""
+        region = self._held()
+        if self._is_lost():
             manager, _ = self._needs()
             region = self._region = manager.hold(self, self._holder, self._begin, self.size(), 0)
-            region.lend()
+        return region
+
+    def _lent(self) -> MapRegion:
+        """The region held, lent; lending takes the lock, so afterwards nobody evicts what is held."""
+        self._held().lend()
+        region = self._found_again()
+        region.lend()
         return region
 
     def _released(self) -> ClosedError:
@@ -168,7 +189,7 @@ class WindowCursor(Client):
         region = self._region or self._held()
         view = region.view
         if view is None:
-            region = self._lent(region)
+            region = self._lent()
             view = region.view
             if view is None:
                 raise self._released()
@@ -177,14 +198,15 @@ class WindowCursor(Client):
 
     def map(self) -> Store:
         """The region's `mmap` itself (bytes, where files are read instead): its index 0 is the region's begin."""
-        store = self._lent(self._held()).store
+        store = self._lent().store
         if store is None:
             raise self._released()
         return store
 
     def is_valid(self) -> bool:
         """Whether the cursor holds a region now."""
-        return self._region is not None and self._region.store is not None
+        region = self._region
+        return region is not None and (region.store is not None or self._is_lost())
 
     def is_associated(self) -> bool:
         """Whether the cursor has a file."""
@@ -208,7 +230,7 @@ class WindowCursor(Client):
 
     def region(self) -> MapRegion | None:
         """The region held, or None."""
-        return self._region
+        return self._found_again() if self._is_lost() else self._region
 
     def file_size(self) -> int:
         """The file's size in bytes when the cursor was made."""

@@ -9,12 +9,13 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress bench bench-quick docs lint format matrix clean
+.PHONY: help demo test stress mutants bench bench-quick docs lint format matrix clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
 	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
 	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
+	@echo "make mutants  wrong changes to the engine, one at a time: which test notices (ARGS='-k ledger' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  the rows with a goal in a minute, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make docs     build the documentation into site/, every reference checked"
@@ -36,6 +37,9 @@ SEED := $(or $(SEED),$(shell date +%s))
 stress: $(VENV)/.test
 	$(BIN)/python tests/stress/run_model.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
 	$(BIN)/python tests/stress/run_threads.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
+
+mutants: $(VENV)/.test
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --write $(ARGS)

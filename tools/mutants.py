@@ -287,6 +287,8 @@ MUTANTS = [
            "            if flags:\n                ledger.check_in", "            if False:\n                ledger.check_in"),
     Mutant("_manager.py", "a closed manager maps",
            "    def _check_open_locked(self, name: str) -> None:\n        if self._closed:", "    def _check_open_locked(self, name: str) -> None:\n        if False:"),
+    Mutant("_manager.py", "a manager that was closed meanwhile opens and keeps a file",
+           "    def _try_opening_locked(self, client: Client) -> None:\n        self._check_open_locked(client._name())\n", "    def _try_opening_locked(self, client: Client) -> None:\n"),
 
     # Where the system refuses
     Mutant("_manager.py", "any error evicts",

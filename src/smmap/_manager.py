@@ -596,6 +596,7 @@ class StaticWindowMapManager:
         return descriptor
 
     def _try_opening_locked(self, client: Client) -> None:
+        self._check_open_locked(client._name())
         descriptor = self._open_locked(client, 0, 0, client._flags)
         if client._file is not None and not descriptor.shared:
             self._ledger.keep(descriptor, client._file)

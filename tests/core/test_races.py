@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import smmap
 from smmap._ledger import Ledger
 from smmap.util import MapRegion
 
@@ -69,3 +70,22 @@ def test_a_region_is_evicted_while_a_cursor_takes_it(
         assert manager.stats().held == 1
     manager.collect()
     assert manager.stats()[:7] == (0, 0, 0, 0, 0, 0, 0)
+
+
+def test_the_manager_is_closed_while_a_buffer_is_made(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was looked at, and is about to be opened: nothing is kept open by a closed manager."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    associate = type(manager).associate
+
+    def racing(self: Any, client: Any, path: Any) -> None:
+        associate(self, client, path)
+        self.close()
+
+    monkeypatch.setattr(type(manager), "associate", racing)
+    with pytest.raises(smmap.ClosedError, match=file.path.name):
+        manager.buffer(file.path)
+    manager._check()
+    assert manager.stats().descriptors == 0

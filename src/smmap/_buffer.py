@@ -52,6 +52,7 @@ class SlidingWindowMapBuffer(Client):
     __slots__ = (
         "__weakref__",
         "_cursor",
+        "_flags",
         "_mtime",
         "_near",
         "_offset",

@@ -28,23 +28,23 @@ class WindowCursor(Client):
     end of a `with` block or the garbage collector lets go. `WindowCursor(manager)` has no file until `assign`.
     """
 
-    __slots__ = ("_begin", "_end", "_holder", "_most", "_region")
+    __slots__ = ("_begin", "_end", "_high", "_most", "_region")
 
     _region: MapRegion | None
     _begin: int
     _end: int
+    _high: int
+    """Up to where the region serves this cursor: its end, or the file's as it was when the cursor was made."""
+    _most: int
+    """The most bytes that a request may get."""
 
     def __init__(self, manager: StaticWindowMapManager | None = None) -> None:
         self._manager = manager
-        self._file = None
-        self._given = None
-        self._region = None
+        self._file = self._given = self._region = None
         self._access = "normal"
         self._where = -1
-        self._flags = 0
-        self._holder = id(self)
         self._most = sys.maxsize if manager is None else manager._window or sys.maxsize
-        self._length = self._begin = self._end = 0
+        self._length = self._begin = self._end = self._high = 0
 
     def __repr__(self) -> str:
         span = f"[{self._begin}, {self._end})" if self._region is not None else "no region"
@@ -56,7 +56,7 @@ class WindowCursor(Client):
         except AttributeError:  # a subclass did not get as far as our constructor
             return
         if region is not None and self._manager is not None:
-            self._manager.leave(self._holder, region)
+            self._manager.leave(id(self), region)
 
     def __enter__(self) -> Self:
         return self
@@ -82,9 +82,9 @@ class WindowCursor(Client):
         if (
             region is not None
             and self._manager is not None
-            and (self._manager.share(self._holder, region) or rhs._is_lost())
+            and (self._manager.share(id(self), region) or rhs._is_lost())
         ):
-            self._region, self._begin, self._end = region, rhs._begin, rhs._end
+            self._region, self._begin, self._end, self._high = region, rhs._begin, rhs._end, rhs._high
 
     def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> WindowCursor:
         """Hold a region with `size` bytes from `offset` (bytes from the file's begin); returns the cursor itself.
@@ -101,25 +101,39 @@ class WindowCursor(Client):
             end = offset + size
             if (
                 region is not None
-                and region.begin <= offset < end <= region.end
-                and end <= self._length
+                and region.begin <= offset < end <= self._high
                 and size <= self._most
                 and region.store is not None
             ):
                 self._begin = offset
                 self._end = end
                 return self
-            if 0 <= offset < self._length and size > 0 and self._file is not None:
+            if 0 <= offset < self._length and size >= 0 and self._file is not None:
                 most = self._most
-                end = offset + (size if size < most else most)  # noqa: FURB136 - min() costs a call
-                if end > self._length:
-                    end = self._length
                 found = self._file.regions.get(offset // most)
-                if found is not None and end <= found.end and self._manager.change(self._holder, region, found):  # type: ignore[union-attr]
-                    self._region = found
-                    self._begin = offset
-                    self._end = end
-                    return self
+                if found is not None:
+                    length = self._length
+                    high = found.end
+                    if high > length:
+                        high = length
+                    if size:
+                        if size > most:
+                            end = offset + most
+                        if end > length:
+                            end = length
+                        serves = end <= high
+                    else:  # all of the window that the rule gives, if that is this one, mapped as far as it can be
+                        end = high
+                        serves = high == length or offset + most // 2 <= high == found.begin + most
+                    if serves and (
+                        (found is region and found.store is not None) or self._manager.change(id(self), region, found)  # type: ignore[union-attr]
+                    ):
+                        self._region = found
+                        self._begin = offset
+                        self._end = end
+                        self._high = high
+                        return self
+            return self._move(offset, size, 0)
         return self._move(index(offset), index(size), check_flags(index(flags)))
 
     def _move(self, offset: int, size: int, flags: int) -> WindowCursor:
@@ -129,17 +143,18 @@ class WindowCursor(Client):
         if offset >= self._length:
             self.unuse_region()
             return self
-        self._region = manager.hold(self, self._holder, offset, size, flags)
+        region = self._region = manager.hold(self, id(self), offset, size, flags)
         self._begin = offset
         self._end = extent(offset, size, manager._window, self._length)
+        self._high = min(region.end, self._length)
         return self
 
     def unuse_region(self) -> None:
         """Let go of the region; any number of times."""
         region, self._region = self._region, None
-        self._begin = self._end = 0
+        self._begin = self._end = self._high = 0
         if region is not None and self._manager is not None:
-            self._manager.leave(self._holder, region)
+            self._manager.leave(id(self), region)
             self._manager.settle()
 
     def close(self) -> None:
@@ -171,7 +186,8 @@ class WindowCursor(Client):
         region = self._held()
         if self._is_lost():
             manager, _ = self._needs()
-            region = self._region = manager.hold(self, self._holder, self._begin, self.size(), 0)
+            region = self._region = manager.hold(self, id(self), self._begin, self.size(), 0)
+            self._high = min(region.end, self._length)
         return region
 
     def _lent(self) -> MapRegion:
@@ -186,19 +202,22 @@ class WindowCursor(Client):
 
     def buffer(self) -> memoryview:
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
-        region = self._region or self._held()
-        view = region.view
+        region = self._region
+        view = None if region is None else region.view
         if view is None:
             region = self._lent()
             view = region.view
             if view is None:
                 raise self._released()
-        begin = region.begin
+        begin = region.begin  # type: ignore[union-attr]
         return view[self._begin - begin : self._end - begin]
 
     def map(self) -> Store:
         """The region's `mmap` itself (bytes, where files are read instead): its index 0 is the region's begin."""
-        store = self._lent().store
+        region = self._region
+        if region is None or region.lent is None:
+            region = self._lent()
+        store = region.store
         if store is None:
             raise self._released()
         return store

@@ -191,7 +191,7 @@ class MappedFile:
 class Client:
     """What cursors and buffers share: one file, as the user gave it, at the size it had then."""
 
-    __slots__ = ("_access", "_file", "_flags", "_given", "_length", "_manager", "_where")
+    __slots__ = ("_access", "_file", "_given", "_length", "_manager", "_where")
 
     _manager: StaticWindowMapManager | None
     _file: MappedFile | None
@@ -200,7 +200,7 @@ class Client:
     _length: int
     _access: str
     """How maps will be read: see `smmap.buffer`."""
-    _flags: int
+    _flags = 0
     """Added to those of `os.open` whenever the file is opened for this client."""
 
     def __setstate__(self, _state: object) -> None:

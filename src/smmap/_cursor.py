@@ -143,7 +143,7 @@ class WindowCursor(Client):
         if offset >= self._length:
             self.unuse_region()
             return self
-        region = self._region = manager.hold(self, id(self), offset, size, flags)
+        region = self._region = manager.hold(self, id(self), self._region, offset, size, flags)
         self._begin = offset
         self._end = extent(offset, size, manager._window, self._length)
         self._high = min(region.end, self._length)
@@ -186,7 +186,7 @@ class WindowCursor(Client):
         region = self._held()
         if self._is_lost():
             manager, _ = self._needs()
-            region = self._region = manager.hold(self, id(self), self._begin, self.size(), 0)
+            region = self._region = manager.hold(self, id(self), region, self._begin, self.size(), 0)
             self._high = min(region.end, self._length)
         return region
 

@@ -68,7 +68,7 @@ def read_all(number: int, size: int, offset: int, where: Where) -> bytes:
     except OSError as error:
         if error.errno in _system.REFUSALS:
             raise
-        raise named(error, where, f"[{offset}, {offset + size}): ") from None
+        raise named(error, where, offset, offset + size) from None
     if len(data) != size:
         raise FileChangedError(f"truncated: {len(data)} of {size} bytes are left at offset {offset}", called(where))
     return data

@@ -70,8 +70,7 @@ class Ledger:
         self.lent: dict[Any, tuple[MapRegion, MappedFile]] = {}
         self.kept: OrderedDict[Descriptor, FileRef] = OrderedDict()
         self.max_memory = max_memory
-        self.memory = 0
-        self.files = 0
+        self.mapped = self.memory = self.files = 0
         self.deaths = self.hits = self.misses = self.evictions = self.cold_reads = 0
         self._peak_mapped = self._peak_memory = 0
         self.trusting = _system.RECLAIMS_LATE
@@ -87,10 +86,6 @@ class Ledger:
             self._limits = (maps if self._max_handles == sys.maxsize else self._max_handles), descriptors
         return self._limits
 
-    def count(self) -> int:
-        """How many regions are mapped."""
-        return len(self.held) + len(self.idle) + len(self.lent)
-
     def admit(self, region: MapRegion, file: MappedFile) -> None:
         """Enter a region that was just mapped, as idle and used last; a shorter one of the same window gives way."""
         replaced = file.regions.get(region.key)
@@ -98,7 +93,8 @@ class Ledger:
         if replaced is not None and replaced in self.idle:
             self.evict(replaced)
         self.idle[region] = file
-        self.memory += region.size()
+        self.mapped += 1
+        self.memory += region.end - region.begin
         self.misses += 1
         file.pins += region.pins
         file.maps += 1
@@ -154,7 +150,8 @@ class Ledger:
 
     def _unmapped(self, region: MapRegion, file: MappedFile) -> None:
         self.deaths += 1
-        self.memory -= region.size()
+        self.mapped -= 1
+        self.memory -= region.end - region.begin
         file.pins -= region.pins
         file.maps -= 1
         self.files -= file.maps == 0
@@ -167,14 +164,16 @@ class Ledger:
         A held region larger than the limit of memory makes no room for itself, since it cannot fit anyway. Where the
         interpreter reclaims late, what was let go counts as gone until garbage has been collected. How many went.
         """
-        evictions = self.evictions
         handles = self.limits()[0]
         memory = self.max_memory - more
+        if self.mapped + len(self.kept) <= handles and self.memory <= memory:
+            return 0
+        evictions = self.evictions
         if memory < 0 or (last is not None and last in self.held and last.size() > memory):
             memory = sys.maxsize
         owed_maps = owed_memory = 0
         while True:
-            maps = self.count() - owed_maps
+            maps = self.mapped - owed_maps
             if self.kept and maps + len(self.kept) > handles:
                 self.drop_descriptor()
                 continue
@@ -190,22 +189,26 @@ class Ledger:
 
     def fits(self) -> bool:
         """Whether the hard limit is kept, now that a call ends."""
-        count = self.count()
-        if count > self.limits()[0]:
+        if self.mapped > self.limits()[0]:
             return False
-        self._peak_mapped = max(self._peak_mapped, count)
-        self._peak_memory = max(self._peak_memory, self.memory)
+        if self.mapped > self._peak_mapped:
+            self._peak_mapped = self.mapped
+        if self.memory > self._peak_memory:
+            self._peak_memory = self.memory
         return True
 
     def has_room(self, own: MapRegion | None) -> bool:
         """Whether evicting could make room for one more region; `own` is what its client would let go for it."""
-        movable = own is not None and own.holds == 1 and own in self.held
-        return self.count() < self.limits()[0] or bool(self.idle) or movable
+        return (
+            self.mapped < self.limits()[0]
+            or bool(self.idle)
+            or (own is not None and own.holds == 1 and own in self.held)
+        )
 
     def keep(self, descriptor: Descriptor, file: MappedFile) -> bool:
         """Keep a file's descriptor open for later, as far as there are handles to spare."""
         handles, descriptors = self.limits()
-        room = min(handles - self.count(), descriptors) if _system.KEEPS_DESCRIPTORS else 0
+        room = min(handles - self.mapped, descriptors) if _system.KEEPS_DESCRIPTORS else 0
         if room <= 0 or file.ref.descriptor is not None:
             return False
         while len(self.kept) >= room:
@@ -265,7 +268,7 @@ class Ledger:
     def stats(self, window_size: int) -> Stats:
         """All counters."""
         return Stats(
-            mapped=self.count(),
+            mapped=self.mapped,
             held=len(self.held),
             idle=len(self.idle),
             lent=len(self.lent),
@@ -290,7 +293,8 @@ class Ledger:
         assert len(set(regions)) == len(regions), "a region stands in two tables"
         assert self.memory == sum(region.size() for region in regions), "memory is miscounted"
         assert self.files == len({file for _, file in tables}), "files are miscounted"
-        assert self.count() <= self.limits()[0], "more regions than handles"
+        assert self.mapped == len(regions), "regions are miscounted"
+        assert self.mapped <= self.limits()[0], "more regions than handles"
         for file in {file for _, file in tables}:
             own = [region for region, of in tables if of is file]
             assert file.maps == len(own), "a file's regions are miscounted"

@@ -12,7 +12,6 @@ decides or reports anything: which region each cursor holds now (`_changed`), wh
 from __future__ import annotations
 
 import errno
-import gc
 import itertools
 import os
 import sys
@@ -22,13 +21,14 @@ from collections import deque
 from operator import index
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, TypeVar
 
-from . import _system
-from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
-from ._file import Client, FileRef, MappedFile, examine, read_all, read_store, where_is
+from . import _fork, _system
+from ._errors import ClosedError, LimitError, ReentryError
+from ._file import Client, FileRef, MappedFile, examine, read_all, where_is
 from ._ledger import Ledger, Stats
 from ._region import MapRegion, Store, StoredBytes
 from ._rents import Rents, patience, price
-from ._system import Descriptor, Where, called, named
+from ._source import CannotMap, Source
+from ._system import Descriptor, Where, called
 from ._window import ALLOCATIONGRANULARITY, Key, MapWindow, is_64_bit, round_window, serving
 
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ T = TypeVar("T")
 _MIB = 1 << 20
 _GIB = 1 << 30
 _FRUITLESS_COLLECTIONS = 3  # of garbage, before a limit is believed
-
-
-class _CannotMap(Exception):
-    """The file system does not map: the file is to be read instead."""
 
 
 class StaticWindowMapManager:
@@ -92,7 +88,6 @@ class StaticWindowMapManager:
                 unit = 2 * ALLOCATIONGRANULARITY
                 window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
         self._window = round_window(window_size)
-        self._backing = backing
         self._closed = False
         self._lock = threading.RLock()  # reentrant so that a finalizer which interrupts its holder is told, not hung
         self._busy = False
@@ -109,15 +104,15 @@ class StaticWindowMapManager:
         self._files: dict[tuple[int, int], FileRef] = {}
         self._paths: dict[Where, FileRef] = {}
         self._ledger = Ledger(max_memory_size or (32 * _GIB if large else _GIB), max_open_handles, self._inbox.append)
+        self._source = Source(self._ledger, self._window, backing)
         self._pauses = 0  # how many uses since were holders letting go
         self._settled = 0  # the clock's time up to which uses are settled
         self._futile = 0  # how many lent regions the last garbage collection could not bring down
         self._ref = weakref.ref(self)
-        with _registry_lock:
-            _registry.add(self)
+        _fork.register(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._ledger.count()} regions, {self._ledger.memory} bytes mapped"
+        state = "closed" if self._closed else f"{self._ledger.mapped} regions, {self._ledger.memory} bytes mapped"
         return f"<{type(self).__name__} {state}>"
 
     # What users call
@@ -139,7 +134,7 @@ class StaticWindowMapManager:
         """Unload every idle region and kept descriptor; how many regions went. Never raises, also after `close`."""
         count = self._put_off_or_run(self._unload_locked, 0)
         if _system.RECLAIMS_LATE and self._ledger.lent:
-            _collect_garbage()
+            _system.collect_garbage()
         return count
 
     def release(self, path: Any) -> int:
@@ -217,7 +212,7 @@ class StaticWindowMapManager:
             except (OSError, MemoryError) as error:
                 if _system.code_of(error) not in _system.REFUSALS:
                     raise
-                status = self._run(self._attempt_locked, where, "", examine, where)
+                status = self._run(self._source.attempt, where, 0, 0, examine, where)
             client._file, status = self._run(self._file_locked, where, status)
             client._length = status.st_size
             client._where = where
@@ -248,8 +243,13 @@ class StaticWindowMapManager:
         """Open the client's file and verify it, so that what cannot be read is told at once."""
         self._run(self._try_opening_locked, client)
 
-    def hold(self, client: Client, holder: int, offset: int, size: int, flags: int) -> MapRegion:
-        """A region that serves the request, held by `holder` (a cursor's id) in place of what it held."""
+    def hold(self, client: Client, holder: int, own: MapRegion | None, offset: int, size: int, flags: int) -> MapRegion:
+        """A region that serves the request, held by `holder` (a cursor's id) in place of its `own`."""
+        if not flags and client._file is not None:
+            key, _, end = self._window_of(client, offset, size)
+            region = client._file.regions.get(key)
+            if region is not None and region.end >= end and self.change(holder, own, region):
+                return region
         return self._serve(self._hold_locked, client, holder, offset, size, flags)
 
     def share(self, holder: int, region: MapRegion) -> bool:
@@ -352,8 +352,7 @@ class StaticWindowMapManager:
             except (OSError, MemoryError) as error:
                 if _system.code_of(error) not in _system.REFUSALS:
                     raise
-                span = f"[{begin}, {end}): "
-                again: bytes = self._run(self._attempt_locked, client._where, span, read_all, *arguments)
+                again: bytes = self._run(self._source.attempt, client._where, begin, end, read_all, *arguments)
                 return again
             finally:
                 if found.shared:
@@ -411,27 +410,37 @@ class StaticWindowMapManager:
             return result
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
-        """`_run` for what may map: where the interpreter reclaims late, collect garbage before giving up."""
+        """`_run` for what may map; again, if it turned out that the file can only be read."""
+        if _system.RECLAIMS_LATE:
+            return self._serve_late(operation, *args)
+        try:
+            return self._run(operation, *args)
+        except CannotMap:
+            return self._run(operation, *args)
+
+    def _serve_late(self, operation: Callable[..., T], *args: Any) -> T:
+        """The same where the interpreter reclaims late: collect garbage before giving up."""
         ledger = self._ledger
-        patience = _FRUITLESS_COLLECTIONS if _system.RECLAIMS_LATE else 0
+        patience = _FRUITLESS_COLLECTIONS
         while True:
             died = ledger.deaths
             try:
                 result = self._run(operation, *args)
                 break
+            except CannotMap:
+                continue
             except LimitError:
                 if not patience:
                     raise
-            _collect_garbage()
+            _system.collect_garbage()
             self.settle()
             if ledger.deaths == died:
                 patience -= 1
                 ledger.trusting = False
-        if _system.RECLAIMS_LATE:
-            ledger.trusting = True
-            if len(ledger.lent) > self._futile and ledger.memory > ledger.max_memory:
-                _collect_garbage()
-                self._run(self._trim_again_locked)
+        ledger.trusting = True
+        if len(ledger.lent) > self._futile and ledger.memory > ledger.max_memory:
+            _system.collect_garbage()
+            self._run(self._trim_again_locked)
         return result
 
     def _settle_locked(self) -> None:
@@ -515,7 +524,7 @@ class StaticWindowMapManager:
         ref = self._files.get((status.st_dev, status.st_ino))
         file = _alive(ref)
         if file is not None and not file.is_as(status):
-            status = self._attempt_locked(where, "", examine, where)
+            status = self._source.attempt(where, 0, 0, examine, where)
             if (status.st_dev, status.st_ino) != file.key:
                 return self._file_locked(where, status)
             if file.pins:
@@ -566,145 +575,46 @@ class StaticWindowMapManager:
                 count += self._ledger.unload_file(file, held)
         return count
 
-    def _open_locked(self, client: Client, begin: int, end: int, flags: int) -> Descriptor:
-        """A descriptor of the client's file, verified to hold [begin, end): the kept one, or a new one.
-
-        The caller is one of its readers, so that nobody closes it before the caller checks it in.
-        """
-        file = client._file
-        assert file is not None
-        ledger = self._ledger
-        where, span = client._where, f"[{begin}, {end}): " if end else ""
-        descriptor = None if flags else file.ref.descriptor
-        flags |= client._flags
-        kept = descriptor is not None
-        if descriptor is None:
-            try:
-                descriptor = Descriptor(self._attempt_locked(where, span, _system.open_file, where, flags))
-            except OSError as error:
-                if error.errno not in _system.GONE or (flags and error.errno == errno.ELOOP):
-                    raise
-                raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
-        else:
-            ledger.kept.move_to_end(descriptor)
-        descriptor.readers += 1
-        try:
-            self._attempt_locked(where, span, file.verify, descriptor.number, kept, begin, end, where)
-        except BaseException:
-            ledger.check_in(descriptor)
-            raise
-        return descriptor
-
     def _try_opening_locked(self, client: Client) -> None:
         self._check_open_locked(client._name())
-        descriptor = self._open_locked(client, 0, 0, client._flags)
+        descriptor = self._source.open(client, 0, 0, client._flags)
         if client._file is not None and not descriptor.shared:
             self._ledger.keep(descriptor, client._file)
         self._ledger.check_in(descriptor)
-
-    def _attempt_locked(self, where: Where, span: str, call: Callable[..., T], *args: Any) -> T:
-        """`call(*args)`; where the system has run out, idle regions go one by one until it has not."""
-        ledger = self._ledger
-        while True:
-            try:
-                return call(*args)
-            except (OSError, MemoryError) as error:
-                code = _system.code_of(error)
-                if code not in _system.REFUSALS:
-                    if isinstance(error, OSError) and error.filename is None:
-                        raise named(error, where, span) from None
-                    raise
-                if not self._relieve_locked(code):
-                    raise LimitError(
-                        code,
-                        f"{span}{_system.advice_for(code)}; "
-                        f"{len(ledger.held)} regions are held and {len(ledger.lent)} lent",
-                        called(where),
-                    ) from None
-
-    def _relieve_locked(self, code: int) -> bool:
-        """Let go of the one thing that is worth least among what may help; False if there is none."""
-        ledger = self._ledger
-        short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
-        if short_of_descriptors and ledger.kept:
-            ledger.drop_descriptor()
-        elif ledger.idle and (_system.TRACKS_DESCRIPTOR or not short_of_descriptors):
-            ledger.evict(next(iter(ledger.idle)))
-        else:
-            return False
-        return True
 
     # Windows
 
     def _window_of(self, client: Client, offset: int, size: int) -> tuple[Key, int, int]:
         """The window that serves a request; where files are read instead, no more than the request, aligned."""
         key, begin, end = serving(offset, size, self._window, client._length)
-        if size and self._reads(client):
+        if size and self._source.reads(client):
             grain = ALLOCATIONGRANULARITY
             end = min(end, -(-min(offset + size, client._length) // grain) * grain)
             begin = max(begin, offset - offset % grain)
             key = begin, end
         return key, begin, end
 
-    def _reads(self, client: Client) -> bool:
-        """Whether windows of the client's file are read into memory."""
-        return self._backing == "read" or (client._file is not None and client._file.reads)
-
     def _obtain_locked(
-        self, client: Client, window: Callable[[], tuple[Key, int, int]], flags: int = 0, own: MapRegion | None = None
+        self, client: Client, key: Key, begin: int, end: int, flags: int = 0, own: MapRegion | None = None
     ) -> MapRegion:
         """The region of a window, mapped now if it was not, for the caller to hold (in place of `own`) or to borrow."""
-        try:
-            return self._find_or_map_locked(client, *window(), flags, own)
-        except _CannotMap:
-            return self._find_or_map_locked(client, *window(), flags, own)
-
-    def _find_or_map_locked(
-        self, client: Client, key: Key, begin: int, end: int, flags: int, own: MapRegion | None
-    ) -> MapRegion:
-        self._check_open_locked(client._name())
+        if self._closed:
+            self._check_open_locked(client._name())
         file = client._file
         assert file is not None
         ledger = self._ledger
         region = file.regions.get(key)
         if region is not None and region.end >= end and (region.store is not None or ledger.revive(region)):
             if flags:
-                ledger.check_in(self._open_locked(client, begin, end, flags))
+                ledger.check_in(self._source.open(client, begin, end, flags))
             ledger.use(region)
             return region
         if not ledger.has_room(own):
             raise self._no_handle(client)
-        store = self._store_locked(client, file, begin, end, flags)
+        store = self._source.store(client, begin, end, flags)
         region = MapRegion.of_manager(store, key, begin, end, self._ref)
         ledger.admit(region, file)
         return region
-
-    def _store_locked(self, client: Client, file: MappedFile, begin: int, end: int, flags: int) -> Store:
-        """The bytes of [begin, end), mapped or read."""
-        reads = self._reads(client)
-        descriptor = self._open_locked(client, begin, end, flags)
-        number, size, span = descriptor.number, end - begin, f"[{begin}, {end}): "
-        store: Store
-        try:
-            if reads:
-                store = self._attempt_locked(client._where, span, read_store, number, size, begin, client._where)
-            else:
-                store = self._attempt_locked(client._where, span, _system.map_at, number, size, begin, client._access)
-            if (reads or 0 < self._window < file.size) and not descriptor.shared:
-                self._ledger.keep(descriptor, file)
-            return store
-        except ValueError as error:
-            raise FileChangedError(
-                f"truncated while [{begin}, {end}) was mapped: {error}", called(client._where)
-            ) from None
-        except OSError as error:
-            if reads or self._backing != "auto" or error.errno not in _system.UNMAPPABLE:
-                raise
-            file.reads = True
-            file.price = 0  # another one now
-            raise _CannotMap from None
-        finally:
-            self._ledger.check_in(descriptor)
 
     def _no_handle(self, client: Client) -> LimitError:
         return LimitError(
@@ -719,7 +629,8 @@ class StaticWindowMapManager:
     def _hold_locked(self, client: Client, holder: int, offset: int, size: int, flags: int) -> MapRegion:
         ledger = self._ledger
         own = self._known.get(holder)
-        region = self._obtain_locked(client, lambda: self._window_of(client, offset, size), flags, own)
+        region = self._obtain_locked(client, *self._window_of(client, offset, size), flags, own)
+        region.lend_locked()
         if region is own:
             return region
         self._known[holder] = region
@@ -773,21 +684,21 @@ class StaticWindowMapManager:
         region = file.regions.get(begin // window)
         cold = region is None or region.end < end or (region.store is None and not self._ledger.revive(region))
         if cold and _system.KEEPS_DESCRIPTORS and not (due and self._ledger.has_room(None)):
-            descriptor = self._open_locked(client, begin, end, 0)
+            descriptor = self._source.open(client, begin, end, 0)
             if not descriptor.shared:
                 self._ledger.keep(descriptor, file)
             self._ledger.cold_reads += 1
             size = min(window, client._length)
-            file.price = price(size, self._reads(client))
+            file.price = price(size, self._source.reads(client))
             file.patience = patience(min(self._ledger.limits()[0], self._ledger.max_memory // size))
             return descriptor, begin
         store, start, _ = self._window_locked(client, begin)
         return store, start
 
-    def _borrow_locked(self, client: Client, window: Callable[[], tuple[Key, int, int]]) -> MapRegion:
+    def _borrow_locked(self, client: Client, key: Key, begin: int, end: int) -> MapRegion:
         """A region that is used now; it stays idle, unless cursors hold it."""
         ledger = self._ledger
-        region = self._obtain_locked(client, window)
+        region = self._obtain_locked(client, key, begin, end)
         ledger.trim(region)
         if not ledger.fits():
             ledger.evict(region)
@@ -796,16 +707,15 @@ class StaticWindowMapManager:
 
     def _window_locked(self, client: Client, offset: int) -> tuple[Store, int, int]:
         key, begin, end = serving(offset, 1, self._window, client._length)
-        region = self._borrow_locked(client, lambda: (key, begin, end))
+        region = self._borrow_locked(client, key, begin, end)
         assert region.store is not None
         return region.store, begin, end
 
     def _view_locked(self, client: Client, begin: int, end: int) -> memoryview:
         low = begin - begin % ALLOCATIONGRANULARITY
         long = 0 < self._window < end - begin
-        region = self._borrow_locked(
-            client, lambda: ((low, end), low, end) if long else self._window_of(client, begin, end - begin)
-        )
+        window = ((low, end), low, end) if long else self._window_of(client, begin, end - begin)
+        region = self._borrow_locked(client, *window)
         region.lend_locked()
         view = region.view
         assert view is not None
@@ -833,19 +743,6 @@ def _time(use: tuple[Any, int]) -> int:
     return use[1]
 
 
-_collecting = threading.RLock()
-
-
-def _collect_garbage() -> None:
-    """`gc.collect()`, one thread after the other: while one collects, the call of another would return at once."""
-    waited = _collecting.acquire(timeout=1)
-    try:
-        gc.collect()
-    finally:
-        if waited:
-            _collecting.release()
-
-
 def _nothing() -> None:
     """For `_run`: only settle the inbox."""
 
@@ -866,51 +763,3 @@ def _names(path: Any) -> set[str]:
     except OSError:  # before Python 3.10, where a link cannot be read
         pass
     return found
-
-
-# Forking: every lock is taken before and renewed in the child, so that no ledger is copied half done.
-
-_registry: weakref.WeakSet[StaticWindowMapManager] = weakref.WeakSet()
-_registry_lock = threading.RLock()
-_forking: list[StaticWindowMapManager] = []
-
-
-def _before_fork() -> None:
-    """Take every lock. None is waited for while others are held: a finalizer that interrupts a call under one manager's
-    lock may use or make another manager, so no order of locks would do."""
-    while True:
-        with _registry_lock:
-            managers = list(_registry)
-        taken: list[Any] = []
-        for lock in [*[manager._lock for manager in managers], _registry_lock]:
-            if not lock.acquire(blocking=False):
-                break
-            taken.append(lock)
-        else:
-            if set(_registry) <= set(managers):
-                _forking[:] = managers
-                return
-        for one in taken:
-            one.release()
-        with lock:  # wait until that one is free
-            pass
-
-
-def _after_fork_in_parent() -> None:
-    for manager in _forking:
-        manager._lock.release()
-    _forking.clear()
-    _registry_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _registry_lock, _collecting
-    for manager in _forking:
-        manager._lock = threading.RLock()
-    _forking.clear()
-    _registry_lock = threading.RLock()
-    _collecting = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

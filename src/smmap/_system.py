@@ -7,9 +7,11 @@ any of them fail in one place.
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
 import sys
+import threading
 from typing import Any, Union
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "called",
     "check_flags",
     "code_of",
+    "collect_garbage",
     "handle_limits",
     "is_readable",
     "is_shared",
@@ -35,6 +38,7 @@ __all__ = [
     "named",
     "open_file",
     "read_at",
+    "span_of",
     "status",
     "status_of",
 ]
@@ -97,9 +101,14 @@ def called(where: Where) -> str | bytes:
     return f"descriptor {where}" if isinstance(where, int) else where
 
 
-def named(error: OSError, where: Where, span: str = "") -> OSError:
-    """The system's error again, with the file's name and what was asked of it."""
-    return OSError(error.errno, f"{span}{error.strerror}", called(where))
+def span_of(begin: int, end: int) -> str:
+    """What errors call a byte range; nothing for an empty one."""
+    return f"[{begin}, {end}): " if end > begin else ""
+
+
+def named(error: OSError, where: Where, begin: int = 0, end: int = 0) -> OSError:
+    """The system's error again, with the file's name and the range that was asked for."""
+    return OSError(error.errno, f"{span_of(begin, end)}{error.strerror}", called(where))
 
 
 def status(where: Where) -> os.stat_result:
@@ -203,6 +212,28 @@ def handle_limits() -> tuple[int, int]:
         if soft != resource.RLIM_INFINITY:
             descriptors = soft
     return max(1, (min(maps, descriptors) if TRACKS_DESCRIPTOR else maps) // 2), descriptors // 4
+
+
+_collecting = threading.RLock()
+
+
+def collect_garbage() -> None:
+    """`gc.collect()`, one thread after the other: while one collects, the call of another would return at once."""
+    waited = _collecting.acquire(timeout=1)
+    try:
+        gc.collect()
+    finally:
+        if waited:
+            _collecting.release()
+
+
+def _after_fork_in_child() -> None:
+    global _collecting
+    _collecting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def code_of(error: OSError | MemoryError) -> int:

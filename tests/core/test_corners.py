@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import smmap
-from smmap import ReentryError, _default, _manager, _system
+from smmap import ReentryError, _default, _fork, _system
 from smmap.util import MapRegion
 
 from ._tools import G, descriptors, linux, reclaim
@@ -104,24 +104,24 @@ def test_who_interrupts_its_own_thread_is_told(
 def test_a_fork_takes_every_lock(make_manager: Any) -> None:
     """What runs around a fork, run by hand: the parent's locks are free again, the child's are new."""
     manager = make_manager(W)
-    _manager._before_fork()
+    _fork._before_fork()
     taken: list[bool] = []
     tries = threading.Thread(target=lambda: taken.append(manager._lock.acquire(blocking=False)))
     tries.start()
     tries.join()
     assert taken == [False]
-    _manager._after_fork_in_parent()
+    _fork._after_fork_in_parent()
     tries = threading.Thread(target=lambda: taken.append(manager._lock.acquire(blocking=False)))
     tries.start()
     tries.join()
     assert taken == [False, True]
     manager._lock = threading.RLock()
-    _manager._before_fork()
+    _fork._before_fork()
     old = manager._lock
-    registry_lock = _manager._registry_lock
-    _manager._after_fork_in_child()
+    registry_lock = _fork._registry_lock
+    _fork._after_fork_in_child()
     assert manager._lock is not old
-    assert _manager._registry_lock is not registry_lock
+    assert _fork._registry_lock is not registry_lock
     old.release()
     registry_lock.release()
     manager._check()

@@ -1,0 +1,66 @@
+"""Forking: every manager's lock is taken before and renewed in the child, so that no ledger is copied half done.
+
+Knows of managers only that they have a `_lock`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._manager import StaticWindowMapManager
+
+__all__ = ["register"]
+
+_registry: weakref.WeakSet[StaticWindowMapManager] = weakref.WeakSet()
+_registry_lock = threading.RLock()
+_forking: list[StaticWindowMapManager] = []
+
+
+def register(manager: StaticWindowMapManager) -> None:
+    """Take care of a manager, for as long as it lives."""
+    with _registry_lock:
+        _registry.add(manager)
+
+
+def _before_fork() -> None:
+    """Take every lock. None is waited for while others are held: a finalizer that interrupts a call under one manager's
+    lock may use or make another manager, so no order of locks would do."""
+    while True:
+        with _registry_lock:
+            managers = list(_registry)
+        taken: list[Any] = []
+        for lock in [*[manager._lock for manager in managers], _registry_lock]:
+            if not lock.acquire(blocking=False):
+                break
+            taken.append(lock)
+        else:
+            if set(_registry) <= set(managers):
+                _forking[:] = managers
+                return
+        for one in taken:
+            one.release()
+        with lock:  # wait until that one is free
+            pass
+
+
+def _after_fork_in_parent() -> None:
+    for manager in _forking:
+        manager._lock.release()
+    _forking.clear()
+    _registry_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock
+    for manager in _forking:
+        manager._lock = threading.RLock()
+    _forking.clear()
+    _registry_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _search, _system
 from ._cursor import WindowCursor
 from ._default import default_manager
-from ._errors import FileChangedError
+from ._errors import ClosedError, FileChangedError
 from ._file import Client
 from ._manager import StaticWindowMapManager
 from ._region import MapRegion, Store
@@ -32,6 +32,7 @@ _STEP = _search.STEP
 _NO_REGION = MapRegion.nowhere()
 _NOT_NEAR = (_NO_REGION, 0, 0, 0)
 _CLOSED: dict[Any, MapRegion] = {}  # in place of a file's regions: nothing can be read
+_NEVER = -1  # in place of an mtime: closed, so that a thread which opens the buffer just now has to close it again
 _UNOPENED: dict[Any, MapRegion] = {}  # the same for a buffer made by `later`: the first read opens the file
 
 
@@ -129,6 +130,7 @@ class SlidingWindowMapBuffer(Client):
 
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
+        self._mtime = _NEVER
         self._regions = _CLOSED  # before the size: who finds the buffer empty must find it closed
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
@@ -232,6 +234,8 @@ class SlidingWindowMapBuffer(Client):
         self._adopt(client)
         self._given = given
         self._start(self._offset, self._size)
+        if self._mtime == _NEVER:
+            self.end_access()
 
     def _start(self, offset: int, size: int) -> None:
         """Let reads begin."""
@@ -239,15 +243,23 @@ class SlidingWindowMapBuffer(Client):
         self._window = manager.window_size() or max(self._length, 1)
         self._offset = offset
         self._size = min(size, self._length - offset)
-        self._regions = file.regions
+        self._regions = file.regions  # last: see `_swapped`
 
     def _check_open(self) -> None:
         """`ClosedError` if nothing can be read; a buffer made by `later` opens its file now."""
         if self._regions is _UNOPENED:
             self._open()
-        elif self.closed:
+        if self.closed:
             self._needs()
             raise self._closed_error()
+
+    def _swapped(self) -> ClosedError:
+        """The error of a read in whose course another thread closed the buffer, or gave it another file.
+
+        A read takes `_regions` first, and what else it needs after it. `begin_access` puts `_regions` in place last. So
+        a read that finds the same ones at its end has bytes of one file; one that does not must not answer.
+        """
+        return ClosedError(f"{type(self).__name__} of {self._name()} was closed or begun anew by another thread")
 
     # As bytes
 
@@ -273,10 +285,12 @@ class SlidingWindowMapBuffer(Client):
                         return store[key - base]
                     except ValueError:
                         pass
+            regions = self._regions
             size = self._size
             if -size <= key < size:
-                position = (key if key >= 0 else key + size) + self._offset
-                found = self._regions.get(position // self._window)
+                offset = self._offset
+                position = (key if key >= 0 else key + size) + offset
+                found = regions.get(position // self._window)
                 if found is not None:
                     store = found.hot
                     if store is None:
@@ -285,10 +299,14 @@ class SlidingWindowMapBuffer(Client):
                         self._stay(found)
                     if store is not None:
                         try:
-                            return store[position - found.begin]
+                            byte = store[position - found.begin]
                         except (ValueError, IndexError):  # or a window clipped before the file grew
                             pass
-                position -= self._offset
+                        else:
+                            if self._regions is regions:
+                                return byte
+                            raise self._swapped()
+                position -= offset
                 return self._copy(position, position + 1)[0]
             self._check_open()
             raise IndexError(f"index {key} is out of range: the buffer has {size} bytes")
@@ -317,6 +335,7 @@ class SlidingWindowMapBuffer(Client):
         if step < 0:
             chosen = chosen[::-1]
         pieces = []
+        regions = self._regions
         while chosen:
             store, begin, end = self._window_at(chosen[0])
             here = chosen[: -(-(end - chosen[0]) // chosen.step)]
@@ -326,16 +345,20 @@ class SlidingWindowMapBuffer(Client):
             except ValueError:  # PyPy: evicted and closed meanwhile
                 pieces.append(self._copy(here[0], here[-1] + 1)[:: here.step])
             del store  # else the window would count as lent when the next one needs its handle
+        if self._regions is not regions and regions is not _UNOPENED:
+            raise self._swapped()
         data = b"".join(pieces)
         return data if step > 0 else data[::-1]
 
     def _copy(self, start: int, stop: int) -> bytes:
         """A copy of [start, stop), which must lie in the buffer."""
-        if start >= stop:
+        regions, offset, window = self._regions, self._offset, self._window
+        if start >= stop or regions is _CLOSED or regions is _UNOPENED:
             self._check_open()
-            return b""
-        position, end = self._offset + start, self._offset + stop
-        region = self._regions.get(position // self._window)
+            return self._copy(start, stop) if start < stop else b""
+        position, end = offset + start, offset + stop
+        region = regions.get(position // window)
+        data = None
         if region is not None and end <= region.end:
             store = region.hot
             if store is None:
@@ -344,28 +367,38 @@ class SlidingWindowMapBuffer(Client):
                 self._stay(region)
             if store is not None:
                 try:
-                    return store[position - region.begin : end - region.begin]
+                    data = store[position - region.begin : end - region.begin]
                 except ValueError:  # PyPy: evicted and closed meanwhile
                     pass
-        if self._regions is _CLOSED or self._regions is _UNOPENED:
-            self._check_open()
-        window = self._window
-        border = position - position % window + window
-        if end <= border:
-            return self._manager.fetch(self, position, end)  # type: ignore[union-attr]
-        pieces = [self._manager.fetch(self, position, border)]  # type: ignore[union-attr]
-        while border < end:
-            position, border = border, border + window
-            pieces.append(self._copy(position - self._offset, min(end, border) - self._offset))
-        return b"".join(pieces)
+        if data is None:
+            border = position - position % window + window
+            data = self._manager.fetch(self, position, min(end, border))  # type: ignore[union-attr]
+            if border < end:
+                pieces = [data]
+                while border < end:
+                    position, border = border, border + window
+                    pieces.append(self._copy(position - offset, min(end, border) - offset))
+                data = b"".join(pieces)
+        if self._regions is regions:
+            return data
+        raise self._swapped()
 
     def _stay(self, region: MapRegion) -> None:
         """The region is used twice in a row: be quick to find it the next time."""
-        base = region.begin - self._offset
-        high = min(region.end - self._offset, self._size)
+        regions, offset, size = self._regions, self._offset, self._size
+        base = region.begin - offset
+        high = min(region.end - offset, size)
         self._near = region, max(base, 0), high, base
-        if base == 0 and high == self._size == region.end - region.begin:
+        if base == 0 and high == size == region.end - region.begin:
             self._whole = region
+        if (
+            self._regions is not regions
+            or self._offset != offset
+            or self._size != size
+            or regions.get(region.key) is not region
+        ):  # another thread closed the buffer, or gave it another file, and had taken down what we put up again
+            self._whole = _NO_REGION
+            self._near = _NOT_NEAR
 
     # Zero-copy
 
@@ -381,25 +414,33 @@ class SlidingWindowMapBuffer(Client):
                 return view[start:stop]
         region, low, high, base = self._near
         if not (type(start) is type(stop) is int and low <= start < stop <= high and region.hot is not None):
+            regions = self._regions
             start, stop, _ = slice(start, stop).indices(self._size)
             if start >= stop:
                 self._check_open()
                 return memoryview(b"")
-            found = self._regions.get((start + self._offset) // self._window)
-            if found is None or stop + self._offset > found.end:
+            offset = self._offset
+            found = regions.get((start + offset) // self._window)
+            if found is None or stop + offset > found.end:
                 return self._view_far(start, stop)
             if found.hot is not None:
                 self._stay(found)
             elif self._manager.note(found) is None:  # type: ignore[union-attr]
                 return self._view_far(start, stop)
-            region, base = found, found.begin - self._offset
+            if self._regions is not regions:
+                raise self._swapped()
+            region, base = found, found.begin - offset
         view = region.view
         return self._view_far(start, stop) if view is None else view[start - base : stop - base]
 
     def _view_far(self, start: int, stop: int) -> memoryview:
         """A view of [start, stop) from the manager."""
         self._check_open()
-        return self._manager.view(self, start + self._offset, stop + self._offset)  # type: ignore[union-attr]
+        regions = self._regions
+        view = self._manager.view(self, start + self._offset, stop + self._offset)  # type: ignore[union-attr]
+        if self._regions is regions:
+            return view
+        raise self._swapped()
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = _STEP) -> Iterator[memoryview]:
         """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across
@@ -474,8 +515,11 @@ class SlidingWindowMapBuffer(Client):
     def _window_at(self, start: int) -> tuple[Store, int, int]:
         """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer."""
         self._check_open()
-        store, begin, end = self._manager.window_at(self, self._offset + start)  # type: ignore[union-attr]
-        return store, begin - self._offset, end - self._offset
+        regions, offset = self._regions, self._offset
+        store, begin, end = self._manager.window_at(self, offset + start)  # type: ignore[union-attr]
+        if self._regions is regions:
+            return store, begin - offset, end - offset
+        raise self._swapped()
 
     # Going through and searching
 

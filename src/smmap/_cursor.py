@@ -55,8 +55,11 @@ class WindowCursor(Client):
             region = self._region
         except AttributeError:  # a subclass did not get as far as our constructor
             return
-        if region is not None and self._manager is not None:
-            self._manager.leave(id(self), region)
+        manager = self._manager
+        if manager is not None:
+            region = region or manager.untold(id(self))
+            if region is not None:
+                manager.leave(id(self), region)
 
     def __enter__(self) -> Self:
         return self
@@ -153,9 +156,12 @@ class WindowCursor(Client):
         """Let go of the region; any number of times."""
         region, self._region = self._region, None
         self._begin = self._end = self._high = 0
-        if region is not None and self._manager is not None:
-            self._manager.leave(id(self), region)
-            self._manager.settle()
+        manager = self._manager
+        if manager is not None:
+            region = region or manager.untold(id(self))
+            if region is not None:
+                manager.leave(id(self), region)
+                manager.settle()
 
     def close(self) -> None:
         """Let go of region and file; any number of times. Views stay valid."""

@@ -103,6 +103,7 @@ class MappedFile:
     __slots__ = (
         "__weakref__",
         "given",
+        "gone",
         "key",
         "maps",
         "mtime",
@@ -133,6 +134,8 @@ class MappedFile:
         """How many maps and kept descriptors of ours keep the inode from being reused."""
         self.written = False
         """Whether it was written to since what was read of it was read."""
+        self.gone = False
+        """Whether another file, or none, was found at a path of it: what becomes idle then goes at once."""
         self.reads = False
         """Whether windows are read into memory, because the file system does not map."""
         self.serial = next(_serials) << 44

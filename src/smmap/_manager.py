@@ -207,7 +207,10 @@ class StaticWindowMapManager:
             try:
                 status = examine(where)
             except FileNotFoundError:
-                self._put_off_or_run(self._unload_path_locked, None, where)
+                try:
+                    self._run(self._unload_path_locked, where)
+                except ReentryError:
+                    pass  # at another chance; put off, it would unload everything
                 raise
             except (OSError, MemoryError) as error:
                 if _system.code_of(error) not in _system.REFUSALS:
@@ -223,7 +226,7 @@ class StaticWindowMapManager:
         """Make `client` one of the file at this absolute path if it is known and surely as it was, without the lock."""
         ref = self._paths.get(path)
         file = None if ref is None else ref()
-        if file is None or file.written or self._closed:
+        if file is None or file.written or file.gone or self._closed:
             return False
         try:
             status = _system.status(path)
@@ -261,7 +264,8 @@ class StaticWindowMapManager:
 
         Whoever evicts settles first, so either it sees this hold, or we see here that the region was evicted.
         """
-        if self._over:
+        store = region.store
+        if self._over or store is None:
             return False
         self._changed[holder] = region
         self._last.hot = None  # letting go is a use: the reader before us will have to note its next one
@@ -277,6 +281,10 @@ class StaticWindowMapManager:
         self._last.hot = None
         self._uses[own] = self._clock()
         self._pauses += 1
+
+    def untold(self, holder: int) -> MapRegion | None:
+        """What `holder` holds and was not told of: the handler of a signal interrupted the call that took it."""
+        return self._changed[holder] if holder in self._changed else self._known.get(holder)
 
     def settle(self) -> None:
         """Take note now of what was written down."""
@@ -319,7 +327,8 @@ class StaticWindowMapManager:
         size = end - begin
         number = begin // (self._window or client._length)
         due = False
-        if file.price and number not in file.regions:
+        region = file.regions.get(number)
+        if file.price and (region is None or region.end < end or (region.store is None and not region.pins)):
             due = self._rents.due(file.serial + number, size, file.price, file.patience)
             descriptor = None if due or _system.PYPY else file.ref.descriptor
             if descriptor is not None:
@@ -392,6 +401,7 @@ class StaticWindowMapManager:
                 )
             try:
                 self._busy = True
+                self._reading = -1  # the lock's holder may use another one: who reads without the lock notes it again
                 if self._inbox or self._uses or self._changed:
                     self._settle_locked()
                 return operation(*args)
@@ -542,6 +552,7 @@ class StaticWindowMapManager:
             ref.paths = ()
             ref.descriptor = None
             self._files[file.key] = ref
+        file.gone = False
         if not isinstance(where, int) and self._paths.get(where) is not ref:
             self._unload_path_locked(where)
             self._paths[where] = ref
@@ -553,6 +564,7 @@ class StaticWindowMapManager:
         """The file that was at this path is there no more: its idle regions go."""
         file = _alive(self._paths.get(where))
         if file is not None:
+            file.gone = True
             self._ledger.unload_file(file)
 
     def _forget_file_locked(self, ref: FileRef) -> None:
@@ -578,8 +590,7 @@ class StaticWindowMapManager:
     def _try_opening_locked(self, client: Client) -> None:
         self._check_open_locked(client._name())
         descriptor = self._source.open(client, 0, 0, client._flags)
-        if client._file is not None and not descriptor.shared:
-            self._ledger.keep(descriptor, client._file)
+        self._source.keep(client, descriptor)
         self._ledger.check_in(descriptor)
 
     # Windows
@@ -630,18 +641,20 @@ class StaticWindowMapManager:
         ledger = self._ledger
         own = self._known.get(holder)
         region = self._obtain_locked(client, *self._window_of(client, offset, size), flags, own)
-        region.lend_locked()
+        if not _system.PYPY:  # there, what was lent cannot be closed any more
+            region.lend_locked()
         if region is own:
             return region
         self._known[holder] = region
         ledger.take(region)
         spare = None
+        lent = own is not None and own.lent is not None
         if own is not None:
             if isinstance(own.store, StoredBytes):  # bytes that nobody holds could not be revived if the move fails
                 spare = own.store
             ledger.let_go(own)
-        ledger.trim(region)
-        if own is not None and own.store is None and spare is not None and not _system.is_shared(spare):
+        ledger.trim(region, asked=True)
+        if own is not None and own.store is None and spare is not None and not _system.is_shared(spare, lent):
             spare = None
             ledger.died(own.token)
         if ledger.fits():
@@ -685,8 +698,7 @@ class StaticWindowMapManager:
         cold = region is None or region.end < end or (region.store is None and not self._ledger.revive(region))
         if cold and _system.KEEPS_DESCRIPTORS and not (due and self._ledger.has_room(None)):
             descriptor = self._source.open(client, begin, end, 0)
-            if not descriptor.shared:
-                self._ledger.keep(descriptor, file)
+            self._source.keep(client, descriptor)
             self._ledger.cold_reads += 1
             size = min(window, client._length)
             file.price = price(size, self._source.reads(client))
@@ -699,7 +711,7 @@ class StaticWindowMapManager:
         """A region that is used now; it stays idle, unless cursors hold it."""
         ledger = self._ledger
         region = self._obtain_locked(client, key, begin, end)
-        ledger.trim(region)
+        ledger.trim(region, asked=True)
         if not ledger.fits():
             ledger.evict(region)
             raise self._no_handle(client)

@@ -52,8 +52,8 @@ class Source:
                 store = self.attempt(where, begin, end, read_store, number, size, begin, where)
             else:
                 store = self.attempt(where, begin, end, _system.map_at, number, size, begin, client._access)
-            if not descriptor.shared and (reads or 0 < self._window < file.size):
-                self._ledger.keep(descriptor, file)
+            if reads or 0 < self._window < file.size:
+                self.keep(client, descriptor, flags)
             return store
         except ValueError as error:
             raise FileChangedError(f"truncated while [{begin}, {end}) was mapped: {error}", called(where)) from None
@@ -65,6 +65,11 @@ class Source:
             raise CannotMap from None
         finally:
             self._ledger.check_in(descriptor)
+
+    def keep(self, client: Client, descriptor: Descriptor, flags: int = 0) -> None:
+        """Keep a descriptor that `open` gave, for all clients of the file: not one with flags of a client's own."""
+        if client._file is not None and not (descriptor.shared or flags or client._flags):
+            self._ledger.keep(descriptor, client._file)
 
     def open(self, client: Client, begin: int, end: int, flags: int) -> Descriptor:
         """A descriptor of the client's file, verified to hold [begin, end): the kept one, or a new one.

@@ -69,6 +69,7 @@ _OPENING = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_NOINHERIT")
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_EXCL
+_REOPENS = sys.platform == "linux"
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
 
 
@@ -122,10 +123,20 @@ def status_of(number: int) -> os.stat_result:
 
 
 def open_file(where: Where, flags: int) -> int:
-    """A descriptor of our own: the path opened read-only and not inherited, or the user's descriptor duplicated."""
-    if isinstance(where, int):
-        return os.dup(where)
-    return os.open(where, _OPENING | flags)
+    """A descriptor of our own, read-only and not inherited: of the path, or of what the user's descriptor refers to.
+
+    A duplicate of that would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write, and keep them
+    after the user closed it; Linux can open the same file anew. Whoever calls verifies what was opened.
+    """
+    if not isinstance(where, int):
+        return os.open(where, _OPENING | flags)
+    if _REOPENS:
+        try:
+            return os.open(f"/proc/self/fd/{where}", _OPENING | flags)
+        except OSError as error:
+            if error.errno in REFUSALS:
+                raise
+    return os.dup(where)
 
 
 def read_at(number: int, size: int, offset: int) -> bytes:
@@ -158,10 +169,10 @@ def map_at(number: int, size: int, offset: int, access: str = "normal") -> mmap.
     return store
 
 
-def is_shared(store: object) -> bool:
-    """Whether an object is referred to by more than the one variable that the caller passed on; False if unknown."""
+def is_shared(store: object, unknown: bool) -> bool:
+    """Whether an object is referred to by more than the one variable that the caller passed on; or `unknown`."""
     count = getattr(sys, "getrefcount", None)
-    return count is not None and count(store) > _REFERENCES_OF_ONE_CALLER
+    return unknown if count is None else count(store) > _REFERENCES_OF_ONE_CALLER
 
 
 def _references_of_one_caller() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections import OrderedDict
@@ -714,3 +715,65 @@ def test_cost_of_collecting_grows_with_what_is_collected_only(make_file: Any, ma
         costs[idle] = steps_of(manager.collect) / idle
         assert manager.stats().mapped == 0
     assert costs[1024] <= costs[64] * 1.2, costs
+
+
+def test_a_view_larger_than_the_limit_makes_no_room_for_itself(
+    files: Any, mapped: Any, make_manager: Any, make_file: Any
+) -> None:
+    """It cannot fit anyway, whoever asks for it: what is idle stays."""
+    large = make_file(8 * W, "z")
+    manager = make_manager(W, 5 * W)
+    for name in "abcd":
+        touch(manager, files[name])
+    view = manager.buffer(large.path).view(3, 7 * W)
+    assert view == large.data[3 : 7 * W]
+    assert mapped() == "abcdz"
+    assert manager.stats().evictions == 0
+    touch(manager, files["e"])  # but now idle windows go, the oldest first
+    assert mapped() == "ez"
+    del view
+
+
+def test_the_descriptor_used_last_is_kept(files: Any, make_manager: Any, make_file: Any) -> None:
+    """Reading by one without the lock is a use, also after another one was used with the lock."""
+    one, two, three = (make_file(8 * W, name) for name in ("one", "two", "three"))
+    manager = make_manager(W, 0, 2)
+    first, second = manager.buffer(one.path), manager.buffer(two.path)
+    for buffer, file, number in ((first, one, 0), (first, one, 1), (second, two, 0), (first, one, 2), (first, one, 3)):
+        read(buffer, file, number * W)
+    third = manager.buffer(three.path)
+    names = [Path(os.readlink(f"/proc/self/fd/{each.number}")).name for each in manager._ledger.kept]
+    assert names == ["one", "three"]
+    for buffer in (first, second, third):
+        buffer.close()
+
+
+@pytest.mark.parametrize("backing", ["mmap", "read"])
+@pytest.mark.parametrize("why", ["a shorter window is mapped", "a window is lent"])
+def test_a_window_in_the_way_does_not_keep_another_from_being_bought(
+    make_file: Any, make_manager: Any, backing: str, why: str
+) -> None:
+    """Many reads of one window: a few are cold, then it is mapped, whatever there is of it that does not serve."""
+    file = make_file(8 * W)
+    data = file.data
+    manager = make_manager(4 * W, backing=backing)
+    view = None
+    if why == "a window is lent":
+        with manager.make_cursor(file.path) as cursor:
+            view = cursor.use_region(0).buffer()
+        manager.collect()
+    else:
+        os.truncate(file.path, W)
+        old = Buffer(manager.make_cursor(file.path))
+        assert old[5] == data[5]
+        with file.path.open("ab") as grown:
+            grown.write(data[W:])
+    buffer = manager.buffer(file.path)
+    before = manager.stats()
+    for turn in range(200):
+        start = 2 * W + turn
+        assert buffer[start : start + 9] == data[start : start + 9]
+    after = manager.stats()
+    assert after.cold_reads - before.cold_reads < 40
+    assert after.misses - before.misses == (0 if view is not None and backing == "mmap" else 1)
+    del view

@@ -651,3 +651,98 @@ def test_a_name_that_is_replaced_does_not_pile_up(backing: str, make_file: Any, 
     assert entries(manager) <= before + 2
     assert manager.stats().idle <= 2
     manager._check()
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted"])
+def test_what_was_held_of_a_file_that_is_gone_goes_when_it_is_let_go(
+    make_file: Any, make_manager: Any, how: str
+) -> None:
+    """Nobody could find it any more, and it would keep the deleted file's room on the disk."""
+    file, other = make_file(4 * W), make_file(4 * W, "other")
+    manager = make_manager(W)
+    cursor = manager.make_cursor(file.path).use_region(W + 5, 10)
+    view = cursor.buffer()
+    if how == "replaced":
+        os.replace(other.path, file.path)
+        with manager.make_cursor(file.path) as new:
+            assert new.use_region(W + 5, 10).buffer() == other.data[W + 5 : W + 15]
+    else:
+        os.unlink(file.path)
+        with pytest.raises(FileNotFoundError):
+            manager.make_cursor(file.path)
+    assert cursor.use_region(W + 7, 10).buffer() == file.data[W + 7 : W + 17]
+    before = manager.stats()
+    cursor.close()
+    assert view == file.data[W + 5 : W + 15]
+    del view
+    assert manager.stats().mapped == before.mapped - 1
+
+
+def test_a_file_that_was_taken_for_gone_is_kept_again(make_file: Any, make_manager: Any) -> None:
+    """Its path led elsewhere for a moment, and leads to it again."""
+    file, other = make_file(4 * W), make_file(4 * W, "other")
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(0, 10)
+        os.rename(file.path, f"{file.path}.aside")
+        os.rename(other.path, file.path)
+        manager.make_cursor(file.path).close()
+        os.rename(f"{file.path}.aside", file.path)
+        with manager.make_cursor(file.path) as again:
+            assert again.use_region(0, 10).buffer() == file.data[:10]
+    assert manager.stats().idle == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="what one client's flags do to another's reads is seen with it")
+@pytest.mark.parametrize("how", ["flags", "descriptor"])
+def test_flags_of_one_client_are_not_for_others(make_file: Any, make_manager: Any, how: str) -> None:
+    """A descriptor opened with O_DIRECT reads aligned blocks only."""
+    file = make_file(16 * W)
+    manager = make_manager(2 * W)
+    try:
+        number = os.open(file.path, os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:  # tmpfs before Linux 6.5
+        pytest.skip(str(error))
+    victim = Buffer(manager.make_cursor(file.path))
+    manager.collect()
+    if how == "flags":
+        cursor = manager.make_cursor(file.path).use_region(0, 100, os.O_DIRECT)
+    else:
+        cursor = manager.make_cursor(number).use_region(0, 100)
+    start = 10 * W + 3
+    assert victim[start : start + 50] == file.data[start : start + 50]
+    assert cursor.buffer() == file.data[:100]
+    cursor.close()
+    victim.close()
+    os.close(number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a duplicate must do, and shares its locks")
+def test_a_lock_on_a_descriptor_ends_when_its_owner_closes_it(make_file: Any, make_manager: Any) -> None:
+    """What smmap keeps open is not the user's own open file."""
+    import fcntl
+
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    with open(file.path, "rb") as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        buffer = manager.buffer(mine.fileno())
+        assert buffer[3 * W : 3 * W + 9] == file.data[3 * W : 3 * W + 9]
+    assert manager.stats().descriptors == 1
+    with open(file.path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
+    buffer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="opens /proc/self/fd")
+def test_a_descriptor_is_read_only_even_if_the_users_is_not(make_file: Any, make_manager: Any) -> None:
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    with open(file.path, "r+b") as mine:
+        buffer = manager.buffer(mine.fileno())
+        assert buffer[5] == file.data[5]
+        (kept,) = manager._ledger.kept
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(kept.number, b"x")
+    buffer.close()

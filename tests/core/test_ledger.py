@@ -440,3 +440,36 @@ def test_one_entry_for_each_file(make_file: Any, make_manager: Any, tmp_path: Pa
     for cursor in cursors:
         cursor.close()
     os.unlink(files[0].path)
+
+
+def test_a_move_to_a_lent_window_is_one_hit(make_file: Any, make_manager: Any) -> None:
+    file = make_file(8 * G)
+    manager = make_manager(2 * G)
+    with manager.make_cursor(file.path) as cursor:
+        view = cursor.use_region(2 * G, 10).buffer()
+        cursor.use_region(0, 10)
+        manager.collect()
+        before = manager.stats()
+        assert before.lent == 1
+        assert cursor.use_region(2 * G, 10).buffer() == view
+        after = manager.stats()
+        assert (after.hits - before.hits, after.misses - before.misses) == (1, 0)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_view_of_what_was_read_counts_where_references_are_not_counted(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, counts: bool
+) -> None:
+    """A cursor moves under the limit of memory, and a view keeps its old window's bytes alive (PyPy cannot tell)."""
+    if not counts:
+        monkeypatch.delattr(sys, "getrefcount", raising=False)
+    file = make_file(8 * G)
+    manager = make_manager(2 * G, 2 * G, 8, backing="read")
+    with manager.make_cursor(file.path) as cursor:
+        view = cursor.use_region(0, 2 * G).buffer()
+        cursor.use_region(2 * G, 2 * G)
+        assert manager.stats()[:5] == (2, 1, 0, 1, 4 * G)
+        assert view == file.data[: 2 * G]
+        del view
+        reclaim()
+        assert manager.stats()[:5] == (1, 1, 0, 0, 2 * G)

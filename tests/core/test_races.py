@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import pickle
 from typing import Any
 
 import pytest
 
 import smmap
+from smmap import SlidingWindowMapBuffer as Buffer
+from smmap import _buffer
 from smmap._ledger import Ledger
 from smmap.util import MapRegion
 
@@ -89,3 +93,184 @@ def test_the_manager_is_closed_while_a_buffer_is_made(
         manager.buffer(file.path)
     manager._check()
     assert manager.stats().descriptors == 0
+
+
+def test_a_buffer_is_closed_while_a_reader_settles_on_a_window(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader had worked out where the window lies; nothing of it may outlive the closing."""
+    one, two = make_file(2 * G - 5, "one"), make_file(2 * G - 5, "two")
+    manager = make_manager(2 * G)
+    for action in ("close", "begin"):
+        buffer = Buffer(manager.make_cursor(one.path))
+        other = Buffer(manager.make_cursor(one.path))
+        assert other[1] == one.data[1]  # now the window is hot
+        place = max
+
+        def racing(*values: int) -> int:
+            monkeypatch.undo()
+            if action == "close":
+                buffer.close()
+            else:
+                buffer.begin_access(manager.make_cursor(two.path))
+            assert other[2] == one.data[2]
+            return place(*values)
+
+        monkeypatch.setattr(_buffer, "max", racing, raising=False)
+        with contextlib.suppress(smmap.ClosedError):
+            assert buffer[3] == one.data[3]
+        assert other[4] == one.data[4]
+        if action == "close":
+            assert len(buffer) == 0
+            with pytest.raises(smmap.ClosedError):
+                buffer[5]
+            with pytest.raises(smmap.ClosedError):
+                buffer[5:9]
+            with pytest.raises(smmap.ClosedError):
+                buffer.view(5, 9)
+        else:
+            assert buffer[5] == two.data[5]
+            assert buffer[5:50] == two.data[5:50]
+            assert buffer.view(5, 50) == two.data[5:50]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_buffer_is_given_another_file_in_the_middle_of_a_slice(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The bytes of one of them, or an error; never of both."""
+    one, two = make_file(6 * G, "one"), make_file(6 * G, "two")
+    manager = make_manager(2 * G)
+    buffer = Buffer(manager.make_cursor(one.path))
+    name = "fetch" if step == 1 else "window_at"
+    serve = getattr(type(manager), name)
+
+    def racing(self: Any, *args: Any) -> Any:
+        result = serve(self, *args)
+        monkeypatch.undo()
+        buffer.begin_access(self.make_cursor(two.path))
+        return result
+
+    monkeypatch.setattr(type(manager), name, racing)
+    with pytest.raises(smmap.ClosedError, match="another thread"):
+        buffer[2 * G + 9 : 6 * G - 5 : step]
+    assert buffer[2 * G - 5 : 2 * G + 5] == two.data[2 * G - 5 : 2 * G + 5]
+
+
+@pytest.mark.parametrize("where", [0, 4 * G + 3])
+def test_a_buffer_is_given_another_file_between_the_steps_of_a_hit(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch, where: int
+) -> None:
+    """A reader had taken the offset, and takes the windows of another file."""
+    one, two = make_file(6 * G, "one"), make_file(6 * G, "two")
+    manager = make_manager(2 * G)
+    with manager.make_cursor(one.path) as cursor, manager.make_cursor(two.path) as second:
+        for start in range(0, 6 * G, 2 * G):
+            cursor.use_region(start, 1)
+            second.use_region(start, 1)
+    note = type(manager).note
+    for read in (
+        lambda: buffer[where],
+        lambda: buffer[where : where + 9],
+        lambda: bytes(buffer.view(where, where + 9)),
+    ):
+        buffer = Buffer(manager.make_cursor(one.path), 0)
+        manager.settle()
+
+        def racing(self: Any, region: Any) -> Any:
+            monkeypatch.undo()
+            buffer.begin_access(self.make_cursor(two.path), G + 7)
+            return note(self, region)
+
+        monkeypatch.setattr(type(manager), "note", racing)
+        shifted = two.data[G + 7 :]
+        try:
+            got = read()
+        except (smmap.ClosedError, IndexError):
+            continue
+        finally:
+            monkeypatch.undo()
+        wanted = [(data[where], data[where : where + 9]) for data in (one.data, shifted)]
+        assert got in (wanted[0] + wanted[1])
+
+
+def test_an_unpickled_buffer_is_closed_while_it_opens(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_file(2 * G)
+    start = Buffer._start
+
+    def racing(self: Any, *args: Any) -> None:
+        buffer.close()
+        start(self, *args)
+
+    buffer = pickle.loads(pickle.dumps(make_manager(2 * G).buffer(file.path)))
+    monkeypatch.setattr(Buffer, "_start", racing)
+    with pytest.raises(smmap.ClosedError):
+        buffer[:9]
+    monkeypatch.undo()
+    assert buffer.closed
+    assert len(buffer) == 0
+
+
+class Interruption(Exception):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("end", ["close", "drop", "move"])
+def test_a_signal_interrupts_a_move_at_its_end(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch, mapped: bool, end: str
+) -> None:
+    """The manager has the cursor for a holder, the cursor was not told."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    if mapped:
+        manager.make_cursor(file.path).use_region(0, 10).close()
+    cursor = manager.make_cursor(file.path)
+    name = "change" if mapped else "hold"
+    serve = getattr(type(manager), name)
+
+    def interrupted(self: Any, *args: Any) -> None:
+        serve(self, *args)
+        raise Interruption
+
+    monkeypatch.setattr(type(manager), name, interrupted)
+    with pytest.raises(Interruption):
+        cursor.use_region(0, 10)
+    monkeypatch.undo()
+    assert manager.stats().held == 1
+    if end == "close":
+        cursor.close()
+    elif end == "drop":
+        del cursor
+        reclaim()
+    else:
+        assert cursor.use_region(2 * G + 1, 10).buffer() == file.data[2 * G + 1 : 2 * G + 11]
+        assert manager.stats().held == 1
+        cursor.close()
+    manager.collect()
+    manager._check()
+    assert manager.stats()[:7] == (0, 0, 0, 0, 0, 0, 0)
+
+
+def test_a_path_that_is_not_there_interrupts_a_call(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finalizer asks for it while its thread is busy with the manager: that costs nobody their windows."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    for start in range(0, 6 * G, 2 * G):
+        manager.make_cursor(file.path).use_region(start, 1).close()
+    fits = Ledger.fits
+
+    def interrupting(ledger: Ledger) -> bool:
+        monkeypatch.undo()
+        with pytest.raises(FileNotFoundError):
+            manager.make_cursor(f"{file.path}.missing")
+        return fits(ledger)
+
+    monkeypatch.setattr(Ledger, "fits", interrupting)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(2 * G - 5, 9)  # the seam: it is mapped
+    assert manager.stats().idle == 4

@@ -2,6 +2,7 @@
 
 Two depths: the functions of `smmap._system` that all other modules call, or what those call in turn (`os.open`,
 `mmap.mmap`, ...), seen by the library alone: it gets stand-ins for the modules `os`, `mmap`, `fcntl` and `resource`.
+"duplicates" is the latter on a system where what a descriptor refers to cannot be opened anew.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CODES = [
     errno.EINTR,
     OUT_OF_MEMORY,
 ]
-DEPTHS = ["seam", "system"]
+DEPTHS = ["seam", "system", "duplicates"]
 
 _SEAM = ("status", "status_of", "open_file", "read_at", "map_at")
 _OS = ("stat", "fstat", "open", "dup", "pread", "getcwd", "getcwdb")
@@ -73,6 +74,8 @@ class Seam:
                 patch.setattr(_system, name, self._guard(name, getattr(_system, name)))
         else:
             self._go_below(patch)
+        if depth == "duplicates":
+            patch.setattr(_system, "_REOPENS", False)
 
     def _go_below(self, patch: pytest.MonkeyPatch) -> None:
         guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _OS if hasattr(os, name)}

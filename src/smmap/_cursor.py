@@ -11,7 +11,6 @@ from ._file import Client
 from ._manager import StaticWindowMapManager
 from ._region import MapRegion, Store
 from ._system import check_flags
-from ._window import extent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -148,8 +147,8 @@ class WindowCursor(Client):
             return self
         region = self._region = manager.hold(self, id(self), self._region, offset, size, flags)
         self._begin = offset
-        self._end = extent(offset, size, manager._window, self._length)
-        self._high = min(region.end, self._length)
+        self._high = end = min(region.end, self._length)
+        self._end = min(offset + min(size, self._most), end) if size else end
         return self
 
     def unuse_region(self) -> None:

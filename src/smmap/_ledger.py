@@ -165,7 +165,7 @@ class Ledger:
         fit anyway. Where the interpreter reclaims late, what was let go counts as gone until garbage has been
         collected. How many went.
         """
-        handles = self.limits()[0]
+        handles = (self._limits or self.limits())[0]
         memory = self.max_memory - more
         if self.mapped + len(self.kept) <= handles and self.memory <= memory:
             return 0
@@ -190,7 +190,7 @@ class Ledger:
 
     def fits(self) -> bool:
         """Whether the hard limit is kept, now that a call ends."""
-        if self.mapped > self.limits()[0]:
+        if self.mapped > (self._limits or self.limits())[0]:
             return False
         if self.mapped > self._peak_mapped:
             self._peak_mapped = self.mapped
@@ -201,7 +201,7 @@ class Ledger:
     def has_room(self, own: MapRegion | None) -> bool:
         """Whether evicting could make room for one more region; `own` is what its client would let go for it."""
         return (
-            self.mapped < self.limits()[0]
+            self.mapped < (self._limits or self.limits())[0]
             or bool(self.idle)
             or (own is not None and own.holds == 1 and own in self.held)
         )

@@ -248,12 +248,12 @@ class StaticWindowMapManager:
 
     def hold(self, client: Client, holder: int, own: MapRegion | None, offset: int, size: int, flags: int) -> MapRegion:
         """A region that serves the request, held by `holder` (a cursor's id) in place of its `own`."""
+        window = self._window_of(client, offset, size)
         if not flags and client._file is not None:
-            key, _, end = self._window_of(client, offset, size)
-            region = client._file.regions.get(key)
-            if region is not None and region.end >= end and self.change(holder, own, region):
+            region = client._file.regions.get(window[0])
+            if region is not None and region.end >= window[2] and self.change(holder, own, region):
                 return region
-        return self._serve(self._hold_locked, client, holder, offset, size, flags)
+        return self._serve(self._hold_locked, client, holder, offset, size, window, flags)
 
     def share(self, holder: int, region: MapRegion) -> bool:
         """Let `holder`, which holds nothing, hold a region that another one holds; False if it is no longer mapped."""
@@ -637,10 +637,14 @@ class StaticWindowMapManager:
 
     # Holding
 
-    def _hold_locked(self, client: Client, holder: int, offset: int, size: int, flags: int) -> MapRegion:
+    def _hold_locked(
+        self, client: Client, holder: int, offset: int, size: int, window: tuple[Key, int, int], flags: int
+    ) -> MapRegion:
         ledger = self._ledger
         own = self._known.get(holder)
-        region = self._obtain_locked(client, *self._window_of(client, offset, size), flags, own)
+        if self._source.reads(client):  # as may have turned out only now
+            window = self._window_of(client, offset, size)
+        region = self._obtain_locked(client, *window, flags, own)
         if not _system.PYPY:  # there, what was lent cannot be closed any more
             region.lend_locked()
         if region is own:

@@ -21,7 +21,6 @@ __all__ = [
     "Key",
     "MapWindow",
     "align_to_mmap",
-    "extent",
     "is_64_bit",
     "reach",
     "round_window",
@@ -49,8 +48,11 @@ def round_window(size: int, granule: int = ALLOCATIONGRANULARITY) -> int:
 
 def reach(offset: int, size: int, window: int, length: int) -> int:
     """The most bytes that the request may get: `min(size, window, length - offset)`; size 0 asks for half a window."""
-    rest = length - offset
-    return min(size or window // 2 or rest, window or rest, rest)
+    most = length - offset
+    if 0 < window < most:
+        most = window
+    wanted = size or window // 2
+    return wanted if 0 < wanted < most else most
 
 
 def serving(
@@ -73,13 +75,6 @@ def serving(
         return ~number, begin, min(begin + window, length)
     begin = offset - offset % granule
     return (begin, end), begin, end
-
-
-def extent(offset: int, size: int, window: int, length: int, granule: int = ALLOCATIONGRANULARITY) -> int:
-    """Where the bytes end that a request gets: exactly as many as `reach` says, or all of the window for size 0."""
-    if size:
-        return offset + reach(offset, size, window, length)
-    return serving(offset, 0, window, length, granule)[2]
 
 
 class MapWindow:

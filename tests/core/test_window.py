@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smmap import _window
-from smmap._window import MapWindow, align_to_mmap, extent, round_window, serving
+from smmap._window import MapWindow, align_to_mmap, reach, round_window, serving
 
 from ._tools import G
 
@@ -41,6 +41,13 @@ def rule(offset: int, size: int, window: int, length: int, granule: int) -> Rule
             return Rule(kind, begin, end, asked, asked if size else end - offset)
     begin = max(multiple for multiple in range(0, offset + 1, granule))
     return Rule("wide", begin, offset + asked, asked, asked)
+
+
+def extent(offset: int, size: int, window: int, length: int, granule: int = G) -> int:
+    """Where the bytes end that a client gets."""
+    if size:
+        return offset + reach(offset, size, window, length)
+    return serving(offset, 0, window, length, granule)[2]
 
 
 def small_cases(granule: int) -> Iterator[tuple[int, int]]:

@@ -158,19 +158,18 @@ class Ledger:
         if file.regions.get(region.key) is region:
             del file.regions[region.key]
 
-    def trim(self, last: MapRegion | None, more: int = 0, asked: bool = False) -> int:
+    def trim(self, last: MapRegion | None, more: int = 0) -> int:
         """Evict idle regions, least recently used first, until `more` bytes fit; `last` was used last and stays.
 
-        If `last` was `asked` for just now and is larger than the limit of memory, nothing goes for it, since it cannot
-        fit anyway. Where the interpreter reclaims late, what was let go counts as gone until garbage has been
-        collected. How many went.
+        A held region larger than the limit of memory makes no room for itself, since it cannot fit anyway. Where the
+        interpreter reclaims late, what was let go counts as gone until garbage has been collected. How many went.
         """
         handles = (self._limits or self.limits())[0]
         memory = self.max_memory - more
         if self.mapped + len(self.kept) <= handles and self.memory <= memory:
             return 0
         evictions = self.evictions
-        if memory < 0 or (asked and last is not None and last.size() > memory):
+        if memory < 0 or (last is not None and last in self.held and last.size() > memory):
             memory = sys.maxsize
         owed_maps = owed_memory = 0
         while True:

@@ -657,7 +657,7 @@ class StaticWindowMapManager:
             if isinstance(own.store, StoredBytes):  # bytes that nobody holds could not be revived if the move fails
                 spare = own.store
             ledger.let_go(own)
-        ledger.trim(region, asked=True)
+        ledger.trim(region)
         if own is not None and own.store is None and spare is not None and not _system.is_shared(spare, lent):
             spare = None
             ledger.died(own.token)
@@ -715,7 +715,7 @@ class StaticWindowMapManager:
         """A region that is used now; it stays idle, unless cursors hold it."""
         ledger = self._ledger
         region = self._obtain_locked(client, key, begin, end)
-        ledger.trim(region, asked=True)
+        ledger.trim(region)
         if not ledger.fits():
             ledger.evict(region)
             raise self._no_handle(client)

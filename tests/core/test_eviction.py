@@ -717,23 +717,6 @@ def test_cost_of_collecting_grows_with_what_is_collected_only(make_file: Any, ma
     assert costs[1024] <= costs[64] * 1.2, costs
 
 
-def test_a_view_larger_than_the_limit_makes_no_room_for_itself(
-    files: Any, mapped: Any, make_manager: Any, make_file: Any
-) -> None:
-    """It cannot fit anyway, whoever asks for it: what is idle stays."""
-    large = make_file(8 * W, "z")
-    manager = make_manager(W, 5 * W)
-    for name in "abcd":
-        touch(manager, files[name])
-    view = manager.buffer(large.path).view(3, 7 * W)
-    assert view == large.data[3 : 7 * W]
-    assert mapped() == "abcdz"
-    assert manager.stats().evictions == 0
-    touch(manager, files["e"])  # but now idle windows go, the oldest first
-    assert mapped() == "ez"
-    del view
-
-
 def test_the_descriptor_used_last_is_kept(files: Any, make_manager: Any, make_file: Any) -> None:
     """Reading by one without the lock is a use, also after another one was used with the lock."""
     one, two, three = (make_file(8 * W, name) for name in ("one", "two", "three"))

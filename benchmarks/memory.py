@@ -59,7 +59,15 @@ def cursor(_settings: Settings) -> Sized:
 
 @row("memory, idle region", limit="sys.getsizeof", goal=599)
 def region(_settings: Settings) -> Sized:
-    """A region that nobody holds, its map and its places in the tables included."""
+    """A region that nobody holds, its map and its places in the tables included, after a buffer's search mapped it."""
+    path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(8 * KIB)
+    buffer = manager.buffer(path)
+    return bytes_each(manager, lambda number: buffer.find(b"no such bytes", number * 8 * KIB, number * 8 * KIB + 99))
+
+
+@row("memory, idle region, viewed", limit="sys.getsizeof")
+def viewed(_settings: Settings) -> Sized:
+    """The same after a cursor gave a view of it: a view of the manager's own then keeps the map from being closed."""
     path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(8 * KIB)
     mover = manager.make_cursor(path)
 

@@ -260,7 +260,7 @@ MUTANTS = [
 
     # Files and descriptors, as the manager has them
     Mutant("_manager.py", "a known path is taken without looking at the time",
-           "if size != file.size or status.st_mtime_ns != file.mtime or not size:", "if size != file.size or not size:"),
+           "if status.st_size != length or status.st_mtime_ns != file.mtime or not length:", "if status.st_size != length or not length:"),
     Mutant("_manager.py", "a known path is taken for its file, whichever is there",
            "        if (status.st_dev, status.st_ino) != file.key:\n            return False\n", ""),
     Mutant("_manager.py", "what nothing pins is taken for the same file",

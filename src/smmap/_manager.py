@@ -232,13 +232,13 @@ class StaticWindowMapManager:
             status = _system.status(path)
         except OSError:
             return False
-        size = status.st_size
-        if size != file.size or status.st_mtime_ns != file.mtime or not size:
+        length = file.size
+        if status.st_size != length or status.st_mtime_ns != file.mtime or not length:
             return False
         if (status.st_dev, status.st_ino) != file.key:
             return False
         client._file = file
-        client._length = size
+        client._length = length
         client._where = path
         return True
 
@@ -262,7 +262,8 @@ class StaticWindowMapManager:
     def change(self, holder: int, own: MapRegion | None, region: MapRegion) -> bool:
         """Let `holder` hold a mapped region in place of its `own`, without the lock; False if that needs the lock.
 
-        Whoever evicts settles first, so either it sees this hold, or we see here that the region was evicted.
+        Whoever evicts settles first. If it settled before this hold was written down, and evicts after the last look
+        here, the cursor finds out when it is asked for its bytes, and has the window mapped again.
         """
         store = region.store
         if self._over or store is None:

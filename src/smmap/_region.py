@@ -253,7 +253,7 @@ def _ignore(_token: object) -> None:
     """Nobody counts what a region without a manager maps."""
 
 
-def _cut_from(region: MapRegion) -> memoryview | None:
+def _cut_from(region: MapRegion) -> memoryview | None:  # pragma: no cover - for free-threaded Pythons, see below
     store = region.store
     return None if store is None or region.lent is None else memoryview(store)
 

@@ -169,6 +169,15 @@ def agree(ours: Any, theirs: Any, call: Callable[[Any], Any]) -> None:
     assert got[0] == wanted[0]
 
 
+class Closed:
+    """Stands for a map that was evicted and closed by another thread (PyPy) between finding and reading it."""
+
+    def __getitem__(self, *args: Any) -> Any:
+        raise ValueError("mmap closed or invalid")
+
+    find = rfind = __getitem__
+
+
 def run_python(
     script: str,
     *args: object,

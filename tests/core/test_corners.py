@@ -19,7 +19,7 @@ import smmap
 from smmap import ReentryError, _default, _fork, _system
 from smmap.util import MapRegion
 
-from ._tools import G, descriptors, linux, reclaim
+from ._tools import Closed, G, descriptors, linux, reclaim
 
 W = 2 * G
 Buffer = smmap.SlidingWindowMapBuffer
@@ -347,15 +347,6 @@ def test_explicit_closing_as_on_pypy(make_file: Any, make_manager: Any, monkeypa
     assert buffer[W + 5 : W + 50] == file.data[W + 5 : W + 50]
     del view, borrowed, lent
     buffer.close()
-
-
-class Closed:
-    """Stands for a map that was evicted and closed by another thread (PyPy) between finding and reading it."""
-
-    def __getitem__(self, key: Any) -> Any:
-        raise ValueError("mmap closed or invalid")
-
-    find = rfind = __getitem__
 
 
 @pytest.mark.parametrize("hot", [False, True])

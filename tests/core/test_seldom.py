@@ -1,0 +1,350 @@
+"""What happens seldom, or on other interpreters and systems only, made to happen here."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import gc
+import os
+import pickle
+import threading
+from typing import Any
+
+import pytest
+
+import smmap
+from smmap import SlidingWindowMapBuffer as Buffer
+from smmap import _fork, _search, _source, _system
+from smmap._file import examine
+from smmap._region import StoredBytes
+from smmap.util import MapRegion
+
+from ._tools import Closed, File, G, agree, reclaim
+
+W = 2 * G
+
+
+class Once:
+    """Gives what it was made with once, and then what it finds."""
+
+    def __init__(self, function: Any, *first: Any) -> None:
+        self.function = function
+        self.first = list(first)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.first.pop(0) if self.first else self.function(*args)
+
+
+# Maps that were closed under a reader
+
+
+def test_the_whole_is_closed(make_file: Any, make_manager: Any) -> None:
+    file = make_file(99)
+    with make_manager(W).buffer(file.path) as buffer:
+        for _ in range(12):
+            assert buffer[5] == file.data[5]
+        region = buffer._whole
+        assert region.size() == 99
+        region.hot = Closed()
+        assert buffer[7] == file.data[7]
+        region.hot = Closed()
+        assert buffer[7:9] == file.data[7:9]
+        region.hot = None
+
+
+def test_the_window_used_twice_is_closed(make_file: Any, make_manager: Any) -> None:
+    file = make_file(3 * W)
+    with make_manager(W).buffer(file.path) as buffer:
+        for _ in range(12):
+            assert buffer[W + 5] == file.data[W + 5]
+        region = buffer._near[0]
+        assert region.ofs_begin() == W
+        region.hot = Closed()
+        assert buffer[W + 7] == file.data[W + 7]
+        region.hot = Closed()
+        assert buffer[W + 7 : W + 9] == file.data[W + 7 : W + 9]
+        region.hot = None
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_served_window_is_closed(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """The manager gave it to a search, to a slice with a step, or to a read that maps."""
+    monkeypatch.setattr(_search, "_FAST_FIND", fast)
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    buffer = manager.buffer(file.path)
+    needle = file.data[W + 9 : W + 30]
+    window_at = Buffer._window_at
+
+    def closed(self: Any, start: int) -> Any:
+        monkeypatch.setattr(Buffer, "_window_at", window_at)
+        return Closed(), *window_at(self, start)[1:]
+
+    for read in (lambda: buffer.find(needle), lambda: buffer.rfind(needle), lambda: buffer[W + 5 : W + 50 : 7]):
+        monkeypatch.setattr(Buffer, "_window_at", closed)
+        assert read() in (W + 9, file.data[W + 5 : W + 50 : 7])
+    serve = type(manager)._serve
+    monkeypatch.setattr(type(manager), "_serve", Once(serve.__get__(manager), (Closed(), W)))
+    assert manager._fetch_with_lock(buffer, W + 5, W + 9, True) == file.data[W + 5 : W + 9]
+    buffer.close()
+
+
+# Slower ways of other Pythons
+
+
+@pytest.mark.parametrize("needle", [b"needle", b"n", b"no such"])
+def test_searching_where_maps_are_slow_at_it(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, needle: bytes
+) -> None:
+    monkeypatch.setattr(_search, "_FAST_FIND", False)
+    monkeypatch.setattr(_search, "STEP", 1000)
+    data = bytearray(make_file(3 * W, "random").data)
+    for place in (0, 997, W - 3, 2 * W, 3 * W - 6):
+        data[place : place + 6] = b"needle"
+    file = make_file(0, data=bytes(data))
+    with make_manager(W).buffer(file.path) as buffer:
+        for start, end in ((0, None), (1, 3 * W - 1), (998, W + 2), (W, W)):
+            agree(buffer, file.data, lambda one: one.find(needle, start, end))
+            agree(buffer, file.data, lambda one: one.rfind(needle, start, end))
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+def test_looking_whether_maps_cost_descriptors(monkeypatch: pytest.MonkeyPatch, tracks: bool) -> None:
+    class Map:
+        def __init__(self, number: int, size: int, **options: bool) -> None:
+            if tracks:
+                raise TypeError("mmap() got an unexpected keyword argument 'trackfd'")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(_system.mmap, "mmap", Map)
+    assert _system._probe_trackfd() is tracks
+
+
+def test_collecting_garbage_while_another_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a second, no more; and what it did not take it does not give back."""
+
+    class Busy:
+        def acquire(self, timeout: float) -> bool:
+            return False
+
+        def release(self) -> None:
+            raise AssertionError("not ours")
+
+    collected: list[int] = []
+    monkeypatch.setattr(_system, "_collecting", Busy())
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    _system.collect_garbage()
+    assert collected == [1]
+    _system._after_fork_in_child()
+    _system.collect_garbage()
+    assert collected == [1, 1]
+
+
+def test_a_file_that_cannot_be_mapped_where_memory_is_reclaimed_late(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+
+    def refuse(*args: Any) -> None:
+        raise OSError(19, "No such device")
+
+    file = make_file(3 * W)
+    with make_manager(W).make_cursor(file.path) as cursor:
+        monkeypatch.setattr(_system, "map_at", refuse)
+        assert cursor.use_region(W + 5, 9).buffer() == file.data[W + 5 : W + 14]
+        assert isinstance(cursor.map(), StoredBytes)
+
+
+# Moments
+
+
+def test_a_window_is_evicted_while_its_use_is_written_down(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a reader, who then asks the manager; by a cursor, which does the same."""
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    buffer = Buffer(manager.make_cursor(file.path))
+
+    class Evicts:
+        """In place of the region used last: to cool it is when the other thread comes."""
+
+        @property
+        def hot(self) -> None:
+            return None
+
+        @hot.setter
+        def hot(self, value: None) -> None:
+            real = manager._last = MapRegion.nowhere()
+            assert real.hot is None
+            next(iter(manager._ledger.idle)).release()
+
+    if not _system.FREE_THREADED:
+        manager._last = Evicts()
+        assert buffer[5:9] == file.data[5:9]
+        assert manager.stats().evictions == 1
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(W, 9).unuse_region()
+        region = manager._ledger.idle
+        before = list(region)
+        manager._last = Evicts()
+        assert cursor.use_region(before[0].ofs_begin() + 3, 9).is_valid()
+        begin = before[0].ofs_begin() + 3
+        assert cursor.buffer() == file.data[begin : begin + 9]
+        assert manager.stats().held == 1
+    buffer.close()
+
+
+def test_a_buffer_is_given_another_file_between_two_windows_of_a_step(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = make_file(3 * W, "one"), make_file(3 * W, "two")
+    manager = make_manager(W)
+    buffer = Buffer(manager.make_cursor(one.path))
+    window_at = Buffer._window_at
+
+    def racing(self: Any, start: int) -> Any:
+        monkeypatch.undo()
+        found = window_at(self, start)
+        buffer.begin_access(manager.make_cursor(two.path))
+        return found
+
+    monkeypatch.setattr(Buffer, "_window_at", racing)
+    with pytest.raises(smmap.ClosedError, match="another thread"):
+        buffer[W - 5 : W + 5 : 2]
+    assert buffer[W - 5 : W + 5 : 2] == two.data[W - 5 : W + 5 : 2]
+
+
+def test_a_path_leads_elsewhere_between_two_looks(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file seemed to have changed; looked at again, it is another one."""
+    file, other = make_file(3 * W), make_file(2 * W, "other")
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(0, 9)
+        with open(file.path, "ab") as grown:
+            grown.write(b"more")
+        attempt = _source.Source.attempt
+
+        def racing(self: Any, where: Any, begin: int, end: int, call: Any, *args: Any) -> Any:
+            if call is examine:
+                monkeypatch.undo()
+                os.replace(other.path, file.path)
+            return attempt(self, where, begin, end, call, *args)
+
+        monkeypatch.setattr(_source.Source, "attempt", racing)
+        with manager.make_cursor(file.path) as new:
+            assert new.file_size() == 2 * W
+            assert new.use_region(W, 9).buffer() == other.data[W : W + 9]
+        assert cursor.buffer() == file.data[:9]
+
+
+def test_a_fork_waits_for_a_lock_that_another_thread_holds(make_manager: Any) -> None:
+    """Holding none meanwhile, and takes care of a manager that is made in that time."""
+    manager = make_manager(W)
+    held, go = threading.Event(), threading.Event()
+    made: list[Any] = []
+
+    def work() -> None:
+        with manager._lock:
+            held.set()
+            go.wait(10)
+            made.append(make_manager(W))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert held.wait(10)
+    threading.Timer(0.05, go.set).start()
+    _fork._before_fork()
+    thread.join()
+    assert made[0] in _fork._forking
+    _fork._after_fork_in_parent()
+    assert made[0].stats().mapped == 0
+
+
+def test_a_manager_is_made_while_a_fork_takes_the_locks(make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the managers were counted, before the last lock was taken: it counts again."""
+    manager = make_manager(W)
+    made: list[Any] = []
+
+    class Lock:
+        def acquire(self, blocking: bool) -> bool:
+            if not made:
+                made.append(make_manager(W))
+            return True
+
+        def release(self) -> None: ...
+
+        __enter__ = release
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    real, manager._lock = manager._lock, Lock()
+    _fork._before_fork()
+    assert made[0] in _fork._forking
+    _fork._after_fork_in_parent()
+    manager._lock = real
+
+
+# Odd uses
+
+
+def test_a_buffer_takes_a_cursor_only(make_file: Any) -> None:
+    with pytest.raises(TypeError, match="must be a WindowCursor, not "):
+        Buffer(make_file(9).path)
+
+
+def test_a_cursor_that_was_not_made_to_the_end() -> None:
+    class Broken(smmap.WindowCursor):
+        def __init__(self) -> None:
+            raise RuntimeError("too early")
+
+    with pytest.raises(RuntimeError, match="too early"):
+        Broken()
+    reclaim()  # says nothing
+
+
+def test_an_error_is_sent_to_another_process() -> None:
+    error = pickle.loads(pickle.dumps(smmap.FileChangedError("truncated", "/a/file")))
+    assert type(error) is smmap.FileChangedError
+    assert (error.errno, error.strerror, error.filename) == (errno.ESTALE, "truncated", "/a/file")
+    assert str(copy.copy(error)) == str(error)
+
+
+def test_what_a_manager_says_of_itself(make_file: Any, make_manager: Any) -> None:
+    file: File = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(0, 9)
+        assert repr(manager) == f"<SlidingWindowMapManager 1 regions, {W} bytes mapped>"
+    manager.close()
+    assert repr(manager) == "<SlidingWindowMapManager closed>"
+
+
+def test_a_region_released_twice_or_without_its_manager(make_file: Any, make_manager: Any) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        region = cursor.use_region(0, 9).region()
+        region.release()
+        region.release()
+        manager._check()
+        assert manager.stats().mapped == 0
+    lonely = smmap.SlidingWindowMapManager(W)
+    region = lonely.make_cursor(file.path).use_region(0, 9).region()
+    lonely.collect()
+    del lonely
+    reclaim()
+    assert not region.increment_client_count()
+
+
+def test_bytes_that_were_read_for_nobody() -> None:
+    """They need not report their death."""
+    store = StoredBytes(b"abc")
+    assert store.token is None
+    del store
+    reclaim()

@@ -71,7 +71,7 @@ class Ledger:
         self.kept: OrderedDict[Descriptor, FileRef] = OrderedDict()
         self.max_memory = max_memory
         self.mapped = self.memory = self.files = 0
-        self.deaths = self.hits = self.misses = self.evictions = self.cold_reads = 0
+        self.hits = self.misses = self.evictions = self.cold_reads = 0
         self._peak_mapped = self._peak_memory = 0
         self.trusting = _system.RECLAIMS_LATE
         """Whether what is lent counts as gone until garbage was collected, where it may only seem to be lent."""
@@ -149,7 +149,6 @@ class Ledger:
             self._unmapped(*self.lent.pop(token))
 
     def _unmapped(self, region: MapRegion, file: MappedFile) -> None:
-        self.deaths += 1
         self.mapped -= 1
         self.memory -= region.end - region.begin
         file.pins -= region.pins

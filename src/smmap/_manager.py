@@ -433,8 +433,8 @@ class StaticWindowMapManager:
         """The same where the interpreter reclaims late: collect garbage before giving up."""
         ledger = self._ledger
         patience = _FRUITLESS_COLLECTIONS
+        least = sys.maxsize
         while True:
-            died = ledger.deaths
             try:
                 result = self._run(operation, *args)
                 break
@@ -445,7 +445,9 @@ class StaticWindowMapManager:
                     raise
             _system.collect_garbage()
             self.settle()
-            if ledger.deaths == died:
+            if ledger.mapped < least:
+                least = ledger.mapped
+            else:
                 patience -= 1
                 ledger.trusting = False
         ledger.trusting = True
@@ -646,7 +648,7 @@ class StaticWindowMapManager:
         if self._source.reads(client):  # as may have turned out only now
             window = self._window_of(client, offset, size)
         region = self._obtain_locked(client, *window, flags, own)
-        if not _system.PYPY:  # there, what was lent cannot be closed any more
+        if not _system.RECLAIMS_LATE:  # there, what is lent goes later, if at all
             region.lend_locked()
         if region is own:
             return region

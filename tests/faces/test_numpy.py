@@ -249,15 +249,17 @@ def test_copies_pickle_as_data(name: str, tmp_path: Path) -> None:
         for each in (made, of_temporary):
             again = pickle.loads(pickle.dumps(each, protocol))
             assert type(again) is np.ndarray
-            assert again.flags.writeable
+            assert again.flags.writeable or not each.flags.writeable
             same(again, want)
     del array
     smmap.default_manager().collect()
     same(pickle.loads(pickle.dumps(made)), want)
-    made[...] = 7  # the file's data no more
+    if made.flags.writeable:  # numpy 1 refuses that for what a mask gives of a subclass
+        want = np.full_like(want, 7)
+        made[...] = 7  # the file's data no more
     (tmp_path / "a.npy").unlink()
-    same(pickle.loads(pickle.dumps(made)), np.full_like(want, 7))
-    same(copy.deepcopy(made), np.full_like(want, 7))
+    same(pickle.loads(pickle.dumps(made)), want)
+    same(copy.deepcopy(made), want)
 
 
 def test_copies_that_lie_where_a_map_was(tmp_path: Path) -> None:

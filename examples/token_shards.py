@@ -11,7 +11,7 @@ sequences equally likely, then with nine of ten from a fiftieth of the files, as
 - with an `np.memmap` made anew for each sequence, since one kept for each file ends at the limit of descriptors, which
   is shown first, under a limit of 1,024.
 
-Needs numpy: `pip install 'smmap[numpy]'`. `TokenDataset` is what `torch.utils.data.DataLoader` takes.
+Needs numpy: `pip install '.[numpy]'`. `TokenDataset` is what `torch.utils.data.DataLoader` takes.
 """
 
 from __future__ import annotations

@@ -487,11 +487,11 @@ class SlidingWindowMapBuffer(Client):
         start = index(start)
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
-        with memoryview(target) as given, given.cast("B") as view:
+        with memoryview(target) as given, given.cast("B") if given.nbytes else given as view:  # empty: has no cast
             if view.readonly:
                 raise TypeError(f"target must be writable, not {type(target).__name__}")
             self._check_open()
-            count = max(min(len(view), self._size - start), 0)
+            count = max(min(view.nbytes, self._size - start), 0)
             done = 0
             while done < count:
                 low = start + done
@@ -532,6 +532,11 @@ class SlidingWindowMapBuffer(Client):
         return (byte for stop in range(self._size, 0, -_STEP) for byte in reversed(self[max(stop - _STEP, 0) : stop]))
 
     def __contains__(self, sub: Any) -> bool:
+        if hasattr(sub, "__index__"):
+            try:
+                sub = index(sub)  # what is a number and bytes-like is a number to `in`, and bytes-like to `find`
+            except Exception:
+                pass
         return self.find(sub) >= 0
 
     def __eq__(self, other: object) -> bool:
@@ -604,17 +609,15 @@ class SlidingWindowMapBuffer(Client):
         """The needle, and the bounds as `bytes.find` takes them: a start past the end stays there."""
         size = self._size  # before the check, and before a needle's own code may close the buffer
         self._check_open()
-        if hasattr(sub, "__index__"):
-            byte = index(sub)
-            if not 0 <= byte <= 255:
-                raise ValueError("byte must be in range(0, 256)")
-            needle = bytes([byte])
+        if isinstance(sub, SlidingWindowMapBuffer):
+            needle = sub[:]
         else:
+            b"".find(sub)  # raises what bytes raise for it
             try:
-                needle = sub[:] if isinstance(sub, SlidingWindowMapBuffer) else bytes(memoryview(sub))
+                # As a number only then: numpy's are bytes-like, too
+                needle = bytes((sub,)) if type(sub) is int else b"".join((sub,))
             except TypeError:
-                kind = type(sub).__name__
-                raise TypeError(f"argument should be integer or bytes-like object, not {kind!r}") from None
+                needle = bytes((index(sub),))
         low = 0 if start is None else index(start)
         high = size if end is None else index(end)
         return needle, max(low + size, 0) if low < 0 else low, max(high + size, 0) if high < 0 else min(high, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Container
 from typing import Any
 
 from ._errors import SmmapError
@@ -16,7 +17,7 @@ _VARIABLES = {
     "max_memory_size": "SMMAP_MAX_MEMORY",
     "max_open_handles": "SMMAP_MAX_HANDLES",
 }
-_UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGT", 1) for end in ("", "B", "IB")}}
+_UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGTP", 1) for end in ("", "B", "IB")}}
 
 _lock = threading.RLock()
 _manager: SlidingWindowMapManager | None = None
@@ -26,7 +27,7 @@ _settings: dict[str, Any] = {}
 def parse_size(text: str) -> int:
     """The bytes that a size like `4096`, `64K`, `64M`, `1G` or `1GiB` stands for; `ValueError` for anything else."""
     body = text.strip().upper()
-    digits = body.rstrip("KMGTIB")
+    digits = body.rstrip("KMGTPIB")
     unit = body[len(digits) :]
     if not (digits.isascii() and digits.isdigit()) or unit not in _UNITS:
         raise ValueError(f"{text!r} is not a size: write 4096, 64K, 64M, 1G")
@@ -63,8 +64,8 @@ def configure(
 def default_manager() -> SlidingWindowMapManager:
     """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
 
-    Raises `ValueError` for an environment variable that is not a size. Once it has been closed, the next call makes
-    another one.
+    Raises `ValueError` for an environment variable that is not a size, unless `configure` goes before it. Once it has
+    been closed, the next call makes another one.
     """
     global _manager
     manager = _in_use()
@@ -76,10 +77,14 @@ def default_manager() -> SlidingWindowMapManager:
     return manager
 
 
-def settings() -> dict[str, Any]:
-    """The arguments that the default manager is made with: of `configure`, then of the environment."""
+def settings(**given: Any) -> dict[str, Any]:
+    """The arguments to make a manager with: those given, then of `configure`, then of the environment.
+
+    A variable of the environment is looked at only where nothing goes before it.
+    """
     with _lock:
-        return {**_from_environment(), **_settings}
+        known = {**_settings, **given}
+        return {**_from_environment(known), **known}
 
 
 def _in_use() -> SlidingWindowMapManager | None:
@@ -87,11 +92,11 @@ def _in_use() -> SlidingWindowMapManager | None:
     return None if manager is None or manager._closed else manager
 
 
-def _from_environment() -> dict[str, Any]:
+def _from_environment(known: Container[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, variable in _VARIABLES.items():
         text = os.environ.get(variable)
-        if text:
+        if text and name not in known:
             try:
                 found[name] = parse_size(text)
                 SlidingWindowMapManager(**{name: found[name]})

@@ -1,4 +1,4 @@
-"""The file system `smmap://` of fsspec: local files, read through managed windows. Needs the extra `smmap[fsspec]`.
+"""The file system `smmap://` of fsspec: local files, read through managed windows. Needs fsspec.
 
 Names, listings and times come from fsspec's own local file system; bytes come from smmap. fsspec keeps one instance a
 thread, so what must be one a process stands here beside the class: a manager for each set of options, and the buffers
@@ -20,7 +20,7 @@ try:
     from fsspec.spec import AbstractFileSystem
     from fsspec.utils import stringify_path
 except ImportError as error:
-    raise ImportError("smmap:// needs fsspec: pip install 'smmap[fsspec]'", name="fsspec") from error
+    raise ImportError("smmap:// needs fsspec: pip install fsspec", name="fsspec") from error
 
 from . import _default
 from ._buffer import SlidingWindowMapBuffer
@@ -50,33 +50,30 @@ class _Shared:
     def __init__(self, options: _Options) -> None:
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, tuple[tuple[int, ...], SlidingWindowMapBuffer]] = OrderedDict()
-        self.own = _manager_for(dict(options)) if options else None
+        # What is left out is as for the default manager.
+        self.own = SlidingWindowMapManager(**_default.settings(**dict(options))) if options else None
 
     @property
     def manager(self) -> StaticWindowMapManager:
         return self.own or _default.default_manager()
 
     def buffer(self, path: str) -> SlidingWindowMapBuffer:
-        """A buffer over the file that is at `path` now: the last one, unless it is another file since."""
+        """A buffer over the file that is at `path` now: the last one, unless file or manager are others since."""
         status = os.stat(path)
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        manager = self.manager  # the default one is another after it was closed
         with self._lock:
             found = self._recent.get(path)
-            if found is not None and found[0] == key:
+            if found is not None and found[0] == key and found[1]._manager is manager:
                 self._recent.move_to_end(path)
                 return found[1]
-        buffer: SlidingWindowMapBuffer = self.manager.buffer(path)
+        buffer: SlidingWindowMapBuffer = manager.buffer(path)
         with self._lock:
             self._recent[path] = key, buffer
             self._recent.move_to_end(path)
             if len(self._recent) > _MOST_BUFFERS:
                 self._recent.popitem(last=False)
         return buffer
-
-
-def _manager_for(options: dict[str, Any]) -> SlidingWindowMapManager:
-    """A manager with these options; what is left out is as for the default manager."""
-    return SlidingWindowMapManager(**{**_default._from_environment(), **_default._settings, **options})
 
 
 _shared: dict[_Options, _Shared] = {}
@@ -106,6 +103,9 @@ class SmmapFile(BufferedFileReader):
         self.fs = fs
         self.path: str = buffer._given
         self.size = len(buffer)
+
+    def __copy__(self) -> SmmapFile:
+        return SmmapFile(self.fs, self._source.__copy__(), self.tell())
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self.tell()
@@ -300,11 +300,11 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Refuse with `ReadOnlyError`."""
         raise self._refusal(path)
 
-    mkdir = makedirs = rmdir = rm = rm_file = _rm = touch = pipe_file = _refuse
-    chmod = link = symlink = _refuse
+    mkdir = makedirs = rmdir = rm = rm_file = _rm = touch = pipe_file = chmod = _refuse
 
-    def _refuse_second(self, source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Refuse with `ReadOnlyError`."""
-        raise self._refusal(target)
+    def _refuse_second(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse with `ReadOnlyError`, which names the second argument: the one that would be written."""
+        names = ("rpath", "path2", "dst")  # what fsspec's classes call it
+        raise self._refusal([*args[1:2], *(kwargs[name] for name in names if name in kwargs), ""][0])
 
-    put = put_file = cp_file = copy = mv = _refuse_second
+    put = put_file = cp_file = copy = mv = link = symlink = _refuse_second

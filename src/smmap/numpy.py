@@ -1,6 +1,6 @@
 """Arrays over managed windows: `load` for one `.npy` file, `Shards` for one long array over many files.
 
-Needs numpy, which `pip install 'smmap[numpy]'` brings; `import smmap` alone does not import this module.
+Needs numpy; `import smmap` alone does not import this module.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import pickle
 import struct
 import tokenize
 import weakref
@@ -20,7 +21,7 @@ try:
     import numpy as np
     from numpy.lib import format as npy
 except ImportError as error:
-    raise ModuleNotFoundError("smmap.numpy needs numpy: pip install 'smmap[numpy]'", name="numpy") from error
+    raise ModuleNotFoundError("smmap.numpy needs numpy: pip install numpy", name="numpy") from error
 
 from . import _system
 from ._buffer import SlidingWindowMapBuffer, buffer
@@ -55,7 +56,7 @@ class MappedArray(np.ndarray[Any, Any]):
     Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray` too, and each pickles as
     path, range, size, mtime and layout, without the data. Where it is unpickled the file is mapped at once, no more of
     it than the array covers, on that process's default manager; `FileChangedError` if it changed in between. Results of
-    computations are plain arrays, and what was copied pickles as a plain array.
+    computations are plain arrays, and what was copied, by whatever method, pickles as a plain array with its data.
     """
 
     __array_priority__ = -100.0
@@ -76,7 +77,8 @@ class MappedArray(np.ndarray[Any, Any]):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if self._source is not None:
             data, offset, address, root = self._source
-            if root() is _root(self) and isinstance(data._where, (str, bytes)):
+            mapped = root()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
+            if mapped is not None and mapped is _root(self) and isinstance(data._where, (str, bytes)):
                 offset += self.__array_interface__["data"][0] - address
                 strides = None if self.flags.c_contiguous else self.strides
                 return _mapped, (data, offset, _short(self.dtype), self.shape, strides)
@@ -110,13 +112,11 @@ def _mapped(
     data: SlidingWindowMapBuffer, offset: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None
 ) -> MappedArray:
     """An array over a file, whose first element is at `offset`. Maps what it covers."""
-    dtype = _plain(np.dtype(dtype))
+    dtype = _plain(_long(dtype))
     if any(length < 0 for length in shape):
         raise ValueError(f"no array has the shape {shape}")
     if not math.prod(shape) * dtype.itemsize:
-        empty = np.ndarray(shape, dtype).view(MappedArray)
-        empty.flags.writeable = False
-        return empty
+        return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
     if strides is None:
         low, high = offset, offset + math.prod(shape) * dtype.itemsize
     else:
@@ -127,9 +127,14 @@ def _mapped(
         raise ValueError(f"[{low}, {high}) does not lie in {data._name()}, which has {len(data)} bytes")
     # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
     raw = np.frombuffer(data[low:high] if _system.PYPY else data.view(low, high), np.uint8)
-    array = np.ndarray(shape, dtype, raw, offset - low, strides).view(MappedArray)
-    array._source = data, low, raw.__array_interface__["data"][0], _weak(_root(raw))
-    return array
+    return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, _root(raw))
+
+
+def _over(array: Array, data: SlidingWindowMapBuffer, offset: int, root: Any) -> MappedArray:
+    """The array, whose first element is at `offset` of the file and whose memory is `root`'s, knowing where it is."""
+    mapped = array.view(MappedArray)
+    mapped._source = data, offset, array.__array_interface__["data"][0], _weak(root)
+    return mapped
 
 
 def _root(array: Any) -> Any:
@@ -144,8 +149,31 @@ def _weak(root: Any) -> Any:
 
 
 def _short(dtype: np.dtype[Any]) -> Any:
-    """The dtype as it pickles best."""
-    return dtype.str if dtype.names is None and np.dtype(dtype.str) == dtype else dtype
+    """The dtype as it pickles best, for `_long`: as `.npy` files write it, unless that says less or is longer."""
+    try:
+        short = dtype.descr if dtype.names else dtype.str
+        if not _same(_long(short), dtype):
+            return dtype
+    except (ValueError, TypeError):  # fields in another order than their offsets, or that overlap
+        return dtype
+    # Longer where one dtype is that of many fields: pickled, it is there once
+    return dtype if dtype.names and len(pickle.dumps(short)) > len(pickle.dumps(dtype)) else short
+
+
+def _long(dtype: Any) -> np.dtype[Any]:
+    found: np.dtype[Any] = npy.descr_to_dtype(dtype) if isinstance(dtype, list) else np.dtype(dtype)
+    return found
+
+
+def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Whether the dtypes are alike also in what `==` does not compare."""
+    if one != other or one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
+        return False
+    if one.subdtype and other.subdtype:
+        return _same(one.subdtype[0], other.subdtype[0])
+    if one.names and one.fields and other.fields:
+        return all(_same(one.fields[name][0], other.fields[name][0]) for name in one.names)
+    return True
 
 
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -164,7 +192,7 @@ def _header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dty
     """Shape, whether in Fortran order, dtype, and where the array begins in a `.npy` file."""
     name = data._name()
     start = data[: npy.MAGIC_LEN + 4]
-    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX:
+    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(start) < npy.MAGIC_LEN:
         hint = "; np.load(smmap.open(path)) reads .npz" if start[:2] == b"PK" else ""
         raise ValueError(f"{name} is not a .npy file{hint}")
     version = start[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
@@ -296,8 +324,7 @@ class Shards:
         return self._buffers is None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._buffers is None:
-            raise self._closed_error()
+        self._check_open()
         common = _common(self._paths)
         names = "\0".join(path[len(common) :] for path in self._paths)
         itemsize = self._dtype.itemsize
@@ -359,6 +386,7 @@ class Shards:
         return self._starts[-1]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self._check_open()
         array = self._span(0, len(self))
         wanted = array.dtype if dtype is None else np.dtype(dtype)
         if copy is False and not (wanted == array.dtype and isinstance(_root(array), memoryview)):
@@ -366,11 +394,13 @@ class Shards:
         return array.astype(wanted, copy=bool(copy))
 
     def __iter__(self) -> Iterator[Any]:
+        self._check_open()
         step = max(_CHUNK // self._dtype.itemsize, 1)
         for start in range(0, len(self), step):
             yield from self._span(start, min(start + step, len(self)))
 
     def __getitem__(self, key: Any) -> Any:
+        self._check_open()  # also where nothing is to be read
         if type(key) is int:
             return self._element(key)
         if isinstance(key, tuple):
@@ -498,11 +528,12 @@ class Shards:
 
     def _open(self, shard: int) -> SlidingWindowMapBuffer:
         """The buffer of a file's elements, which opens it at the first read."""
-        if self._buffers is None:
+        buffers = self._buffers
+        if buffers is None:
             raise self._closed_error()
-        data = self._buffers[shard]
+        data = buffers[shard]
         if data is None:
-            data = self._buffers[shard] = SlidingWindowMapBuffer.later(
+            data = buffers[shard] = SlidingWindowMapBuffer.later(
                 self._manager,
                 self._paths[shard],
                 self._begins[shard],
@@ -511,6 +542,10 @@ class Shards:
                 self._mtimes[shard],
             )
         return data
+
+    def _check_open(self) -> None:
+        if self._buffers is None:
+            raise self._closed_error()
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} cannot be read")
@@ -547,7 +582,7 @@ def _unpacked(packed: Any, count: int) -> list[int]:
 def _shards(count: int, common: str, names: str, dtype: Any, *lists: Any) -> Shards:
     """Unpickled: nothing is opened before the first read."""
     shards = Shards.__new__(Shards)
-    kind = np.dtype(dtype)
+    kind = _long(dtype)
     paths = [common + name for name in names.split("\0")] if count else []
     sizes, mtimes, begins = (_unpacked(packed, count) for packed in lists[:3])
     if lists[3] is None:

@@ -6,12 +6,14 @@ import mmap
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from random import Random
 from typing import Any, Callable
 
 import pytest
@@ -380,6 +382,66 @@ def test_reader_of_the_table_goes_away(data: Path) -> None:
     os.close(out)
     assert done.returncode == 141
     assert "Error" not in done.stderr
+
+
+COMMANDS = [["bench", "DATA", "--reads", "99"], ["bench", "DATA", "--reads", "99", "--json"], ["bench", "--help"]]
+COMMANDS += [["--help"], ["--version"]]
+
+
+def into(data: Path, arguments: list[str], redirection: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the command does whose output the shell sends somewhere."""
+    words = [sys.executable, "-m", "smmap.cli", *(str(data) if word == "DATA" else word for word in arguments)]
+    command = f"{shlex.join(words)} {redirection}"
+    env = {**os.environ, **more}
+    return subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="nothing that is full")
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_nowhere_to_write_to(data: Path, arguments: list[str]) -> None:
+    """One line says so, and the exit status is neither that of success nor that of a wrong read."""
+    for redirection, reason in (
+        (">/dev/full", "[Errno 28] No space left on device"),
+        (">&-", "standard output is closed"),
+    ):
+        for unbuffered in ("", "1"):
+            done = into(data, arguments, redirection, PYTHONUNBUFFERED=unbuffered)
+            assert (done.returncode, done.stdout) == (3, "")
+            told = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]
+            assert told == [f"smmap: {reason}"]
+    assert into(data, arguments, ">/dev/full 2>&1").returncode == 3
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_readers_that_go_away_are_told_nothing(data: Path, arguments: list[str]) -> None:
+    away, out = os.pipe()
+    os.close(away)
+    words = [sys.executable, "-m", "smmap.cli", *(str(data) if word == "DATA" else word for word in arguments)]
+    for streams in ({"stdout": out, "stderr": subprocess.PIPE}, {"stdout": out, "stderr": out}):
+        done = subprocess.run(words, **streams, text=True, timeout=60)  # type: ignore[call-overload]
+        assert done.returncode == 141
+        assert all(line.endswith(" ...") for line in (done.stderr or "").splitlines())
+    os.close(out)
+
+
+def test_without_standard_error(data: Path) -> None:
+    done = into(data, ["bench", "DATA", "--reads", "99"], "2>&-")
+    assert done.returncode == 0
+    assert done.stdout.startswith("smmap ")
+    assert " ..." not in done.stdout
+    assert "0 wrong reads; " in done.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a system does then")
+@pytest.mark.parametrize("contender", ["SmmapCursor", "KeptMmap"])
+def test_a_file_that_is_truncated_while_it_is_mapped_ends_the_process(run: Run, tmp_path: Path, contender: str) -> None:
+    """As the help says, which says it because of this."""
+    (tmp_path / "a").write_bytes(Random(1).randbytes(3_000_000))
+    patch = patch_first_read(contender, "").replace("data = read", "cut(path, done); data = read")
+    patch += "def cut(path, done):\n    if len(done) == 50:\n        os.truncate(path, 0)\n"
+    done = run("bench", tmp_path, "--reads", 300, patch=patch)
+    assert (done.returncode, done.stdout) == (-signal.SIGBUS, "")
+    assert "SIGBUS" in run("bench", "--help").stdout
 
 
 @needs_proc

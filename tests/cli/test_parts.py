@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
+import errno
 import mmap
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from smmap._default import parse_size
+from smmap.cli import _parser
 from smmap.cli.files import File, default_paths, find_files
 from smmap.cli.plan import PATTERNS, make_plan
-from smmap.cli.sizes import format_size, parse_size
+from smmap.cli.report import skipped
+from smmap.cli.sizes import format_size
 from smmap.cli.system import NOTHING, Usage, usage
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("4096", 4096),
-        ("64K", 64 << 10),
-        ("64k", 64 << 10),
-        ("64M", 64 << 20),
-        ("64MB", 64 << 20),
-        ("64MiB", 64 << 20),
-        (" 1G ", 1 << 30),
-        ("3T", 3 << 40),
-    ],
-)
-def test_parse_size(text: str, size: int) -> None:
-    assert parse_size(text) == size
+@pytest.mark.parametrize("text", ["0", "4096", "4096B", "64K", "64k", "64MB", "64MiB", " 1G ", "3T", "2P"])
+@pytest.mark.parametrize("option", ["window", "memory", "size"])
+def test_sizes_are_those_of_the_environment(option: str, text: str) -> None:
+    size = parse_size(text)
+    if size or option == "window":
+        assert getattr(_parser().parse_args(["bench", f"--{option}", text]), option) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "4 M", "64Q", "0x10", "1_000", "1e3", "4iB", "٤"])
-def test_parse_size_refuses(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
+def test_no_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
+    with pytest.raises(SystemExit) as exited:
+        _parser().parse_args(["bench", f"--memory={text}"])
+    assert exited.value.code == 2
+    assert "--memory: " in (told := capsys.readouterr().err)
+    assert "is not a size: write 4096, 64K, 64M, 1G" in told
 
 
 @pytest.mark.parametrize(
@@ -70,6 +69,27 @@ def test_found_files_know_when_they_change(tmp_path: Path) -> None:
     assert file.changed()
     path.unlink()
     assert file.changed()
+
+
+def test_folders_that_cannot_be_listed_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1", "a/secret/2", "a/secret/3", "b/4", "shut/5"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    scandir = os.scandir
+
+    def guarded(path: str) -> Any:
+        if os.path.basename(path) in ("secret", "shut"):  # so that root is refused, too
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    found = find_files([str(tmp_path), str(tmp_path / "a")])
+    assert [os.path.basename(file.path) for file in found.files] == ["1", "4"]
+    assert (found.empty, found.unreadable) == (0, 2)
+    found = find_files([str(tmp_path / "shut")])
+    assert (found.files, found.empty, found.unreadable) == ([], 0, 1)
+    assert find_files([str(tmp_path / "a" / "1")])[1:] == (0, 0)
+    assert skipped(found) == "0 empty and 1 unreadable skipped"
 
 
 FILES = [File(f"/{number}", size, ()) for number, size in enumerate([1, 10, 4096, 4097, 100_000, 7])]

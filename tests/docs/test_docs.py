@@ -147,10 +147,23 @@ def test_commands_exist(page: Path) -> None:
             assert set(wanted) <= targets, words
         elif words[0] == "pip":
             for word in words[2:]:
-                named = re.fullmatch(r"(?:\.|smmap)\[([\w,-]+)\]", word)
+                named = re.fullmatch(r"\.\[([\w,-]+)\]", word)
                 assert named is None or set(named[1].split(",")) <= extras, words
         elif words[0].startswith("python") and words[1:] and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), words
+
+
+def test_nothing_leads_to_the_published_package() -> None:
+    """`pip install 'smmap[numpy]'` would replace this smmap by the one of that name on PyPI."""
+    wrong = re.compile(r"""\bsmmap\[|pip3? install[^\n`]*[\s'"=]smmap(?![\w./-])""")
+    assert wrong.search("pip install 'smmap[numpy]'")
+    assert wrong.search("pip install --upgrade smmap")
+    assert not wrong.search("pip install '.[numpy]'    # in the sources of this smmap".partition("#")[0])
+    read = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "examples").glob("*"), *(ROOT / "src").rglob("*.py")]
+    for page in read:
+        if page.is_file():
+            for line in page.read_text(encoding="utf-8").splitlines():
+                assert not wrong.search(line.partition(" # ")[0]), (name(page), line)
 
 
 class Loads(HTMLParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import binascii
 import collections.abc
 import copy
@@ -533,6 +534,61 @@ def test_wrong_access(make_file: Any, make_manager: Any) -> None:
         make_manager().buffer(make_file(1).path, access="willneed")
 
 
+# Needles of other libraries
+
+
+class Both(bytearray):
+    """Bytes-like, and a number, which are not the same."""
+
+    number: Any = 98
+
+    def __index__(self) -> int:
+        if isinstance(self.number, Exception):
+            raise self.number
+        return int(self.number)
+
+
+class Wide(Both):
+    number = 256
+
+
+class Broken(Both):
+    number = KeyError("a number it is not")
+
+
+DATA = b"zabc\0\0\0\0\0\0\0\1\5z"
+
+
+def numpy_needles(np: Any) -> list[Any]:
+    two = np.frombuffer(b"abc", "u1")
+    arrays = [two[:2], two[:1], two[:0], np.zeros((0, 2), "u1"), np.array([[97, 98]], "u1"), np.array(b"ab")]
+    arrays += [np.array([97]), np.array([0x6261], "<u2"), np.array([97.0]), np.array([True]), two[:2].view("S2")]
+    arrays += [np.array(97), np.array(97, "u1"), np.array(1.5), two[::2], np.asfortranarray(np.ones((2, 2), "u1"))]
+    arrays += [np.array([5], "M8[s]"), np.array(["ab"])]
+    numbers = [np.uint8(5), np.uint8(97), np.int64(97), np.int8(-1), np.int16(300), np.bool_(True), np.float32(1)]
+    return [*arrays, *numbers, np.bytes_(b"ab"), np.str_("ab"), np.array(["ab"], object)]
+
+
+def test_needles_of_any_kind(manager: Any, make_file: Any) -> None:
+    """What is bytes-like and a number, as numpy's numbers are, is the one to `find` and the other to `in`."""
+    needles = [True, False, Both(b"abc"), Both(b"q"), Wide(b"ab"), Wide(b"q"), Broken(b"ab"), Broken(b"q")]
+    needles += [memoryview(b"ab"), memoryview(b"a-b-")[::2], array.array("H", [0x6261])]
+    try:
+        import numpy as np
+    except ImportError:
+        pass
+    else:
+        needles += numpy_needles(np)
+    file = make_file(0, data=DATA)
+    with manager.buffer(file.path) as buffer:
+        for needle in needles:
+            for name in ("find", "rfind", "index", "rindex", "count", "__contains__"):
+                if name == "__contains__" and isinstance(needle, Both) and sys.implementation.name == "pypy":
+                    continue  # there they are bytes to `in`, too
+                for bounds in [()] if name == "__contains__" else [(), (2,), (0, -3), (3, 1)]:
+                    agree(buffer, DATA, lambda it: getattr(it, name)(needle, *bounds))
+
+
 # Filling what the user has
 
 
@@ -558,6 +614,28 @@ def test_readinto(manager: Any, make_file: Any, make: Any) -> None:
             buffer.readinto(0, "text")
         with pytest.raises(ValueError, match="negative"):
             buffer.readinto(-1, bytearray(1))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 5), (4, 5), (1, 1, 7), ()], ids=str)
+def test_readinto_of_any_shape(shape: Any, make_file: Any, make_manager: Any) -> None:
+    """As the built-in file's."""
+    np = pytest.importorskip("numpy")
+    file = make_file(LENGTH)
+    with make_manager(WINDOW).buffer(file.path) as buffer, open(file.path, "rb", buffering=0) as oracle:
+        for start in (0, 5, LENGTH - 3, LENGTH, LENGTH + 9):
+            ours, theirs = np.zeros(shape, "<u2"), np.zeros(shape, "<u2")
+            oracle.seek(start)
+            assert buffer.readinto(start, ours) == oracle.readinto(theirs)
+            assert ours.tobytes() == theirs.tobytes()
+        read_only = np.zeros(shape)
+        read_only.flags.writeable = False
+        for file_like in (oracle.readinto, lambda target: buffer.readinto(0, target)):
+            with pytest.raises((TypeError, ValueError)):
+                file_like(read_only)
+    with smmap.open(file.path, manager=make_manager(WINDOW), buffering=0) as raw:
+        ours = np.ones(shape, "u1")
+        assert raw.readinto(ours) == ours.size
+        assert ours.tobytes() == file.data[: ours.size]
 
 
 def test_threads_share_a_buffer(make_file: Any, make_manager: Any) -> None:

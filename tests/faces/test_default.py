@@ -83,6 +83,20 @@ def test_environment() -> None:
     assert run(SHOW + "show()", env=env).split()[:2] == [str(64 << 10), str(512 << 10)]
 
 
+def test_configure_goes_before_a_wrong_environment() -> None:
+    env = {"SMMAP_WINDOW_SIZE": "1M", "SMMAP_MAX_MEMORY": "lots", "SMMAP_MAX_HANDLES": "0"}
+    script = "smmap.configure(max_open_handles=5, max_memory_size=64 << 20)\n" + SHOW + "show()"
+    assert run(script, env=env) == f"{1 << 20} {64 << 20} 5"
+    script = """
+smmap.configure(max_open_handles=5)
+try:
+    smmap.default_manager()
+except ValueError as error:
+    print(error)
+"""
+    assert run(script, env=env).startswith("environment variable SMMAP_MAX_MEMORY: 'lots' is not a size")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -118,6 +132,7 @@ def test_wrong_environment(name: str, text: str, monkeypatch: pytest.MonkeyPatch
         ("1MiB", 1 << 20),
         ("3G", 3 << 30),
         (" 2tib ", 2 << 40),
+        ("1P", 1 << 50),
     ],
 )
 def test_sizes(text: str, size: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import inspect
 import io
 import itertools
 import multiprocessing
@@ -10,6 +12,7 @@ import ntpath
 import os
 import pickle
 import random
+import re
 import shutil
 import threading
 import zipfile
@@ -27,6 +30,7 @@ local = pytest.importorskip("fsspec.implementations.local")
 
 from smmap.fsspec import ReadOnlyError, SmmapFile, SmmapFileSystem  # noqa: E402
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 WINDOW = 2 * G
 LENGTH = 5 * WINDOW + 123
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -111,7 +115,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert run_python(script).stdout == "smmap:// needs fsspec: pip install 'smmap[fsspec]'\n"
+    assert run_python(script).stdout == "smmap:// needs fsspec: pip install fsspec\n"
 
 
 def test_importing_smmap_leaves_fsspec_alone() -> None:
@@ -426,6 +430,28 @@ def test_an_open_file_reads_as_a_plain_one(fs: Any, make_file: Any) -> None:
         ours.read()
 
 
+def test_copies_of_open_files(fs: Any, make_file: Any) -> None:
+    """A copy is an open file of the same file system, at the same position, and goes its own way."""
+    file = make_file(LENGTH)
+    with fs.open(file.path) as opened:
+        opened.seek(WINDOW - 3)
+        for copied in (copy.copy(opened), copy.deepcopy(opened), copy.copy(copy.copy(opened))):
+            assert type(copied) is SmmapFile
+            assert (copied.fs, copied.path, copied.size) == (fs, str(file.path), LENGTH)
+            assert copied.tell() == WINDOW - 3
+            assert copied.read(5) == file.data[WINDOW - 3 : WINDOW + 2]
+            assert opened.tell() == WINDOW - 3
+            again = pickle.loads(pickle.dumps(copied))
+            assert again.read(9) == file.data[WINDOW + 2 : WINDOW + 11]
+            assert again._source._manager is copied._source._manager is fs.manager
+            for each in (copied, again):
+                each.close()
+        assert opened.read() == file.data[WINDOW - 3 :]
+    for copier in (copy.copy, copy.deepcopy):
+        with pytest.raises(ValueError, match="closed"):
+            copier(opened)
+
+
 def test_text_and_compression(fs: Any, plain: Any, tmp_path: Path) -> None:
     lines = [f"{number} \u00e4\u4e16\r\n" * (number % 7) for number in range(5000)]
     text = tmp_path / "text.txt"
@@ -484,11 +510,31 @@ def test_chained(make_file: Any, tmp_path: Path) -> None:
         archive.write(file.path, "in/side")
     with fsspec.open(f"zip://in/side::smmap://{tmp_path}/packed.zip", smmap=TIGHT) as found:
         assert found.read() == file.data
-    with fsspec.open(f"simplecache::smmap://{file.path}", simplecache={"cache_storage": str(tmp_path / "c")}) as found:
-        assert found.read() == file.data
+    caches = re.findall(r"`(\w+cache)::`", (GUIDE / "fsspec.md").read_text(encoding="utf-8"))
+    assert "simplecache" in caches
+    for cache in caches:
+        options = {cache: {"cache_storage": str(tmp_path / cache)}}
+        with fsspec.open(f"{cache}::smmap://{file.path}", **options) as found:
+            assert found.read() == file.data
     assert [opened.path for opened in fsspec.open_files(f"smmap://{tmp_path}/da*")] == [str(file.path)]
     below = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("smmap", **TIGHT))
     assert below.cat_file("data", 3, 9) == file.data[3:9]
+
+
+def test_pyarrow_datasets(make_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder by its absolute name only, as the guide says."""
+    dataset = pytest.importorskip("pyarrow.dataset")
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"number": list(range(3000))})
+    rows = {"max_rows_per_file": 1000, "max_rows_per_group": 1000}
+    dataset.write_dataset(table, str(tmp_path / "folder"), format="parquet", **rows)
+    monkeypatch.chdir(tmp_path)
+    for fs in (fsspec.filesystem("smmap", **TIGHT), fsspec.filesystem("smmap")):
+        found = dataset.dataset(os.path.abspath("folder"), filesystem=fs)
+        assert len(found.files) == 3
+        assert sorted(found.to_table()["number"].to_pylist()) == list(range(3000))
+        with pytest.raises(pyarrow.ArrowInvalid):
+            dataset.dataset("folder", filesystem=fs)
 
 
 # Files that change
@@ -535,6 +581,24 @@ def test_default_options_are_the_default_manager(make_file: Any) -> None:
     before = smmap.default_manager().stats().cold_reads
     assert fs.cat_file(file.path, 0, 9) == file.data[:9]
     assert smmap.default_manager().stats().cold_reads == before + 1
+
+
+def test_a_default_manager_that_was_closed_is_followed_by_another(make_file: Any) -> None:
+    """As for `smmap.buffer`: also for files that were read a moment ago."""
+    file = make_file(LENGTH)
+    fs = fsspec.filesystem("smmap")
+    for turn in range(3):
+        manager = smmap.default_manager()
+        assert fs.cat_file(file.path, turn, 50) == file.data[turn:50]
+        assert fs.cat_ranges([file.path] * 2, [0, 9], [5, 99]) == [file.data[0:5], file.data[9:99]]
+        with fs.open(file.path) as opened:
+            assert opened.read(9) == file.data[:9]
+        assert fs.manager is manager
+        manager.close()
+    own = fsspec.filesystem("smmap", **TIGHT)
+    own.manager.close()  # nobody said that there should be another one
+    with pytest.raises(smmap.ClosedError):
+        own.cat_file(file.path)
 
 
 def test_one_manager_for_the_same_options() -> None:
@@ -594,6 +658,27 @@ print(*fs.manager.stats()[-3:], *other.manager.stats()[-3:], *fsspec.filesystem(
     told = run_python(script, options=()).stdout.split()
     mib = 1 << 20
     assert [int(number) for number in told] == [mib, 32 * mib, 5, mib, 16 * mib, 9, mib, 16 * mib, 9]
+
+
+def test_options_go_before_a_wrong_environment() -> None:
+    script = """
+import os, fsspec, smmap
+os.environ.update(SMMAP_WINDOW_SIZE="1M", SMMAP_MAX_MEMORY="lots")
+fs = fsspec.filesystem("smmap", max_memory_size="32M")
+print(*fs.manager.stats()[-3:-1])
+try:
+    fsspec.filesystem("smmap", max_open_handles=5)
+except ValueError as error:
+    print(error)
+smmap.configure(max_memory_size=16 << 20)
+print(*fsspec.filesystem("smmap", backing="read").manager.stats()[-3:-1])
+print(*fsspec.filesystem("smmap", max_memory_size="8M").manager.stats()[-3:-1])
+"""
+    first, told, second, third = run_python(script, options=()).stdout.splitlines()
+    assert first == f"{1 << 20} {32 << 20}"
+    assert told.startswith("environment variable SMMAP_MAX_MEMORY: 'lots' is not a size")
+    assert second == f"{1 << 20} {16 << 20}"
+    assert third == f"{1 << 20} {8 << 20}"
 
 
 def test_options_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -770,6 +855,42 @@ def test_writing_is_refused(fs: Any, tree: Any, tmp_path: Path) -> None:
     assert state() == before
     with fs.open(name) as opened, pytest.raises(io.UnsupportedOperation):
         opened.write(b"x")
+
+
+WRITERS = {
+    *("chmod", "copy", "cp", "cp_file", "delete", "link", "makedir", "makedirs", "mkdir", "mkdirs", "move", "mv"),
+    *("pipe", "pipe_file", "put", "put_file", "rename", "rm", "rm_file", "rmdir", "symlink", "touch", "upload"),
+    *("write_bytes", "write_text", "_rm"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_refusals_by_position_and_by_keyword(name: str, tmp_path: Path) -> None:
+    """With the names that fsspec gives the arguments; its local file system's differ here and there."""
+    fs = fsspec.filesystem("smmap")
+    values: dict[str, Any] = {key: str(tmp_path / "from") for key in ("lpath", "path1", "src")}
+    values |= {key: str(tmp_path / "to") for key in ("path", "rpath", "path2", "dst")}
+    values |= {"value": "x" if name == "write_text" else b"x", "mode": 0o600}
+    classes = [each for each in (fsspec.AbstractFileSystem, local.LocalFileSystem) if hasattr(each, name)]
+    assert classes
+    for each in classes:
+        _, *parameters = inspect.signature(getattr(each, name)).parameters.values()
+        wanted = [it.name for it in parameters if it.name in values and (it.default is it.empty or it.name == "value")]
+        assert {"path", "rpath", "path2", "dst"} & {*wanted}
+        for count in range(len(wanted) + 1):  # so many by position, the others by keyword
+            arguments = [values[key] for key in wanted[:count]]
+            with pytest.raises(ReadOnlyError) as told:
+                getattr(fs, name)(*arguments, **{key: values[key] for key in wanted[count:]})
+            assert told.value.filename == str(tmp_path / "to")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_refused_does_not_write(tmp_path: Path) -> None:
+    """There is no method of fsspec's that is neither refused nor known to read."""
+    public = {name for name in dir(fsspec.AbstractFileSystem) if name[0] != "_"} | {"_rm"}
+    takes = {name for name in public if callable(getattr(fsspec.AbstractFileSystem, name))}
+    writes = re.compile("^(_rm|chmod|copy|cp|del|link|make|mk|mov|mv|pipe|put|ren|rm|sym|touch|trunc|up|write)")
+    assert {name for name in takes if writes.match(name)} == WRITERS - {"chmod", "link", "symlink"}
 
 
 def test_the_error_names_the_path_that_was_to_be_written(tmp_path: Path) -> None:

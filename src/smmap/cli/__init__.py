@@ -6,12 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from .. import __version__
+from .._default import parse_size
 from . import bench, report
 from .files import default_paths, find_files
 from .plan import PATTERNS
-from .sizes import parse_size
 
 __all__ = ["main"]
 
@@ -21,26 +23,61 @@ Read real files under the manager's limits, check every byte, and show what it c
 Each contender makes the same reads, chosen by the seed, from a warm page cache. Sizes are bytes, or as 64K, 64M, 1G.
 """
 
-BENCH_EXIT = "exit status: 0 all reads right, 1 a wrong read or smmap failed, 2 nothing to read or wrong usage"
+BENCH_EXIT = """\
+Files that others may truncate meanwhile are not for this: a read from a map of what was cut off ends the process
+(SIGBUS), without a table. So it is with mmap, and with smmap unless backing="read" is set, which is not compared here.
+
+exit status: 0 all reads right, 1 a wrong read or smmap failed, 2 nothing to read or wrong usage,
+3 the system failed, as when the result cannot be written
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    if sys.stderr is None:  # closed, as by `2>&-`: print() would then write to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        _tell("standard output is closed")
+        return 3
     try:
-        status = _bench(options)
-        sys.stdout.flush()
-        return status
+        try:
+            return _bench(_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()  # here, where it can be told that it failed; also what --help wrote, which exits
     except KeyboardInterrupt:
-        print("smmap: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
-    except BrokenPipeError:  # as in `smmap bench | head -3`; without this the interpreter complains once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as in `smmap bench | head -3`: who does not read any more need not be told
+        _write_nothing_more()
         return 141
+    except OSError as error:  # no space left, most likely
+        _write_nothing_more()
+        _tell(error)
+        return 3
+
+
+def _tell(what: object) -> None:
+    with suppress(OSError):  # if standard error is full as well, there is the exit status
+        print(f"smmap: {what}", file=sys.stderr)
+
+
+def _write_nothing_more() -> None:
+    """Let what is left in the buffer go nowhere: the interpreter would try again at exit, and complain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            file.write(message)  # argparse would hide that --help or --version could not be written
+        else:
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="smmap", description="A read-only, sliding window memory map manager.")
+    parser = _Parser(prog="smmap", description="A read-only, sliding window memory map manager.")
     parser.add_argument("--version", action="version", version=f"smmap {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -66,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _size(least: int) -> Callable[[str], int]:
     def size(text: str) -> int:
-        number = parse_size(text)
+        try:
+            number = parse_size(text)
+        except ValueError as error:  # of which argparse would show nothing
+            raise argparse.ArgumentTypeError(str(error)) from None
         if number < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
         return number

@@ -45,7 +45,7 @@ def find_files(paths: Iterable[str]) -> Found:
     files: dict[tuple[int, int], File] = {}
     empty: set[str] = set()
     unreadable: set[str] = set()
-    for path in _walk(paths):
+    for path in _walk(paths, unreadable):
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
@@ -63,12 +63,13 @@ def find_files(paths: Iterable[str]) -> Found:
     return Found(sorted(files.values()), len(empty), len(unreadable))
 
 
-def _walk(paths: Iterable[str]) -> Iterator[str]:
+def _walk(paths: Iterable[str], unreadable: set[str]) -> Iterator[str]:
     for path in paths:
         os.stat(path)
         if not os.path.isdir(path):
             yield path
-        for folder, _, names in os.walk(path):
+            continue
+        for folder, _, names in os.walk(path, onerror=lambda error: unreadable.add(error.filename)):
             for name in names:
                 yield os.path.join(folder, name)
 

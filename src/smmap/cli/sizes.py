@@ -1,22 +1,10 @@
-"""Sizes as people write them. Knows nothing else of the library."""
+"""Sizes as people read them; how they write them is in `smmap._default`. Knows nothing else of the library."""
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentTypeError
-
-__all__ = ["format_size", "parse_size"]
+__all__ = ["format_size"]
 
 UNITS = "KMGTP"
-
-
-def parse_size(text: str) -> int:
-    """`"4096"`, `"64K"`, `"64M"`, `"64MiB"` or `"1g"` in bytes; units are powers of 1024."""
-    match = re.fullmatch(rf"([0-9]+)(?:([{UNITS}])(?:i?B)?)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise ArgumentTypeError(f"not a size: {text!r} (write 4096, 64K, 64M or 1G)")
-    number, unit = match.groups()
-    return int(number) << (10 * (UNITS.index(unit.upper()) + 1) if unit else 0)
 
 
 def format_size(size: int) -> str:

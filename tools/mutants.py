@@ -37,7 +37,7 @@ STRESS = "tests/stress"
 QUICK = [f"{CORE}/test_corners.py", f"{CORE}/test_errors.py", f"{CORE}/test_eviction.py", f"{CORE}/test_ledger.py"]
 FIRST = {
     "_window.py": [f"{CORE}/test_window.py", f"{CORE}/test_contract.py"],
-    "_ledger.py": QUICK,
+    "_ledger.py": [*QUICK, f"{CORE}/test_files.py"],
     "_rents.py": [f"{CORE}/test_corners.py", f"{CORE}/test_eviction.py", f"{CORE}/test_ledger.py"],
     "_file.py": [f"{CORE}/test_corners.py", f"{CORE}/test_errors.py", f"{CORE}/test_files.py"],
     "_region.py": [f"{CORE}/test_corners.py", f"{CORE}/test_lifetime.py", f"{CORE}/test_ledger.py"],
@@ -611,6 +611,8 @@ MUTANTS = [
            "        if self._regions is regions:\n            return view", "        if True:\n            return view"),
     Mutant("_buffer.py", "a window mapped across a change of files is given",
            "        if self._regions is regions:\n            return store", "        if True:\n            return store"),
+    Mutant("_buffer.py", "a buffer is empty before it is closed",
+           "        self._regions = _CLOSED  # before the size: who finds the buffer empty must find it closed\n", "        self._size = 0\n        self._regions = _CLOSED\n"),
     Mutant("_buffer.py", "a buffer begins before it has its offset",
            "        self._window = manager.window_size() or max(self._length, 1)\n        self._offset = offset\n        self._size = min(size, self._length - offset)\n        self._regions = file.regions  #", "        self._regions = file.regions\n        self._window = manager.window_size() or max(self._length, 1)\n        self._offset = offset\n        self._size = min(size, self._length - offset)  #"),
     Mutant("_buffer.py", "a buffer that was closed is quick to find its last window",

@@ -518,6 +518,111 @@ def test_kept_descriptors_go_first_when_descriptors_have_run_out(
     cursor.close()
 
 
+def test_a_kept_descriptor_that_was_given_up_is_not_kept_again(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window is mapped by the very descriptor that had to go."""
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 9)
+    assert manager.stats().descriptors == 1
+    Refusing(monkeypatch, "map_at", errno.EMFILE)
+    assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
+    assert (manager.stats().idle, manager.stats().descriptors) == (1, 0)
+    cursor.close()
+
+
+class RefusingToOpenAnew:
+    """Stands for `os.open`: fails for what another descriptor refers to."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, code: int, times: int = sys.maxsize) -> None:
+        self.real, self.code, self.times, self.calls = os.open, code, times, 0
+        patch.setattr(_system, "_REOPENS", True)
+        patch.setattr(os, "open", self)
+
+    def __call__(self, path: Any, flags: int, *args: Any) -> int:
+        if not str(path).startswith("/proc/self/fd/"):
+            return self.real(path, flags, *args)
+        self.calls += 1
+        if self.calls <= self.times:
+            raise OSError(self.code, os.strerror(self.code))
+        return self.real(path, flags, *args)
+
+
+@posix
+@pytest.mark.parametrize("code", [None, errno.ENOENT, errno.EACCES, errno.ELOOP])
+def test_a_descriptor_that_cannot_be_opened_anew(
+    code: int | None, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without /proc, or permission, or on another system: a duplicate of it is read, and the user's stays open."""
+    file = make_file(8 * W)
+    number = os.open(file.path, os.O_RDONLY)
+    if code is None:
+        monkeypatch.setattr(_system, "_REOPENS", False)
+    else:
+        RefusingToOpenAnew(monkeypatch, code)
+    with make_manager(W) as manager, manager.make_cursor(number) as cursor:
+        assert cursor.use_region(W + 3, 9).buffer() == file.data[W + 3 : W + 12]
+        with manager.buffer(number) as buffer:
+            assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
+    del cursor, buffer, manager
+    reclaim()
+    assert os.pread(number, 9, 7) == file.data[7:16]
+    os.close(number)
+
+
+@linux
+@pytest.mark.parametrize("code", RUN_OUT, ids=names)
+def test_room_is_made_for_opening_a_descriptor_anew(
+    code: int, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has run out, a duplicate would share the lock and the flags of the user's for no need."""
+    other, file = make_file(8 * W, "other"), make_file(8 * W)
+    manager = make_manager(W)
+    cursor = manager.make_cursor(other.path).use_region(0, 9)
+    cursor.unuse_region()
+    before = manager.stats()
+    assert (before.idle, before.descriptors) == (1, 1)
+    number = os.open(file.path, os.O_RDONLY)
+    refusing = RefusingToOpenAnew(monkeypatch, code, 1)
+    monkeypatch.setattr(os, "dup", None)
+    buffer = manager.buffer(number)
+    assert refusing.calls == 2
+    after = manager.stats()
+    assert (after.idle, after.descriptors) == ((1, 1) if code in (errno.EMFILE, errno.ENFILE) else (0, 2))
+    assert buffer[:9] == file.data[:9]
+    buffer.close()
+    os.close(number)
+
+
+@posix
+@pytest.mark.parametrize("by_number", [False, True])
+def test_flags_reach_the_system(
+    by_number: bool, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a request, and those of a buffer; a descriptor of the user's is opened anew with them on Linux."""
+    file = make_file(8 * W)
+    number = os.open(file.path, os.O_RDONLY)
+    asked: list[int] = []
+    real = os.open
+
+    def opening(path: Any, flags: int, *args: Any) -> int:
+        asked.append(flags & os.O_SYNC)
+        return real(path, flags, *args)
+
+    monkeypatch.setattr(os, "open", opening)
+    manager = make_manager(W)
+    given = number if by_number else file.path
+    with manager.make_cursor(given) as cursor:
+        cursor.use_region(W, 9, os.O_SYNC)
+        buffer = Buffer(manager.make_cursor(given), 0, sys.maxsize, os.O_SYNC)
+        assert asked == [os.O_SYNC] * len(asked)
+        assert len(asked) >= 2 or (by_number and not LINUX)
+        assert buffer[:9] == file.data[:9]
+    buffer.close()
+    os.close(number)
+
+
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("code", RUN_OUT, ids=names)
 def test_the_limit_of_the_system_is_named(

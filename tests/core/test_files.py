@@ -693,6 +693,22 @@ def test_a_file_that_was_taken_for_gone_is_kept_again(make_file: Any, make_manag
     assert manager.stats().idle == 1
 
 
+def test_a_file_whose_name_was_away_is_kept_again(make_file: Any, make_manager: Any) -> None:
+    """It was asked for in between, and then found by the same name, unchanged."""
+    file = make_file(4 * W)
+    name = str(file.path)
+    manager = make_manager(W)
+    with manager.make_cursor(name) as cursor:
+        cursor.use_region(0, 10)
+        os.rename(name, f"{name}.aside")
+        with pytest.raises(FileNotFoundError):
+            manager.make_cursor(name)
+        os.rename(f"{name}.aside", name)
+        with manager.make_cursor(name) as again:
+            assert again.use_region(0, 10).buffer() == file.data[:10]
+    assert manager.stats().idle == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="what one client's flags do to another's reads is seen with it")
 @pytest.mark.parametrize("how", ["flags", "descriptor"])
 def test_flags_of_one_client_are_not_for_others(make_file: Any, make_manager: Any, how: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import os
 import pickle
-from typing import Any
+import sys
+from typing import Any, Callable
 
 import pytest
 
@@ -15,7 +18,7 @@ from smmap import _buffer
 from smmap._ledger import Ledger
 from smmap.util import MapRegion
 
-from ._tools import G, reclaim
+from ._tools import G, payload, reclaim
 
 
 def test_the_last_view_dies_while_its_region_is_evicted(
@@ -211,6 +214,167 @@ def test_an_unpickled_buffer_is_closed_while_it_opens(
     monkeypatch.undo()
     assert buffer.closed
     assert len(buffer) == 0
+
+
+def test_a_file_from_the_begin_of_1970_is_not_taken_for_a_closed_buffer(make_manager: Any, make_file: Any) -> None:
+    """As some archives and reproducible builds date them all."""
+    file = make_file(2 * G)
+    os.utime(file.path, ns=(0, 0))
+    with pickle.loads(pickle.dumps(make_manager(2 * G).buffer(file.path))) as buffer:
+        assert buffer[:9] == file.data[:9]
+
+
+def answer(read: Callable[[Any], Any], data: Any) -> Any:
+    """What it reads, or that it is out of bounds; None for an error that a change may lead to."""
+    try:
+        return read(data)
+    except IndexError:
+        return IndexError
+    except (smmap.ClosedError, smmap.FileChangedError):
+        return None
+
+
+def before_line(number: int, act: Callable[[], Any], call: Callable[[], Any]) -> tuple[bool, Any]:
+    """`call()`, with `act()` before its line of this number in _buffer.py; whether it has so many, and what it gave."""
+    left = number
+
+    def trace(frame: Any, event: str, _arg: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != _buffer.__file__:
+            return None
+        if event == "line":
+            left -= 1
+            if left == -1:
+                act()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        got = call()
+    finally:
+        sys.settrace(before)
+    return left < 0, got
+
+
+# The windows have 2 * G bytes.
+READS: dict[str, Callable[[Any], Any]] = {
+    "byte": lambda data: data[9],
+    "far byte": lambda data: data[2 * G + 9],
+    "slice": lambda data: data[9:50],
+    "far slice": lambda data: data[2 * G + 9 : 2 * G + 50],
+    "long slice": lambda data: data[9 : 2 * G + 9],
+    "steps": lambda data: data[9:50:3],
+    "long steps": lambda data: data[9 : 2 * G + 9 : 3],
+    "view": lambda data: bytes(memoryview(data)[9:50] if isinstance(data, bytes) else data.view(9, 50)),
+    "long view": lambda data: bytes(
+        memoryview(data)[9 : 2 * G + 9] if isinstance(data, bytes) else data.view(9, 2 * G + 9)
+    ),
+    "search": lambda data: data.find(NEEDLE),
+}
+NEEDLE = payload(6 * G, "two")[G + 107 : G + 127]
+
+
+CHANGES = ["close", "another file", "half", "elsewhere", "shorter"]
+UNSAFE = {
+    ("view", "half"),
+    ("long view", "half"),
+    ("search", "half"),
+    ("long slice", "elsewhere"),
+    ("long steps", "elsewhere"),
+}
+"""What is not promised: see `SlidingWindowMapBuffer._swapped`, which knows one file from another, no more."""
+
+
+@pytest.mark.parametrize(("kind", "change"), sorted({*itertools.product(READS, CHANGES)} - UNSAFE))
+def test_a_buffer_changes_between_two_lines_of_a_read(
+    make_manager: Any, make_file: Any, kind: str, change: str
+) -> None:
+    """The read has the bytes of before or after or an error, and nothing of before stays, whichever lines they are."""
+    one, two = make_file(6 * G, "one"), make_file(6 * G, "two")
+    manager = make_manager(2 * G)
+    read = READS[kind]
+    other = Buffer(manager.make_cursor(one.path))
+    after = {"another file": two.data[G + 7 :], "elsewhere": one.data[G + 7 :], "shorter": one.data[:G]}.get(change)
+    wanted = [answer(read, one.data), None if after is None else answer(read, after), None]
+
+    def warm() -> None:
+        """The window that the buffer was near is the one that is hot."""
+        assert other[8] == one.data[8]
+        assert other[9] == one.data[9]
+
+    def turn(state: int, number: int) -> bool:
+        manager.collect()
+        buffer = manager.buffer(one.path)
+        for start in (0, 2 * G) if state else ():
+            manager.window_at(other, start)
+        if state > 1:
+            assert other[8] == one.data[8]
+        if state > 2:
+            assert buffer[8] == one.data[8]
+
+        def act() -> None:
+            if change in ("close", "half"):
+                buffer.close()
+                if change == "half":  # so far has the other thread come
+                    buffer._adopt(manager.make_cursor(two.path))
+            elif change == "another file":
+                buffer.begin_access(manager.make_cursor(two.path), G + 7)
+            elif change == "elsewhere":
+                buffer.begin_access(None, G + 7)
+            else:
+                buffer.begin_access(None, 0, G)
+            warm()
+
+        acted, got = before_line(number, act, lambda: answer(read, buffer))
+        assert got in wanted
+        for check in READS.values() if acted else ():
+            warm()
+            if after is not None:
+                assert answer(check, buffer) == answer(check, after)
+            else:
+                assert len(buffer) == 0
+                with pytest.raises(smmap.ClosedError):
+                    check(buffer)
+        buffer.close()
+        return acted
+
+    for state in range(4):  # cold, mapped, hot, near
+        assert any(not turn(state, number) for number in range(1000))
+
+
+@pytest.mark.parametrize("change", ["close", "another file", "elsewhere"])
+@pytest.mark.parametrize("kind", READS)
+def test_a_buffer_is_read_between_two_lines_of_a_change(
+    make_manager: Any, make_file: Any, kind: str, change: str
+) -> None:
+    """The read has the bytes of before or after, or is told that the buffer is closed; it never finds it empty."""
+    one, two = make_file(6 * G, "one"), make_file(6 * G, "two")
+    manager = make_manager(2 * G)
+    read = READS[kind]
+    after = {"another file": two.data[G + 7 :], "elsewhere": one.data[G + 7 :]}.get(change)
+    wanted = [read(one.data), None if after is None else read(after), None]
+
+    def turn(number: int) -> bool:
+        buffer = Buffer(manager.make_cursor(one.path))
+        assert [buffer[9] for _ in range(3)] == [one.data[9]] * 3
+
+        def alter() -> None:
+            if change == "close":
+                buffer.close()
+            elif change == "another file":
+                buffer.begin_access(manager.make_cursor(two.path), G + 7)
+            else:
+                buffer.begin_access(None, G + 7)
+
+        got: list[Any] = []
+        acted, _ = before_line(number, lambda: got.append(answer(read, buffer)), alter)
+        assert all(each in wanted for each in got)
+        assert answer(read, buffer) == (None if after is None else read(after))
+        buffer.close()
+        return acted
+
+    assert any(not turn(number) for number in range(1000))
 
 
 class Interruption(Exception):

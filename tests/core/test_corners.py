@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -125,6 +125,90 @@ def test_a_fork_takes_every_lock(make_manager: Any) -> None:
     old.release()
     registry_lock.release()
     manager._check()
+
+
+class Watched:
+    """Stands for a lock: says when somebody tries to take it without waiting."""
+
+    def __init__(self, tried: Callable[[], Any]) -> None:
+        self.real, self.tried = threading.RLock(), tried
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if not blocking:
+            self.tried()
+        return self.real.acquire(blocking=blocking)
+
+    def release(self) -> None:
+        self.real.release()
+
+    def __enter__(self) -> None:
+        self.real.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.real.release()
+
+
+def is_free(manager: Any) -> bool:
+    """Whether another thread could take the lock of a manager."""
+    answers: list[bool] = []
+
+    def tries() -> None:
+        answers.append(manager._lock.acquire(blocking=False))
+        if answers[0]:
+            manager._lock.release()
+
+    thread = threading.Thread(target=tries)
+    thread.start()
+    thread.join(60)
+    return answers[0]
+
+
+def test_a_fork_waits_for_one_lock_without_holding_another(make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds that one may need the other one first."""
+    one, two = make_manager(W), make_manager(W)
+    held, tried = threading.Event(), threading.Event()
+    got: list[bool] = []
+    two._lock = Watched(tried.set)
+    monkeypatch.setattr(_fork, "_registry", [one, two])
+
+    def needs_both() -> None:
+        with two._lock:
+            held.set()
+            assert tried.wait(60)
+            got.append(one._lock.acquire(timeout=5))
+            if got[0]:
+                one._lock.release()
+
+    thread = threading.Thread(target=needs_both)
+    thread.start()
+    assert held.wait(60)
+    _fork._before_fork()
+    assert not is_free(one)
+    assert not is_free(two)
+    _fork._after_fork_in_parent()
+    thread.join(60)
+    assert got == [True]
+    assert is_free(one)
+    assert is_free(two)
+
+
+def test_a_manager_is_made_while_a_fork_takes_the_locks(make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a finalizer, or by another thread: its lock is taken too."""
+    one = make_manager(W)
+    monkeypatch.setattr(_fork, "_registry", {one})
+    made: list[Any] = []
+
+    def makes() -> None:
+        if not made:
+            made.append(make_manager(W))
+
+    one._lock = Watched(makes)
+    _fork._before_fork()
+    assert not is_free(one)
+    assert not is_free(made[0])
+    _fork._after_fork_in_parent()
+    assert is_free(one)
+    assert is_free(made[0])
 
 
 def test_a_child_has_a_default_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,17 +420,38 @@ def test_explicit_closing_as_on_pypy(make_file: Any, make_manager: Any, monkeypa
     assert buffer[5] == file.data[5]
     with manager.make_cursor(file.path) as cursor:
         view = cursor.use_region(W, 9).buffer()
+    with manager.make_cursor(file.path) as cursor:
+        held = cursor.use_region(3 * W, 9).region().store
     borrowed = next(iter(manager._ledger.idle)).store
-    lent = list(manager._ledger.idle)[-1].store
+    lent = list(manager._ledger.idle)[1].store
     manager.collect()
-    with pytest.raises(ValueError, match="closed"):
-        borrowed[0]
+    for gone in (borrowed, held):
+        with pytest.raises(ValueError, match="closed"):
+            gone[0]
     assert lent[0] == file.data[W]
     assert view == file.data[W : W + 9]
     assert buffer[5] == file.data[5]  # by asking again
     assert buffer[W + 5 : W + 50] == file.data[W + 5 : W + 50]
     del view, borrowed, lent
     buffer.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="none is kept there")
+def test_explicit_closing_of_descriptors_as_on_pypy(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was kept, and that windows were mapped and read by, is closed as soon as it is kept no more."""
+    monkeypatch.setattr(_system, "PYPY", True)
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor, manager.buffer(file.path) as buffer:
+        (kept,) = manager._ledger.kept
+        for number in range(3):
+            assert cursor.use_region(number * W, 9).buffer() == file.data[number * W : number * W + 9]
+            assert buffer[(number + 4) * W] == file.data[(number + 4) * W]
+        assert kept.number >= 0
+        manager.collect()
+        assert kept.number == -1
 
 
 @pytest.mark.parametrize("hot", [False, True])

@@ -518,14 +518,16 @@ def test_kept_descriptors_go_first_when_descriptors_have_run_out(
     cursor.close()
 
 
+@pytest.mark.parametrize("pypy", [False, True])
 def test_a_kept_descriptor_that_was_given_up_is_not_kept_again(
-    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+    pypy: bool, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A window is mapped by the very descriptor that had to go."""
+    """A window is mapped by the very descriptor that had to go: it is closed, but not before that (PyPy closes it)."""
     file = make_file(8 * W)
     manager = make_manager(W)
     cursor = manager.make_cursor(file.path).use_region(0, 9)
     assert manager.stats().descriptors == 1
+    monkeypatch.setattr(_system, "PYPY", pypy)
     Refusing(monkeypatch, "map_at", errno.EMFILE)
     assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
     assert (manager.stats().idle, manager.stats().descriptors) == (1, 0)
@@ -618,6 +620,7 @@ def test_flags_reach_the_system(
         buffer = Buffer(manager.make_cursor(given), 0, sys.maxsize, os.O_SYNC)
         assert asked == [os.O_SYNC] * len(asked)
         assert len(asked) >= 2 or (by_number and not LINUX)
+        assert manager.stats().descriptors == 0  # what was opened with flags of one client's is not for others
         assert buffer[:9] == file.data[:9]
     buffer.close()
     os.close(number)
@@ -722,6 +725,38 @@ def test_a_real_file_that_cannot_be_mapped(make_manager: Any) -> None:
         with pytest.raises(OSError, match=name) as failure:
             cursor.use_region()
         assert failure.value.errno == errno.ENODEV
+
+
+def test_a_file_system_that_maps_no_more(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mapped stays; the rest of the file is read."""
+    file = make_file(8 * W)
+    with make_manager(W).make_cursor(file.path) as cursor:
+        view = cursor.use_region(W, 9).buffer()
+        refusing = Refusing(monkeypatch, "map_at", errno.ENODEV, 1000)
+        for number in (3, 5, 1):
+            assert cursor.use_region(number * W, 9).buffer() == file.data[number * W : number * W + 9]
+            assert cursor.region().size() == (W if number == 1 else G)  # no more is read than was asked for
+        assert refusing.calls == 1
+        assert view == file.data[W : W + 9]
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EAGAIN], ids=names)
+def test_a_cold_read_makes_room_when_the_system_has_run_out(
+    code: int, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        for number in range(3):
+            cursor.use_region(number * W, 9)
+    with manager.buffer(file.path) as buffer:
+        Refusing(monkeypatch, "read_at", code, 2)
+        assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
+        assert manager.stats().idle == 2
+        assert buffer[6 * W : 6 * W + 9] == file.data[6 * W : 6 * W + 9]
+        Refusing(monkeypatch, "read_at", code, 1000)
+        with pytest.raises(LimitError):
+            buffer[7 * W : 7 * W + 9]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EISDIR], ids=lambda code: errno.errorcode[code])

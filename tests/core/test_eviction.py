@@ -403,6 +403,20 @@ def test_over_the_limit_the_oldest_goes_when_another_becomes_idle(
     assert mapped() == "z"
 
 
+@linux
+def test_over_the_limit_a_move_to_a_mapped_window_gives_memory_back_at_once(
+    make_file: Any, make_manager: Any, tmp_path: Path
+) -> None:
+    file = make_file(8 * W, "x")
+    manager = make_manager(W, 2 * W)
+    cursors = [manager.make_cursor(file.path).use_region(number * W, 1) for number in (0, 3, 6)]
+    assert len(maps(tmp_path)) == 3
+    cursors[2].use_region(5, 1)
+    assert len(maps(tmp_path)) == 2  # before anybody asks the manager for anything
+    for cursor in cursors:
+        cursor.close()
+
+
 def test_the_one_used_last_after_a_cursor_was_dropped(make_file: Any, mapped: Any, make_manager: Any) -> None:
     """A finalizer only leaves word that a region became idle: what was read since is still the one used last."""
     x, y = make_file(2 * W, "x"), make_file(2 * W, "y")
@@ -728,6 +742,38 @@ def test_the_descriptor_used_last_is_kept(files: Any, make_manager: Any, make_fi
     third = manager.buffer(three.path)
     names = [Path(os.readlink(f"/proc/self/fd/{each.number}")).name for each in manager._ledger.kept]
     assert names == ["one", "three"]
+    for buffer in (first, second, third):
+        buffer.close()
+
+
+def test_a_window_that_a_view_keeps_mapped_is_not_read_by_the_descriptor(make_file: Any, make_manager: Any) -> None:
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        view = cursor.use_region(0, 9).buffer()
+    manager.collect()
+    buffer = manager.buffer(file.path)
+    assert buffer[5 * W] == file.data[5 * W]  # cold, as the next one is
+    assert buffer[6 * W] == file.data[6 * W]
+    before = manager.stats()
+    assert buffer[9:50] == file.data[9:50]
+    after = manager.stats()
+    assert (before.lent, after.lent, after.idle) == (1, 0, 1)
+    assert (after.cold_reads, after.misses) == (before.cold_reads, before.misses)
+    assert view == file.data[:9]
+    buffer.close()
+
+
+@linux
+def test_mapping_by_a_kept_descriptor_is_a_use_of_it(make_manager: Any, make_file: Any) -> None:
+    one, two, three = (make_file(8 * W, name) for name in ("one", "two", "three"))
+    manager = make_manager(W, 0, 3)
+    first, second = manager.buffer(one.path), manager.buffer(two.path)
+    with manager.make_cursor(one.path) as cursor:
+        cursor.use_region(W, 1)
+        third = manager.buffer(three.path)
+        names = [Path(os.readlink(f"/proc/self/fd/{each.number}")).name for each in manager._ledger.kept]
+        assert names == ["one", "three"]
     for buffer in (first, second, third):
         buffer.close()
 

@@ -142,6 +142,19 @@ def test_peaks_stay_within_the_limits(make_file: Any, make_manager: Any) -> None
 
 
 @linux
+def test_peaks_are_remembered(make_file: Any, make_manager: Any) -> None:
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    cursors = [manager.make_cursor(file.path).use_region(number * W, 9) for number in range(3)]
+    for cursor in cursors:
+        cursor.close()
+    manager.collect()
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(5 * W, 9)
+    stats = manager.stats()
+    assert (stats.mapped, stats.peak_mapped, stats.peak_memory) == (1, 3, 3 * W)
+
+
 def test_open_files_and_kept_descriptors(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
     """What the system says is open is what the ledger says, and the user's path is open no longer than needed."""
     files = [make_file(4 * W, name) for name in "abc"]
@@ -164,6 +177,20 @@ def test_open_files_and_kept_descriptors(make_file: Any, make_manager: Any, tmp_
 
 
 @linux
+@pytest.mark.skipif(sys.platform == "win32", reason="none is kept there")
+@pytest.mark.parametrize("backing", ["mmap", "read"])
+@pytest.mark.parametrize("size", [W, 3 * W])
+def test_a_descriptor_is_kept_where_it_may_be_needed_again(
+    make_file: Any, make_manager: Any, backing: str, size: int
+) -> None:
+    """Not for what is mapped as a whole."""
+    file = make_file(size)
+    manager = make_manager(W, backing=backing)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(0, 9)
+        assert manager.stats().descriptors == (0 if backing == "mmap" and size == W else 1)
+
+
 def test_kept_descriptors_are_bounded(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
     files = [make_file(4 * W, f"file{number:02}") for number in range(30)]
     manager = make_manager(W, 0, 6)

@@ -41,8 +41,10 @@ FIRST = {
     "_rents.py": [f"{CORE}/test_corners.py", f"{CORE}/test_eviction.py", f"{CORE}/test_ledger.py"],
     "_file.py": [f"{CORE}/test_corners.py", f"{CORE}/test_errors.py", f"{CORE}/test_files.py"],
     "_region.py": [f"{CORE}/test_corners.py", f"{CORE}/test_lifetime.py", f"{CORE}/test_ledger.py"],
-    "_system.py": [f"{CORE}/test_corners.py", f"{CORE}/test_errors.py", f"{STRESS}/test_security.py"],
-    "_cursor.py": [f"{CORE}/{name}.py" for name in ("test_corners", "test_races", "test_contract", "test_lifetime")],
+    "_system.py": [*QUICK, f"{STRESS}/test_security.py"],
+    "_cursor.py": [
+        f"{CORE}/{name}.py" for name in ("test_corners", "test_races", "test_contract", "test_lifetime", "test_files")
+    ],
     "_buffer.py": [f"{CORE}/{name}.py" for name in ("test_corners", "test_races", "test_buffer", "test_contract")],
     "_search.py": [f"{CORE}/test_corners.py", f"{CORE}/test_buffer.py"],
     "_default.py": [f"{CORE}/test_corners.py", "tests/faces"],
@@ -433,10 +435,6 @@ MUTANTS = [
            "begin = max(begin, offset - offset % grain)", "begin = offset"),
     Mutant("_manager.py", "windows may be a quarter of the memory",
            "max_memory_size // 8 // unit", "max_memory_size // 4 // unit"),
-    Mutant("_fork.py", "a forked child has the parent's locks",
-           "        manager._lock = threading.RLock()\n    _forking", "        pass\n    _forking"),
-    Mutant("_fork.py", "a fork does not wait for the lock",
-           "if not lock.acquire(blocking=False):\n                break", "if not lock.acquire(blocking=False):\n                continue"),
 
     # Forking
     Mutant("_fork.py", "a forked child has the parent's locks",
@@ -488,9 +486,11 @@ MUTANTS = [
     Mutant("_cursor.py", "a move within the region gets more than a window",
            "                and size <= self._most\n", ""),
     Mutant("_cursor.py", "a mapped window gives more than a window",
-           "                        if size > most:\n                            end = offset + most\n", ""),
+           "                        if size > most:\n                            end = offset + most\n", "",
+           explained="a window is no longer than that: one that is asked for more does not serve, and the way with the lock answers"),
     Mutant("_cursor.py", "a mapped window gives more than the file",
-           "                        if end > length:\n                            end = length\n", ""),
+           "                        if end > length:\n                            end = length\n", "",
+           explained="what is asked for ends past the window, which ends with the file at most: the way with the lock answers"),
     Mutant("_cursor.py", "everything from here is less than half a window",
            "serves = high == length or offset + most // 2 <= high == found.begin + most", "serves = high == length or high == found.begin + most"),
     Mutant("_cursor.py", "everything from here ends where a window was clipped before the file grew",

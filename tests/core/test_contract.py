@@ -249,6 +249,22 @@ def test_copies_and_assigns(setting: Setting, make_file: Any, make_manager: Any)
     cursor.close()
 
 
+@pytest.mark.parametrize("windows", [(2 * G, 8 * G), (8 * G, 2 * G)])
+def test_a_copy_has_the_windows_of_its_manager(make_file: Any, make_manager: Any, windows: Any) -> None:
+    file = make_file(24 * G)
+    own, other = (make_manager(window) for window in windows)
+    rhs = other.make_cursor(file.path)
+    held = [other.make_cursor(file.path).use_region(offset, 9) for offset in range(0, 24 * G, 2 * G)]
+    cursor = own.make_cursor(file.path).use_region(0, 9)
+    cursor.assign(rhs)
+    for offset, size in ((5, 9), (10 * G + 1, 9), (4 * G - 5, 0), (7, 6 * G), (22 * G, 0), (18 * G, 4 * G)):
+        cursor.use_region(offset, size)
+        assert cursor.size() == expected_size(offset, size, windows[1], 24 * G)
+        assert cursor.buffer() == file.data[offset : offset + cursor.size()]
+    for each in (cursor, rhs, *held):
+        each.close()
+
+
 def test_unuse_any_number_of_times(make_file: Any, make_manager: Any) -> None:
     file = make_file(3 * G)
     manager = make_manager(2 * G)

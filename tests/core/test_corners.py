@@ -148,14 +148,14 @@ class Watched:
         self.real.release()
 
 
-def is_free(manager: Any) -> bool:
-    """Whether another thread could take the lock of a manager."""
+def is_free(lock: Any) -> bool:
+    """Whether another thread could take it."""
     answers: list[bool] = []
 
     def tries() -> None:
-        answers.append(manager._lock.acquire(blocking=False))
+        answers.append(lock.acquire(blocking=False))
         if answers[0]:
-            manager._lock.release()
+            lock.release()
 
     thread = threading.Thread(target=tries)
     thread.start()
@@ -183,13 +183,13 @@ def test_a_fork_waits_for_one_lock_without_holding_another(make_manager: Any, mo
     thread.start()
     assert held.wait(60)
     _fork._before_fork()
-    assert not is_free(one)
-    assert not is_free(two)
+    assert not is_free(one._lock)
+    assert not is_free(two._lock)
     _fork._after_fork_in_parent()
     thread.join(60)
     assert got == [True]
-    assert is_free(one)
-    assert is_free(two)
+    assert is_free(one._lock)
+    assert is_free(two._lock)
 
 
 def test_a_manager_is_made_while_a_fork_takes_the_locks(make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +204,13 @@ def test_a_manager_is_made_while_a_fork_takes_the_locks(make_manager: Any, monke
 
     one._lock = Watched(makes)
     _fork._before_fork()
-    assert not is_free(one)
-    assert not is_free(made[0])
+    assert not is_free(one._lock)
+    assert not is_free(made[0]._lock)
+    assert not is_free(_fork._registry_lock)
     _fork._after_fork_in_parent()
-    assert is_free(one)
-    assert is_free(made[0])
+    assert is_free(_fork._registry_lock)
+    assert is_free(one._lock)
+    assert is_free(made[0]._lock)
 
 
 def test_a_child_has_a_default_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,6 +278,20 @@ def test_negative_numbers(scene: Scene) -> None:
 WRITING = ["O_WRONLY", "O_RDWR", "O_TRUNC", "O_CREAT", "O_APPEND"]
 
 
+def test_negative_numbers_where_windows_are_mapped(make_file: Any, make_manager: Any) -> None:
+    file = make_file(4 * W)
+    manager = make_manager(W)
+    held = [manager.make_cursor(file.path).use_region(offset, 9) for offset in (0, W - 5, W, 2 * W - 5)]
+    cursor = manager.make_cursor(file.path).use_region(5, 9)
+    for number in (-1, -5, -W, -2 * W):
+        for request in ((number, 9), (number, 0), (number, W), (5, number), (W + 5, number)):
+            with pytest.raises(ValueError, match="negative"):
+                cursor.use_region(*request)
+            assert cursor.buffer() == file.data[5:14]
+    for each in (cursor, *held):
+        each.close()
+
+
 @pytest.mark.parametrize("flag", WRITING)
 def test_flags_that_write(flag: str, scene: Scene, make_file: Any, tmp_path: Path) -> None:
     """Refused with the file untouched, whether or not a window must be mapped for the request."""

@@ -5,6 +5,7 @@ A new client sees the file as it is now; an old one goes on with its own or rais
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import random
@@ -18,7 +19,7 @@ import smmap
 from smmap import FileChangedError
 from smmap.util import MapRegionList
 
-from ._tools import LATE, File, G, descriptors, linux, maps, payload, reclaim
+from ._tools import LATE, File, G, descriptors, expected_size, linux, maps, payload, reclaim
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -243,6 +244,41 @@ def test_a_longer_window_takes_the_place_of_a_clipped_one(make_file: Any, make_m
         cursor.close()
         manager._check()
     assert manager.stats().idle == 1
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("length", [W + G // 2, W + G + G // 2])
+def test_clients_that_know_other_sizes_share_windows(
+    make_file: Any, make_manager: Any, static: bool, length: int
+) -> None:
+    """Each gets what it would get alone: neither bytes past the size that it knows, nor fewer than there are."""
+    file = make_file(2 * W)
+    data = file.data
+    window = 0 if static else W
+    manager = make_manager(W, static=static)
+    os.truncate(file.path, length)
+    old = manager.make_cursor(file.path).use_region(W + 1)
+    assert old.buffer() == data[W + 1 : length]
+    with file.path.open("ab") as grown:
+        grown.write(data[length:])
+    new = manager.make_cursor(file.path)
+    new.use_region(W + 1)
+    assert new.buffer() == data[W + 1 : W + 1 + expected_size(W + 1, 0, window, 2 * W)]
+    others = [manager.make_cursor(file.path).use_region(*each) for each in ((0, 1), (W - 5, 10), (W, W))]
+    offsets = [5, W - 5, W + 5, length - 3, length - 1, length, length + 3, 2 * W]
+    sizes = [0, 1, 3, 10, G, W, W + 1, 2 * W, sys.maxsize]
+    requests = [(offset, size) for offset in offsets for size in sizes]
+    for first in requests:
+        old.use_region(*first)
+        for second in requests:
+            for cursor in (old, copy.copy(old)):
+                cursor.use_region(*first)
+                cursor.use_region(*second)
+                assert cursor.size() == expected_size(*second, window, length), (first, second)
+                if cursor.is_valid():
+                    assert cursor.buffer() == data[second[0] : second[0] + cursor.size()]
+    for cursor in (old, new, *others):
+        cursor.close()
 
 
 @backings

@@ -337,7 +337,8 @@ UNSAFE = {
     ("long slice", "elsewhere"),
     ("long steps", "elsewhere"),
 }
-"""What is not promised: see `SlidingWindowMapBuffer._swapped`, which knows one file from another, no more."""
+"""Where that does not hold yet: a window asked for in the middle of a change may be of the new file at the old offset,
+and the pieces of a long read may be of one file at two offsets, since `_swapped` only knows one file from another."""
 
 
 @pytest.mark.parametrize(("kind", "change"), sorted({*itertools.product(READS, CHANGES)} - UNSAFE))

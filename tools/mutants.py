@@ -50,7 +50,7 @@ FIRST = {
     "_default.py": [f"{CORE}/test_corners.py", "tests/faces"],
     "_manager.py": [*QUICK, f"{CORE}/test_races.py", f"{CORE}/test_files.py"],
     "_source.py": [*QUICK, f"{CORE}/test_files.py"],
-    "_fork.py": [f"{CORE}/test_corners.py", f"{CORE}/test_lifetime.py"],
+    "_fork.py": [f"{CORE}/test_corners.py", f"{CORE}/test_seldom.py", f"{CORE}/test_lifetime.py"],
 }
 """Which tests are asked first, by file; then all of these."""
 THEN = [CORE, f"{STRESS}/test_hostile.py", f"{STRESS}/test_security.py", f"{STRESS}/test_faults.py"]

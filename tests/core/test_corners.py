@@ -185,32 +185,13 @@ def test_a_fork_waits_for_one_lock_without_holding_another(make_manager: Any, mo
     _fork._before_fork()
     assert not is_free(one._lock)
     assert not is_free(two._lock)
+    assert not is_free(_fork._registry_lock)
     _fork._after_fork_in_parent()
+    assert is_free(_fork._registry_lock)
     thread.join(60)
     assert got == [True]
     assert is_free(one._lock)
     assert is_free(two._lock)
-
-
-def test_a_manager_is_made_while_a_fork_takes_the_locks(make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a finalizer, or by another thread: its lock is taken too."""
-    one = make_manager(W)
-    monkeypatch.setattr(_fork, "_registry", {one})
-    made: list[Any] = []
-
-    def makes() -> None:
-        if not made:
-            made.append(make_manager(W))
-
-    one._lock = Watched(makes)
-    _fork._before_fork()
-    assert not is_free(one._lock)
-    assert not is_free(made[0]._lock)
-    assert not is_free(_fork._registry_lock)
-    _fork._after_fork_in_parent()
-    assert is_free(_fork._registry_lock)
-    assert is_free(one._lock)
-    assert is_free(made[0]._lock)
 
 
 def test_a_child_has_a_default_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -397,6 +397,7 @@ def test_late_reclaiming_over_the_limit_of_memory(
 def test_explicit_closing_as_on_pypy(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A region that served copies only is closed when it goes; one that was lent never."""
     monkeypatch.setattr(_system, "PYPY", True)
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
     file = make_file(8 * W)
     manager = make_manager(W)
     buffer = Buffer(manager.make_cursor(file.path))

@@ -32,7 +32,6 @@ _STEP = _search.STEP
 _NO_REGION = MapRegion.nowhere()
 _NOT_NEAR = (_NO_REGION, 0, 0, 0)
 _CLOSED: dict[Any, MapRegion] = {}  # in place of a file's regions: nothing can be read
-_NEVER = -1  # in place of an mtime: closed, so that a thread which opens the buffer just now has to close it again
 _UNOPENED: dict[Any, MapRegion] = {}  # the same for a buffer made by `later`: the first read opens the file
 
 
@@ -64,6 +63,7 @@ class SlidingWindowMapBuffer(Client):
     )
 
     _cursor: WindowCursor | None
+    _mtime: int | None
     _regions: dict[Any, MapRegion]
 
     def __init__(
@@ -75,7 +75,8 @@ class SlidingWindowMapBuffer(Client):
         self._cursor = None
         self._access = "normal"
         self._where = -1
-        self._length = self._offset = self._size = self._flags = self._mtime = 0
+        self._length = self._offset = self._size = self._flags = 0
+        self._mtime = None
         self._window = 1
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
@@ -130,7 +131,7 @@ class SlidingWindowMapBuffer(Client):
 
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
-        self._mtime = _NEVER
+        self._mtime = None  # a thread that opens the buffer just now finds that, and closes it again
         self._regions = _CLOSED  # before the size: who finds the buffer empty must find it closed
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
@@ -221,11 +222,14 @@ class SlidingWindowMapBuffer(Client):
 
     def _open(self) -> None:
         """Open the file that `later` named, if it is still the same; any thread may come first."""
+        mtime = self._mtime
+        if mtime is None:  # closed meanwhile
+            return
         client = Client()
         client._access = self._access
         (self._manager or default_manager()).associate(client, self._where)
         _, file = client._needs()
-        if (client._length, file.mtime) != (self._length, self._mtime):
+        if (client._length, file.mtime) != (self._length, mtime):
             raise FileChangedError(
                 f"changed since the buffer was made or pickled: {client._length} bytes now, {self._length} then",
                 self._where,
@@ -234,7 +238,7 @@ class SlidingWindowMapBuffer(Client):
         self._adopt(client)
         self._given = given
         self._start(self._offset, self._size)
-        if self._mtime == _NEVER:
+        if self._mtime is None:
             self.end_access()
 
     def _start(self, offset: int, size: int) -> None:
@@ -257,7 +261,8 @@ class SlidingWindowMapBuffer(Client):
         """The error of a read in whose course another thread closed the buffer, or gave it another file.
 
         A read takes `_regions` first, and what else it needs after it. `begin_access` puts `_regions` in place last. So
-        a read that finds the same ones at its end has bytes of one file; one that does not must not answer.
+        a read that finds the same ones at its end has bytes of one file; one that does not must not answer. One of
+        several steps also looks whether the buffer still begins at the same offset.
         """
         return ClosedError(f"{type(self).__name__} of {self._name()} was closed or begun anew by another thread")
 
@@ -335,7 +340,7 @@ class SlidingWindowMapBuffer(Client):
         if step < 0:
             chosen = chosen[::-1]
         pieces = []
-        regions = self._regions
+        regions, offset = self._regions, self._offset
         while chosen:
             store, begin, end = self._window_at(chosen[0])
             here = chosen[: -(-(end - chosen[0]) // chosen.step)]
@@ -345,7 +350,7 @@ class SlidingWindowMapBuffer(Client):
             except ValueError:  # PyPy: evicted and closed meanwhile
                 pieces.append(self._copy(here[0], here[-1] + 1)[:: here.step])
             del store  # else the window would count as lent when the next one needs its handle
-        if self._regions is not regions and regions is not _UNOPENED:
+        if (self._regions is not regions and regions is not _UNOPENED) or self._offset != offset:
             raise self._swapped()
         data = b"".join(pieces)
         return data if step > 0 else data[::-1]
@@ -379,7 +384,7 @@ class SlidingWindowMapBuffer(Client):
                     position, border = border, border + window
                     pieces.append(self._copy(position - offset, min(end, border) - offset))
                 data = b"".join(pieces)
-        if self._regions is regions:
+        if self._regions is regions and self._offset == offset:
             return data
         raise self._swapped()
 
@@ -438,7 +443,7 @@ class SlidingWindowMapBuffer(Client):
         self._check_open()
         regions = self._regions
         view = self._manager.view(self, start + self._offset, stop + self._offset)  # type: ignore[union-attr]
-        if self._regions is regions:
+        if self._regions is regions is not _CLOSED:
             return view
         raise self._swapped()
 
@@ -482,7 +487,7 @@ class SlidingWindowMapBuffer(Client):
         """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; how many.
 
         One copy, from windows that are mapped straight into the target; cold ones are read as slices are. `start` is
-        not negative.
+        not negative. After an error the target may hold a part.
         """
         start = index(start)
         if start < 0:
@@ -491,20 +496,26 @@ class SlidingWindowMapBuffer(Client):
             if view.readonly:
                 raise TypeError(f"target must be writable, not {type(target).__name__}")
             self._check_open()
+            regions, offset = self._regions, self._offset
             count = max(min(view.nbytes, self._size - start), 0)
+            if self._regions is not regions or regions is _CLOSED:  # none left is not the same as none ever
+                raise self._swapped()
             done = 0
             while done < count:
                 low = start + done
-                position = self._offset + low
-                number = position // self._window
-                high = min((number + 1) * self._window - self._offset, start + count)
-                region = self._regions.get(number)
+                number = (offset + low) // self._window
+                high = min((number + 1) * self._window - offset, start + count)
+                region = regions.get(number)
                 if region is None or region.store is None or _system.RECLAIMS_LATE:  # a view might linger there
                     high = min(high, low + _STEP)
-                    view[done : done + high - low] = self._copy(low, high)
+                    piece: bytes | memoryview = self._copy(low, high)
                 else:
-                    view[done : done + high - low] = self.view(low, high)
+                    piece = self.view(low, high)
+                if self._regions is not regions or self._offset != offset or len(piece) != high - low:
+                    raise self._swapped()
+                view[done : done + high - low] = piece
                 done += high - low
+                del piece  # else two windows would be mapped while the next one is made
             return count
 
     def _lies_in_one_window(self, start: int) -> bool:
@@ -517,7 +528,7 @@ class SlidingWindowMapBuffer(Client):
         self._check_open()
         regions, offset = self._regions, self._offset
         store, begin, end = self._manager.window_at(self, offset + start)  # type: ignore[union-attr]
-        if self._regions is regions:
+        if self._regions is regions is not _CLOSED:
             return store, begin - offset, end - offset
         raise self._swapped()
 

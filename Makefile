@@ -41,10 +41,8 @@ stress: $(VENV)/.test
 
 # Python 3.12 or later: before, no class in Python can export bytes, so those lines are not reached.
 coverage: $(VENV)/.test
-	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest tests/core tests/stress tests/compat/test_names.py \
 		tests/faces/test_buffers.py tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py $(ARGS)
-	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
 mutants: $(VENV)/.test

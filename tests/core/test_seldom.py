@@ -108,6 +108,7 @@ def test_searching_where_maps_are_slow_at_it(
         for start, end in ((0, None), (1, 3 * W - 1), (998, W + 2), (W, W)):
             agree(buffer, file.data, lambda one: one.find(needle, start, end))
             agree(buffer, file.data, lambda one: one.rfind(needle, start, end))
+            agree(buffer, file.data, lambda one: one.count(needle, start, end))
 
 
 @pytest.mark.parametrize("tracks", [True, False])
@@ -348,3 +349,41 @@ def test_bytes_that_were_read_for_nobody() -> None:
     assert store.token is None
     del store
     reclaim()
+
+
+def test_a_link_that_cannot_be_read(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.10 that was an error; the name as it is called will do."""
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    manager.make_cursor(file.path).use_region(0, 9).close()
+
+    def fail(name: str) -> str:
+        raise OSError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr(os.path, "realpath", fail)
+    assert manager.release(file.path) == 1
+
+
+def test_releasing_what_is_gone_already(make_file: Any, make_manager: Any) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 9)
+    region = cursor.region()
+    cursor.close()
+    assert manager.collect() == 1
+    region.release()
+    assert manager.stats().evictions == 1
+
+
+def test_another_file_of_the_same_size_and_age(make_file: Any, make_manager: Any) -> None:
+    """A known path is looked at without the lock: the inode tells."""
+    file, other = make_file(3 * W), make_file(3 * W, "other")
+    manager = make_manager(W)
+    with manager.make_cursor(str(file.path)) as cursor:
+        cursor.use_region(0, 9)
+        age = os.stat(file.path).st_mtime_ns
+        os.replace(other.path, file.path)
+        os.utime(file.path, ns=(age, age))
+        with manager.make_cursor(str(file.path)) as new:
+            assert new.use_region(0, 9).buffer() == other.data[:9]
+        assert cursor.buffer() == file.data[:9]

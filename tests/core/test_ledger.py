@@ -500,3 +500,37 @@ def test_a_view_of_what_was_read_counts_where_references_are_not_counted(
         del view
         reclaim()
         assert manager.stats()[:5] == (1, 1, 0, 0, 2 * G)
+
+
+def test_a_hold_taken_away_by_hand_is_not_let_go_twice(make_file: Any, make_manager: Any) -> None:
+    file = make_file(8 * G)
+    manager = make_manager(2 * G)
+    first, second = manager.make_cursor(file.path), manager.make_cursor(file.path)
+    region = first.use_region(0, 9).region()
+    region.increment_client_count(-1)
+    assert manager.stats()[:4] == (1, 0, 1, 0)
+    first.close()
+    assert second.use_region(3, 9).region() is region
+    assert region.client_count() == 2
+    manager._check()
+    assert manager.stats()[:4] == (1, 1, 0, 0)
+    second.close()
+
+
+def test_a_map_given_away_stays_open_when_a_buffer_takes_its_window_back(make_file: Any, make_manager: Any) -> None:
+    """It was evicted and lent, and is read by copies only since: its owner cannot close it under the buffer."""
+    file = make_file(8 * G)
+    manager = make_manager(2 * G)
+    with manager.make_cursor(file.path) as cursor:
+        given = cursor.use_region(0, 9).map()
+    manager.collect()
+    assert manager.stats().lent == 1
+    buffer = manager.buffer(file.path)
+    assert buffer[5:50] == file.data[5:50]
+    assert manager.stats()[:4] == (1, 0, 1, 0)
+    if sys.implementation.name == "cpython":
+        with pytest.raises(BufferError):
+            given.close()
+    assert buffer[7:50] == file.data[7:50]
+    buffer.close()
+    del given

@@ -808,3 +808,15 @@ def test_a_window_in_the_way_does_not_keep_another_from_being_bought(
     assert after.cold_reads - before.cold_reads < 40
     assert after.misses - before.misses == (0 if view is not None and backing == "mmap" else 1)
     del view
+
+
+def test_a_kept_descriptor_stays_as_long_as_there_are_handles(make_file: Any, make_manager: Any) -> None:
+    """Also while more memory is held than the limit allows: that is no reason for it to go."""
+    file = make_file(8 * W)
+    manager = make_manager(W, W, 3)
+    cursors = [manager.make_cursor(file.path).use_region(number * W, 9) for number in range(2)]
+    assert (manager.stats().held, manager.stats().descriptors) == (2, 1)
+    cursors.append(manager.make_cursor(file.path).use_region(2 * W, 9))
+    assert (manager.stats().held, manager.stats().descriptors) == (3, 0)
+    for cursor in cursors:
+        cursor.close()

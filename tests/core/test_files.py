@@ -798,3 +798,34 @@ def test_a_descriptor_is_read_only_even_if_the_users_is_not(make_file: Any, make
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.write(kept.number, b"x")
     buffer.close()
+
+
+def test_a_file_that_grows_while_it_is_mapped_is_opened_anew(make_file: Any, make_manager: Any) -> None:
+    """No handle is left for a descriptor to be kept by; what is mapped tells that it is the same file."""
+    file = make_file(8 * W)
+    manager = make_manager(W, 0, 2)
+    with manager.make_cursor(file.path) as first, manager.make_cursor(file.path) as second:
+        first.use_region(0, 9)
+        second.use_region(W, 9)
+        assert manager.stats().descriptors == 0
+        with open(file.path, "ab") as grown:
+            grown.write(b"more")
+        assert second.use_region(2 * W + 5, 9).buffer() == file.data[2 * W + 5 : 2 * W + 14]
+
+
+def test_a_file_that_grew_while_it_was_mapped_is_the_same_when_it_no_longer_is(
+    make_file: Any, make_manager: Any
+) -> None:
+    """Its size was looked at meanwhile, and is what it is compared with when nothing pins it."""
+    file = make_file(3 * W)
+    manager = make_manager(4 * W)
+    with manager.make_cursor(file.path) as first:
+        first.use_region(0, 9)
+        with open(file.path, "ab") as grown:
+            grown.write(file.data[:W])
+        second = manager.make_cursor(file.path)
+        assert second.file_size() == 4 * W
+    manager.collect()
+    assert manager.stats()[:7] == (0, 0, 0, 0, 0, 0, 0)
+    assert second.use_region(3 * W + 5, 9).buffer() == file.data[5:14]
+    second.close()

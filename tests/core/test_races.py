@@ -502,3 +502,28 @@ def test_a_path_that_is_not_there_interrupts_a_call(
     with manager.make_cursor(file.path) as cursor:
         cursor.use_region(2 * G - 5, 9)  # the seam: it is mapped
     assert manager.stats().idle == 4
+
+
+def test_a_region_is_evicted_while_a_cursor_takes_it_and_lives_on_in_a_view(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lent and held; who asks for its window next takes it back, and it is held then, not idle."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    with manager.make_cursor(file.path) as cursor, manager.make_cursor(file.path) as other:
+        view = other.use_region(2 * G, 10).buffer()
+        other.unuse_region()
+        unload = Ledger.unload
+
+        def racing(ledger: Ledger, held: bool = False) -> int:
+            cursor.use_region(2 * G + 7, 10)
+            return unload(ledger, held)
+
+        monkeypatch.setattr(Ledger, "unload", racing)
+        assert manager.collect() == 1
+        monkeypatch.undo()
+        assert manager.buffer(file.path).view(2 * G, 2 * G + 10) == view
+        manager._check()
+        assert manager.stats()[:4] == (1, 1, 0, 0)
+        assert cursor.buffer() == file.data[2 * G + 7 : 2 * G + 17]
+        del view

@@ -14,7 +14,7 @@ import pytest
 
 import smmap
 from smmap import SlidingWindowMapBuffer as Buffer
-from smmap import _fork, _search, _source, _system
+from smmap import _default, _fork, _search, _source, _system
 from smmap._file import examine
 from smmap._region import StoredBytes
 from smmap.util import MapRegion
@@ -387,3 +387,62 @@ def test_another_file_of_the_same_size_and_age(make_file: Any, make_manager: Any
         with manager.make_cursor(str(file.path)) as new:
             assert new.use_region(0, 9).buffer() == other.data[:9]
         assert cursor.buffer() == file.data[:9]
+
+
+def test_a_buffer_closed_before_it_was_opened_is_not_opened(make_file: Any, make_manager: Any) -> None:
+    buffer = pickle.loads(pickle.dumps(make_manager(W).buffer(make_file(3 * W).path)))
+    buffer.close()
+    buffer._open()
+    assert buffer.closed
+    assert buffer._file is None
+
+
+@pytest.mark.parametrize("change", ["closed", "begun elsewhere"])
+def test_a_buffer_changes_while_it_is_read_into_a_target(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    file = make_file(3 * W)
+    buffer = make_manager(W).buffer(file.path)
+    name = "_check_open" if change == "closed" else "_copy"
+    real = getattr(Buffer, name)
+
+    def racing(self: Any, *args: Any) -> Any:
+        monkeypatch.undo()
+        result = real(self, *args)
+        if change == "closed":
+            self.close()
+        else:
+            self.begin_access(None, W)
+        return result
+
+    monkeypatch.setattr(Buffer, name, racing)
+    with pytest.raises(smmap.ClosedError, match="another thread"):
+        buffer.readinto(5, bytearray(W))
+    buffer.close()
+
+
+def test_a_buffer_is_a_needle(make_file: Any, make_manager: Any) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer, manager.buffer(file.path, 2 * W - 5, 10) as needle:
+        assert buffer.find(needle) == 2 * W - 5
+        assert needle in buffer
+
+
+def test_configuring_the_default_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_default, "_manager", None)
+    monkeypatch.setattr(_default, "_settings", {})
+    smmap.configure(window_size=W, max_open_handles=7)
+    smmap.configure(max_memory_size=9 * W)
+    manager = smmap.default_manager()
+    assert (manager.window_size(), manager.max_file_handles(), manager.max_mapped_memory_size()) == (W, 7, 9 * W)
+    with pytest.raises(smmap.SmmapError, match="in use already"):
+        smmap.configure(window_size=2 * W)
+    manager.close()
+
+
+def test_two_threads_ask_for_the_default_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finds it made when it has the lock."""
+    made = smmap.SlidingWindowMapManager(W)
+    monkeypatch.setattr(_default, "_in_use", Once(lambda: made, None))
+    assert smmap.default_manager() is made

@@ -113,14 +113,20 @@ class Ledger:
             self.held[region] = self.idle.pop(region)
 
     def let_go(self, region: MapRegion) -> None:
-        """Hold a region once less: after its last hold it is idle and used last, or evicted if none should find it."""
+        """Hold a region once less: after its last hold it is idle and used last, or evicted if none can find it."""
         region.holds -= region.holds > 0  # holds taken away by hand are gone already
         if region.holds == 0 and region in self.held:
             file = self.held[region]
-            if file.regions.get(region.key) is region and not file.gone:
+            if file.regions.get(region.key) is region:
                 self.idle[region] = self.held.pop(region)
             else:
                 self.evict(region)
+
+    def dismiss(self, region: MapRegion) -> None:
+        """Evict a region that was let go, if its file is gone: whoever asks for the file's path gets another one."""
+        file = self.idle.get(region)
+        if file is not None and file.gone:
+            self.evict(region)
 
     def evict(self, region: MapRegion) -> bool:
         """Take an idle or held region out and let its store go; True if it is unmapped, else it is lent."""

@@ -507,6 +507,7 @@ class StaticWindowMapManager:
                     released.append(own)
         for own in released:
             self._ledger.let_go(own)
+            self._ledger.dismiss(own)
         return bool(released)
 
     def _trim_again_locked(self) -> None:
@@ -665,6 +666,8 @@ class StaticWindowMapManager:
             spare = None
             ledger.died(own.token)
         if ledger.fits():
+            if own is not None:
+                ledger.dismiss(own)
             return region
         ledger.let_go(region)
         ledger.evict(region)
@@ -686,6 +689,7 @@ class StaticWindowMapManager:
             self._ledger.take(region)
         for _ in range(min(-change, region.holds)):
             self._ledger.let_go(region)
+            self._ledger.dismiss(region)
 
     def _evict_by_hand_locked(self, region: MapRegion) -> None:
         if region.store is not None:

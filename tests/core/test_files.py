@@ -829,3 +829,59 @@ def test_a_file_that_grew_while_it_was_mapped_is_the_same_when_it_no_longer_is(
     assert manager.stats()[:7] == (0, 0, 0, 0, 0, 0, 0)
     assert second.use_region(3 * W + 5, 9).buffer() == file.data[5:14]
     second.close()
+
+
+def test_no_handle_is_left_for_a_file_that_is_gone(make_file: Any, make_manager: Any) -> None:
+    """A move that fails leaves the cursor as it was, although nobody else would find what it holds."""
+    file, other, third = make_file(4 * W), make_file(4 * W, "other"), make_file(W, "third")
+    manager = make_manager(W, 0, 2)
+    number = os.open(file.path, os.O_RDONLY)
+    first = manager.make_cursor(number).use_region(0, 9)
+    manager.make_cursor(file.path).close()
+    os.replace(other.path, file.path)
+    manager.make_cursor(file.path).close()
+    with manager.make_cursor(third.path) as cursor:
+        kept = cursor.use_region(0, 9).buffer()
+    view = first.buffer()
+    for _ in range(2):
+        with pytest.raises(smmap.LimitError):
+            first.use_region(2 * W, 9)
+        manager._check()
+        assert first.is_valid()
+        assert first.buffer() == view == file.data[:9]
+        assert manager.stats().held == 1
+    second = manager.make_cursor(number)
+    with pytest.raises(smmap.LimitError):
+        second.use_region(2 * W, 9)
+    manager._check()
+    assert kept == third.data[:9]
+    del kept
+    reclaim()
+    assert second.use_region(2 * W + 3, 9).buffer() == file.data[2 * W + 3 : 2 * W + 12]
+    second.close()
+    del view
+    assert first.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
+    first.close()
+    os.close(number)
+
+
+@pytest.mark.parametrize("how", ["move", "by hand"])
+def test_what_is_left_of_a_file_that_is_gone_goes(make_file: Any, make_manager: Any, how: str) -> None:
+    """A cursor moves on within the file, or its hold is taken away: nobody else would find the window it had."""
+    file, other = make_file(4 * W), make_file(4 * W, "other")
+    manager = make_manager(W)
+    number = os.open(file.path, os.O_RDONLY)
+    cursor = manager.make_cursor(number).use_region(0, 9)
+    manager.make_cursor(file.path).close()
+    os.replace(other.path, file.path)
+    manager.make_cursor(file.path).close()
+    assert manager.stats()[:4] == (1, 1, 0, 0)
+    if how == "move":
+        assert cursor.use_region(W + 5, 9).buffer() == file.data[W + 5 : W + 14]
+        assert manager.stats()[:4] == (1, 1, 0, 0)
+    else:
+        cursor.region().increment_client_count(-1)
+        reclaim()
+        assert manager.stats()[:4] == (0, 0, 0, 0)
+    cursor.close()
+    os.close(number)

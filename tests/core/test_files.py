@@ -885,3 +885,26 @@ def test_what_is_left_of_a_file_that_is_gone_goes(make_file: Any, make_manager: 
         assert manager.stats()[:4] == (0, 0, 0, 0)
     cursor.close()
     os.close(number)
+
+
+@pytest.mark.parametrize("seen", ["by its path", "by a client that is there"])
+def test_what_was_read_of_a_file_is_read_again_once_it_was_written_to(
+    make_file: Any, make_manager: Any, seen: str
+) -> None:
+    """Windows in memory are as old as they are: a new client gets the file as it is now, whoever saw the change."""
+    file = make_file(4 * W)
+    manager = make_manager(W, backing="read")
+    old = manager.make_cursor(str(file.path)).use_region(0)
+    keeper = manager.make_cursor(str(file.path)).use_region(W)  # and a descriptor is kept, which tells the file
+    old.unuse_region()
+    changed = bytes(255 - byte for byte in file.data)
+    with open(file.path, "r+b") as writer:
+        writer.write(changed)
+    age = os.stat(file.path).st_mtime_ns
+    os.utime(file.path, ns=(age + 10**9, age + 10**9))
+    if seen == "by a client that is there":
+        assert keeper.use_region(2 * W).buffer() == changed[2 * W : 3 * W]
+    with manager.make_cursor(str(file.path)) as new:
+        assert new.use_region(0).buffer() == changed[:W]
+    old.close()
+    keeper.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import itertools
 import os
 import pickle
@@ -14,7 +15,7 @@ import pytest
 
 import smmap
 from smmap import SlidingWindowMapBuffer as Buffer
-from smmap import _buffer, _manager
+from smmap import _buffer, _manager, _system
 from smmap._ledger import Ledger
 from smmap.util import MapRegion
 
@@ -527,3 +528,32 @@ def test_a_region_is_evicted_while_a_cursor_takes_it_and_lives_on_in_a_view(
         assert manager.stats()[:4] == (1, 1, 0, 0)
         assert cursor.buffer() == file.data[2 * G + 7 : 2 * G + 17]
         del view
+
+
+def test_a_region_is_evicted_while_a_cursor_takes_it_and_cannot_be_mapped_again(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor has to ask with the lock, in vain: it stays as it was."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    with manager.make_cursor(file.path) as cursor:
+        manager.make_cursor(file.path).use_region(2 * G, 10).close()
+        cursor.use_region(0, 10)
+        manager.settle()
+        tick = manager._clock
+
+        def racing() -> int:
+            manager._clock = tick
+            manager._ledger.evict(next(iter(manager._ledger.idle)))
+            return tick()
+
+        def refuse(*args: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        manager._clock = racing
+        with monkeypatch.context() as patch:
+            patch.setattr(_system, "map_at", refuse)
+            with pytest.raises(OSError, match="Input/output"):
+                cursor.use_region(2 * G, 10)
+        assert manager.stats()[:4] == (1, 1, 0, 0)
+        assert cursor.buffer() == file.data[:10]

@@ -73,8 +73,9 @@ class Ledger:
         self.mapped = self.memory = self.files = 0
         self.hits = self.misses = self.evictions = self.cold_reads = 0
         self._peak_mapped = self._peak_memory = 0
-        self.trusting = _system.RECLAIMS_LATE
-        """Whether what is lent counts as gone until garbage was collected, where it may only seem to be lent."""
+        self._unsure: dict[Any, int] = {}
+        """The sizes of lent regions that may only seem to be lent, since the interpreter reclaims late: by token."""
+        self._unsure_memory = 0
         self._max_handles = max_handles
         self._limits: tuple[int, int] | None = None
         self._report = report
@@ -137,13 +138,22 @@ class Ledger:
             self._unmapped(region, file)
             return True
         self.lent[region.token] = region, file
+        if _system.RECLAIMS_LATE:
+            self._unsure[region.token] = region.size()
+            self._unsure_memory += region.size()
         return False
+
+    def confirm(self) -> None:
+        """Garbage was collected: what is lent now really is."""
+        self._unsure.clear()
+        self._unsure_memory = 0
 
     def revive(self, region: MapRegion, store: Store | None = None) -> bool:
         """Take a lent region back, if its store still lives."""
         if region.token not in self.lent or not region.is_owned() or not region.revive(store):
             return False
         _, file = self.lent.pop(region.token)
+        self._unsure_memory -= self._unsure.pop(region.token, 0)
         region.token = None
         region.lend_locked()
         (self.held if region.holds else self.idle)[region] = file
@@ -152,6 +162,7 @@ class Ledger:
     def died(self, token: Any) -> None:
         """The store of a lent region died."""
         if token in self.lent:
+            self._unsure_memory -= self._unsure.pop(token, 0)
             self._unmapped(*self.lent.pop(token))
 
     def _unmapped(self, region: MapRegion, file: MappedFile) -> None:
@@ -167,7 +178,7 @@ class Ledger:
         """Evict idle regions, least recently used first, until `more` bytes fit; `last` was used last and stays.
 
         A held region larger than the limit of memory makes no room for itself, since it cannot fit anyway. Where the
-        interpreter reclaims late, what was let go counts as gone until garbage has been collected. How many went.
+        interpreter reclaims late, what was let go counts as gone until garbage was collected. How many went.
         """
         handles = (self._limits or self.limits())[0]
         memory = self.max_memory - more
@@ -176,20 +187,17 @@ class Ledger:
         evictions = self.evictions
         if memory < 0 or (last is not None and last in self.held and last.size() > memory):
             memory = sys.maxsize
-        owed_maps = owed_memory = 0
         while True:
-            maps = self.mapped - owed_maps
+            maps = self.mapped - len(self._unsure)
             if self.kept and maps + len(self.kept) > handles:
                 self.drop_descriptor()
                 continue
-            if maps <= handles and self.memory - owed_memory <= memory:
+            if maps <= handles and self.memory - self._unsure_memory <= memory:
                 break
             region = next(iter(self.idle), None)
             if region is None or region is last:
                 break
-            if not self.evict(region) and self.trusting:
-                owed_maps += 1
-                owed_memory += region.size()
+            self.evict(region)
         return self.evictions - evictions
 
     def fits(self) -> bool:

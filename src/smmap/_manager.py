@@ -133,8 +133,9 @@ class StaticWindowMapManager:
     def collect(self) -> int:
         """Unload every idle region and kept descriptor; how many regions went. Never raises, also after `close`."""
         count = self._put_off_or_run(self._unload_locked, 0)
-        if _system.RECLAIMS_LATE and self._ledger.lent:
+        if _system.RECLAIMS_LATE and (self._ledger.lent or self._ledger.held):  # by what is garbage already, maybe
             _system.collect_garbage()
+            count += self._put_off_or_run(self._unload_locked, 0)
         return count
 
     def release(self, path: Any) -> int:
@@ -253,7 +254,12 @@ class StaticWindowMapManager:
             region = client._file.regions.get(window[0])
             if region is not None and region.end >= window[2] and self.change(holder, own, region):
                 return region
-        return self._serve(self._hold_locked, client, holder, offset, size, window, flags)
+        try:
+            return self._serve(self._hold_locked, client, holder, offset, size, window, flags)
+        except LimitError:
+            if _system.RECLAIMS_LATE and own is not None:
+                self._run(self._hold_again_locked, holder, own)
+            raise
 
     def share(self, holder: int, region: MapRegion) -> bool:
         """Let `holder`, which holds nothing, hold a region that another one holds; False if it is no longer mapped."""
@@ -433,7 +439,7 @@ class StaticWindowMapManager:
         """The same where the interpreter reclaims late: collect garbage before giving up."""
         ledger = self._ledger
         patience = _FRUITLESS_COLLECTIONS
-        least = sys.maxsize
+        least = sys.maxsize  # regions that are mapped, and of these once more those that can go
         while True:
             try:
                 result = self._run(operation, *args)
@@ -444,13 +450,10 @@ class StaticWindowMapManager:
                 if not patience:
                     raise
             _system.collect_garbage()
-            self.settle()
-            if ledger.mapped < least:
-                least = ledger.mapped
-            else:
-                patience -= 1
-                ledger.trusting = False
-        ledger.trusting = True
+            self._run(ledger.confirm)
+            left = ledger.mapped + len(ledger.idle)
+            patience -= left >= least
+            least = min(left, least)
         if len(ledger.lent) > self._futile and ledger.memory > ledger.max_memory:
             _system.collect_garbage()
             self._run(self._trim_again_locked)
@@ -511,7 +514,8 @@ class StaticWindowMapManager:
         return bool(released)
 
     def _trim_again_locked(self) -> None:
-        """After garbage was collected: what is lent now really is."""
+        """After garbage was collected."""
+        self._ledger.confirm()
         self._ledger.trim(next(reversed(self._ledger.idle), None))
         self._futile = 2 * len(self._ledger.lent)
 
@@ -672,10 +676,15 @@ class StaticWindowMapManager:
         ledger.let_go(region)
         ledger.evict(region)
         del self._known[holder]
-        if own is not None and (own.store is not None or ledger.revive(own, spare)):
-            ledger.take(own)
-            self._known[holder] = own
+        if own is not None and not _system.RECLAIMS_LATE:  # there, it may be the one that goes with the garbage
+            self._hold_again_locked(holder, own, spare)
         raise self._no_handle(client)
+
+    def _hold_again_locked(self, holder: int, own: MapRegion, spare: Store | None = None) -> None:
+        """A move failed: hold again what was let go for it."""
+        if holder not in self._known and (own.store is not None or self._ledger.revive(own, spare)):
+            self._ledger.take(own)
+            self._known[holder] = own
 
     def _share_locked(self, holder: int, region: MapRegion) -> bool:
         if region.store is None:

@@ -22,12 +22,20 @@ __all__ = ["MapRegion", "Store", "StoredBytes", "Token"]
 
 
 class Token:
-    """Stands for a store of bytes, which cannot be weakly referenced: `gone` once it has died."""
+    """Stands for a store of bytes, which CPython cannot refer to weakly: `gone` once it has died.
 
-    __slots__ = ("gone",)
+    PyPy can, but a weak reference to bytes compares and hashes as they do, so that it could not be told from others.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("gone", "store")
+
+    def __init__(self, store: StoredBytes) -> None:
         self.gone = False
+        self.store: Callable[[], StoredBytes | None] = weakref.ref(store) if _system.PYPY else _nothing
+
+
+def _nothing() -> None:
+    """What a store is that cannot be referred to weakly."""
 
 
 class StoredBytes(bytes):
@@ -220,14 +228,15 @@ class MapRegion:
         self.hot = self.lent = None  # after `store`: see StaticWindowMapManager.note
         if store is None:
             return True
+        if _system.PYPY and not lent:  # it served copies only, so nobody has it: no need to wait for the collector
+            if isinstance(store, mmap.mmap):
+                store.close()
+            return True
         if isinstance(store, StoredBytes):
-            token = self.token = store.token = Token()
+            token = self.token = store.token = Token(store)
             store.died = died
             del store
             return token.gone
-        if _system.PYPY and not lent:
-            store.close()
-            return True
         probe = weakref.ref(store)
         del store
         survivor = probe()
@@ -239,8 +248,8 @@ class MapRegion:
 
     def revive(self, store: Store | None = None) -> bool:
         """Take the store back, if a view (or the caller, who then gives it) has kept it alive since it was let go."""
-        if store is None and isinstance(self.token, weakref.ref):
-            store = self.token()
+        if store is None and self.token is not None:
+            store = self.token.store() if type(self.token) is Token else self.token()
         self.store = store
         return store is not None
 

@@ -346,7 +346,7 @@ def test_files_are_opened_for_reading_and_not_inherited(make_file: Any, make_man
     manager = make_manager(W)
     buffer = Buffer(manager.make_cursor(file.path))
     assert buffer[3 * W] == file.data[3 * W]
-    found = 0
+    found = inherited = 0
     for number in map(int, os.listdir("/proc/self/fd")):
         try:
             if os.readlink(f"/proc/self/fd/{number}") != str(file.path):
@@ -355,8 +355,9 @@ def test_files_are_opened_for_reading_and_not_inherited(make_file: Any, make_man
             continue
         found += 1
         assert fcntl.fcntl(number, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR) == os.O_RDONLY
-        assert not os.get_inheritable(number)
+        inherited += os.get_inheritable(number)
     assert found
+    assert inherited == (manager.stats().mapped if PYPY else 0)  # a duplicate that PyPy's own maps have
     buffer.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 import smmap
 from smmap import LimitError
 
-from ._tools import LATE, File, G, linux, maps, pages, reclaim, run_python
+from ._tools import LATE, PYPY, File, G, linux, maps, pages, reclaim, run_python
 
 pytestmark = linux
 
@@ -526,7 +526,7 @@ def test_a_view_survives_any_number_of_evictions(backing: str, make_file: Any, m
         assert all(view == file.data[5:W] for view in views)
         if turn == 2:
             views.append(buffer.view(5, W))
-    assert manager.stats().lent == (1 if backing == "mmap" else 2)
+    assert manager.stats().lent == (1 if backing == "mmap" or PYPY else 2)  # CPython cannot take bytes back
     del views
     buffer.close()
 
@@ -806,7 +806,7 @@ def test_a_window_in_the_way_does_not_keep_another_from_being_bought(
         assert buffer[start : start + 9] == data[start : start + 9]
     after = manager.stats()
     assert after.cold_reads - before.cold_reads < 40
-    assert after.misses - before.misses == (0 if view is not None and backing == "mmap" else 1)
+    assert after.misses - before.misses == (0 if view is not None and (backing == "mmap" or PYPY) else 1)
     del view
 
 

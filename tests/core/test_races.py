@@ -19,7 +19,7 @@ from smmap import _buffer, _manager, _system
 from smmap._ledger import Ledger
 from smmap.util import MapRegion
 
-from ._tools import G, payload, reclaim
+from ._tools import LINUX, G, maps, payload, reclaim
 
 
 def test_the_last_view_dies_while_its_region_is_evicted(
@@ -557,3 +557,28 @@ def test_a_region_is_evicted_while_a_cursor_takes_it_and_cannot_be_mapped_again(
                 cursor.use_region(2 * G, 10)
         assert manager.stats()[:4] == (1, 1, 0, 0)
         assert cursor.buffer() == file.data[:10]
+
+
+def test_a_window_is_read_while_it_is_evicted(
+    make_manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever evicts had settled who reads what, and a reader uses the window just then: it does not keep it."""
+    file = make_file(6 * G)
+    manager = make_manager(2 * G)
+    buffer = manager.buffer(file.path)
+    manager.window_at(buffer, 2 * G)
+    unload = Ledger.unload
+
+    def racing(ledger: Ledger, held: bool = False) -> int:
+        assert buffer[2 * G + 5] == file.data[2 * G + 5]
+        return unload(ledger, held)
+
+    monkeypatch.setattr(Ledger, "unload", racing)
+    assert manager.collect() == 1
+    monkeypatch.undo()
+    reclaim()
+    if LINUX:
+        assert maps(file.path.parent) == []  # at once, and not only when the manager is asked for something again
+    assert manager.stats()[:4] == (0, 0, 0, 0)
+    assert buffer[2 * G + 5] == file.data[2 * G + 5]
+    buffer.close()

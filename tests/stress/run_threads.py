@@ -7,6 +7,7 @@ if it hangs for five minutes, it writes the stacks of all threads.
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import sys
 import time
@@ -33,6 +34,8 @@ def main() -> int:
     args = parser.parse_args()
     if not args.reads and not args.seconds:
         args.reads = 1_000_000
+    gc.collect()
+    gc.freeze() if hasattr(gc, "freeze") else None  # collecting garbage is what is tested, and should be quick
     start = time.monotonic()
     end = start + args.seconds if args.seconds else float("inf")
     sys.setswitchinterval(1e-5)

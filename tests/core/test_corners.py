@@ -508,3 +508,50 @@ def test_regions_that_stand_alone(make_file: Any, tmp_path: Path) -> None:
         MapRegion(str(file.path), 0, W)
     gc.collect()
     assert not [name for name in descriptors(tmp_path) if _system.TRACKS_DESCRIPTOR is False]
+
+
+@pytest.mark.parametrize("by", ["memory", "handles"])
+@pytest.mark.parametrize("then", ["confirmed", "taken back", "died"])
+def test_what_may_be_garbage_counts_as_gone(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, by: str, then: str
+) -> None:
+    """Once, until garbage was collected, it was taken back, or it really went."""
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+    file = make_file(8 * W)
+    manager = make_manager(W)
+    ledger = manager._ledger
+    with manager.make_cursor(file.path) as cursor:
+        view = cursor.use_region(0, 9).buffer()
+        for number in (1, 2, 3):
+            cursor.use_region(number * W, 9)
+    if by == "memory":
+        ledger.max_memory = 3 * W
+    else:
+        ledger._limits = (3, 0)
+    assert manager._run(ledger.trim, None) == 1  # window 0, which looks as if it were lent
+    assert manager._run(ledger.trim, None) == 0
+    assert (ledger.mapped, len(ledger.lent)) == (4, 1)
+    if then == "confirmed":
+        manager._run(ledger.confirm)
+        assert manager._run(ledger.trim, None) == 1
+        assert (ledger.mapped, len(ledger.lent)) == (3, 1)
+        del view
+        reclaim()
+        manager.settle()
+        assert ledger.mapped == 2
+        return
+    if then == "taken back":
+        assert manager._run(lambda: ledger.revive(next(iter(ledger.lent.values()))[0]))
+        assert (ledger.mapped, len(ledger.lent)) == (4, 0)
+        assert manager._run(ledger.trim, None) == 1  # window 1, used longest ago
+        assert (ledger.mapped, len(ledger.lent)) == (3, 0)
+        del view
+        return
+    del view
+    reclaim()
+    manager.settle()
+    assert ledger.mapped == 3
+    ledger.max_memory -= W * (by == "memory")
+    ledger._limits = (ledger.limits()[0] - (by == "handles"), 0)
+    assert manager._run(ledger.trim, None) == 1
+    assert ledger.mapped == 2

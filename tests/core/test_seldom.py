@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import gc
+import mmap
 import os
 import pickle
 import threading
@@ -446,3 +447,21 @@ def test_two_threads_ask_for_the_default_manager(monkeypatch: pytest.MonkeyPatch
     made = smmap.SlidingWindowMapManager(W)
     monkeypatch.setattr(_default, "_in_use", Once(lambda: made, None))
     assert smmap.default_manager() is made
+
+
+def test_advice_that_the_system_refuses(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was advice: the window is mapped all the same."""
+    asked: list[int] = []
+
+    class Map(mmap.mmap):
+        def madvise(self, advice: int, *args: int) -> None:
+            asked.append(advice)
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    monkeypatch.setattr(_system.mmap, "mmap", Map)
+    buffer = manager.buffer(file.path, access="random")
+    assert buffer.view(W, W + 9) == file.data[W : W + 9]
+    assert asked == ([mmap.MADV_RANDOM] if hasattr(mmap, "MADV_RANDOM") else [])
+    buffer.close()

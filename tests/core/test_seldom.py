@@ -459,7 +459,7 @@ def test_advice_that_the_system_refuses(make_file: Any, make_manager: Any, monke
             raise OSError(errno.EINVAL, "Invalid argument")
 
     file = make_file(3 * W)
-    manager = make_manager(W)
+    manager = make_manager(W, backing="mmap")
     monkeypatch.setattr(_system.mmap, "mmap", Map)
     buffer = manager.buffer(file.path, access="random")
     assert buffer.view(W, W + 9) == file.data[W : W + 9]

@@ -306,7 +306,7 @@ class SlidingWindowMapBuffer(Client):
                         try:
                             byte = store[position - found.begin]
                         except (ValueError, IndexError):  # or a window clipped before the file grew
-                            pass
+                            store = None  # else it would count as lent when another takes its place
                         else:
                             if self._regions is regions:
                                 return byte

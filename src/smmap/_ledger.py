@@ -74,7 +74,7 @@ class Ledger:
         self.hits = self.misses = self.evictions = self.cold_reads = 0
         self._peak_mapped = self._peak_memory = 0
         self._unsure: dict[Any, int] = {}
-        """The sizes of lent regions that may only seem to be lent, since the interpreter reclaims late: by token."""
+        """The sizes of lent regions that may only seem to be lent, as all do on PyPy until it collects: by token."""
         self._unsure_memory = 0
         self._max_handles = max_handles
         self._limits: tuple[int, int] | None = None
@@ -138,7 +138,7 @@ class Ledger:
             self._unmapped(region, file)
             return True
         self.lent[region.token] = region, file
-        if _system.RECLAIMS_LATE:
+        if _system.PYPY:
             self._unsure[region.token] = region.size()
             self._unsure_memory += region.size()
         return False
@@ -177,8 +177,8 @@ class Ledger:
     def trim(self, last: MapRegion | None, more: int = 0) -> int:
         """Evict idle regions, least recently used first, until `more` bytes fit; `last` was used last and stays.
 
-        A held region larger than the limit of memory makes no room for itself, since it cannot fit anyway. Where the
-        interpreter reclaims late, what was let go counts as gone until garbage was collected. How many went.
+        A held region larger than the limit of memory makes no room for itself, since it cannot fit anyway. On PyPy what
+        was let go counts as gone until garbage was collected. How many went.
         """
         handles = (self._limits or self.limits())[0]
         memory = self.max_memory - more

@@ -516,7 +516,7 @@ def test_what_may_be_garbage_counts_as_gone(
     make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, by: str, then: str
 ) -> None:
     """Once, until garbage was collected, it was taken back, or it really went."""
-    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+    monkeypatch.setattr(_system, "PYPY", True)
     file = make_file(8 * W)
     manager = make_manager(W)
     ledger = manager._ledger

@@ -849,3 +849,21 @@ def test_a_region_released_by_hand_does_not_come_back(make_file: Any, make_manag
         assert manager.stats().misses == 2
         assert view == file.data[W : W + 9]
         del view
+
+
+def test_one_handle_for_a_window_that_grew(make_file: Any, make_manager: Any) -> None:
+    """The shorter map of it, which the reader has just tried, is not in the way of the longer one."""
+    file = make_file(8 * W)
+    os.truncate(file.path, 2 * W + 100)
+    manager = make_manager(4 * W, 0, 1)
+    old = Buffer(manager.make_cursor(file.path))
+    assert old[5] == file.data[5]
+    with open(file.path, "ab") as grown:
+        grown.write(file.data[2 * W + 100 :])
+    buffer = manager.buffer(file.path)
+    for number in range(60):
+        assert buffer[3 * W + number] == file.data[3 * W + number]
+        assert buffer[number - 8 * W] == file.data[number]
+    assert manager.stats().misses == 2
+    old.close()
+    buffer.close()

@@ -867,3 +867,15 @@ def test_one_handle_for_a_window_that_grew(make_file: Any, make_manager: Any) ->
     assert manager.stats().misses == 2
     old.close()
     buffer.close()
+
+
+def test_a_window_is_bought_when_its_price_was_paid(make_file: Any, make_manager: Any) -> None:
+    """The first read asks for the price; seven more pay a part of it, and the next one maps the window."""
+    file = make_file(8 * W)
+    with make_manager(W).buffer(file.path) as buffer:
+        found = []
+        for number in range(12):
+            assert buffer[W + number] == file.data[W + number]
+            stats = buffer._manager.stats()
+            found.append((stats.cold_reads, stats.misses))
+    assert found == [(number, 0) for number in range(1, 9)] + [(8, 1)] * 4

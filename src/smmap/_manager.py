@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
-_FRUITLESS_COLLECTIONS = 3  # of garbage, before a limit is believed
+_FRUITLESS_COLLECTIONS = 3 if _system.PYPY else 1  # of garbage, before a limit is believed
 
 
 class StaticWindowMapManager:

@@ -298,7 +298,9 @@ MUTANTS = [
     Mutant("_manager.py", "letting go counts as a hit",
            "        self._pauses += 1\n\n    def untold", "\n    def untold"),
     Mutant("_manager.py", "what becomes idle over the limit stays",
-           "        if released:\n            ledger.trim(next(reversed(ledger.idle), None))", ""),
+           "        if released:\n            self._trim_locked()", ""),
+    Mutant("_manager.py", "what becomes idle by hand over the limit stays",
+           "            self._ledger.dismiss(region)\n            self._trim_locked()\n", "            self._ledger.dismiss(region)\n"),
 
     # Files and descriptors, as the manager has them
     Mutant("_manager.py", "a known path is taken without looking at the time",

@@ -491,7 +491,7 @@ class StaticWindowMapManager:
             else:
                 ledger.died(event)
         if released:
-            ledger.trim(next(reversed(ledger.idle), None))
+            self._trim_locked()
 
     def _settle_holds_locked(self) -> bool:
         """Take note of which regions cursors hold now; whether any was let go."""
@@ -513,10 +513,14 @@ class StaticWindowMapManager:
             self._ledger.dismiss(own)
         return bool(released)
 
+    def _trim_locked(self) -> None:
+        """A region became idle: it was used last, so it stays."""
+        self._ledger.trim(next(reversed(self._ledger.idle), None))
+
     def _trim_again_locked(self) -> None:
         """After garbage was collected."""
         self._ledger.confirm()
-        self._ledger.trim(next(reversed(self._ledger.idle), None))
+        self._trim_locked()
         self._futile = 2 * len(self._ledger.lent)
 
     def _stats_locked(self) -> Stats:
@@ -699,6 +703,7 @@ class StaticWindowMapManager:
         for _ in range(min(-change, region.holds)):
             self._ledger.let_go(region)
             self._ledger.dismiss(region)
+            self._trim_locked()
 
     def _evict_by_hand_locked(self, region: MapRegion) -> None:
         if region.store is not None:

@@ -879,3 +879,20 @@ def test_a_window_is_bought_when_its_price_was_paid(make_file: Any, make_manager
             stats = buffer._manager.stats()
             found.append((stats.cold_reads, stats.misses))
     assert found == [(number, 0) for number in range(1, 9)] + [(8, 1)] * 4
+
+
+def test_what_becomes_idle_by_hand_over_the_limit_goes(files: Any, mapped: Any, make_manager: Any) -> None:
+    """As if its cursor had let go: the oldest first, and the last one stays."""
+    manager = make_manager(W, W)
+    cursors = [manager.make_cursor(files[name].path).use_region(0, 9) for name in "abc"]
+    regions = [cursor.region() for cursor in cursors]
+    assert mapped() == "abc"
+    regions[1].increment_client_count(-1)
+    assert mapped() == "abc"  # the last that is idle
+    regions[0].increment_client_count(-1)
+    assert mapped() == "ac"
+    regions[2].increment_client_count(-1)
+    assert mapped() == "c"
+    for cursor in cursors:
+        cursor.close()
+    del regions

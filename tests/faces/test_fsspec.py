@@ -166,7 +166,7 @@ def test_names_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
         @staticmethod
         def getcwd() -> str:
-            return "C:\\work"
+            return "C:\\here"
 
     monkeypatch.setattr(local, "os", WindowsOs)
     monkeypatch.setattr(local, "osp", ntpath)
@@ -178,8 +178,8 @@ def test_names_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         "d:/x": "d:/x",
         "smmap://C:/": "C:/",
         "C:\\": "C:/",
-        "smmap://a/b": "C:/work/a/b",
-        "a\\b": "C:/work/a/b",
+        "smmap://a/b": "C:/here/a/b",
+        "a\\b": "C:/here/a/b",
         "smmap:///a": "C:/a",
         "\\\\server\\share\\a": "//server/share/a",
         "smmap:////server/share/a": "//server/share/a",

@@ -48,7 +48,7 @@ class Stats(NamedTuple):
     evictions: int
     """Regions evicted."""
     cold_reads: int
-    """Reads from windows that are not mapped."""
+    """Reads from windows that are not mapped. Threads that read at the same moment may lose a count to each other."""
     peak_mapped: int
     """The most regions mapped at the end of any call."""
     peak_memory: int

@@ -34,6 +34,7 @@ W = 2 * G
 STEP = 64  # sizes of a text are alike modulo this; 0 is nobody's
 NAMES = ["one", "two", "six", "ten", "red", "sky"]
 LONGEST = 9 * W
+WATCHDOG = 900  # seconds for a round: those of tiny limits take minutes without the interpreter's lock
 
 
 class Limits(NamedTuple):
@@ -421,7 +422,7 @@ def rounds(seed: int, threads: int, reads: int, end: float = float("inf"), most:
             garbage=garbage,
         )
         share = min(most // (20 if garbage else 1), reads - made)
-        faulthandler.dump_traceback_later(300, exit=True)
+        faulthandler.dump_traceback_later(WATCHDOG, exit=True)
         one = Round(limits, seed * 1000 + number, threads, max(share, threads), end)
         try:
             one.run()

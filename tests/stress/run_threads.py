@@ -1,7 +1,7 @@
 """Read from many threads: `python tests/stress/run_threads.py --reads 10000000 --threads 8 --seed 1`.
 
 Ends with status 1 at the first wrong byte, error that was not promised, or ledger that does not read zero in the end;
-if it hangs for five minutes, it writes the stacks of all threads.
+if a round takes a quarter of an hour, it hangs, and this writes the stacks of all threads.
 """
 
 from __future__ import annotations

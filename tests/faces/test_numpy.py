@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smmap
-from core._tools import LATE, G, agree, descriptors, linux, maps, payload, run_python
+from core._tools import LATE, LINUX, G, agree, descriptors, linux, maps, payload, run_python
 
 np: Any = pytest.importorskip("numpy")
 
 import smmap.numpy  # noqa: E402
 from smmap import _system  # noqa: E402
-from smmap import numpy as ours_module  # noqa: E402
-from smmap.numpy import MappedArray, Shards, load  # noqa: E402
+from smmap.numpy import LazyArray, MappedArray, Shards, load  # noqa: E402
+from smmap.numpy import _shards as shards_module  # noqa: E402
 
 PYPY = sys.implementation.name == "pypy"
 WINDOW = 2 * G
@@ -96,7 +97,7 @@ def test_load_any_dtype_and_shape(manager: Any, tmp_path: Path, dtype: Any) -> N
             assert not got.flags.writeable
             assert got.strides == want.strides or not want.size
             again = pickle.loads(pickle.dumps(got))
-            same(again, want)
+            same(np.asarray(again), want)
             assert not again.flags.writeable
             del got, again
 
@@ -198,10 +199,11 @@ def test_load_pickles_without_the_data(make_manager: Any, tmp_path: Path) -> Non
             assert len(data) < 500 + len(str(tmp_path))
             assert want.tobytes()[:50] not in data or not want.size
             again = pickle.loads(data)
-            same(again, want)
-            assert type(again) is MappedArray
+            assert type(again) is LazyArray
+            same(np.asarray(pickle.loads(pickle.dumps(again, protocol))), want)
+            same(np.asarray(again), want)
             assert not again.flags.writeable
-            same(pickle.loads(pickle.dumps(again, protocol)), want)
+            same(np.asarray(pickle.loads(pickle.dumps(again, protocol))), want)
     # What was copied is data; also where it comes to lie where a map was
     for made in (array[[3, 1]], array.copy(), array[array["a"] > 9999], array["a"] + 1):
         again = pickle.loads(pickle.dumps(made))
@@ -296,10 +298,10 @@ def test_empty_arrays_stay_what_they_are(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", want)
         array = load(tmp_path / "a.npy")
         for _ in range(3):
-            array = pickle.loads(pickle.dumps(array))
-            same(array, want)
-            assert type(array) is MappedArray
+            same(np.asarray(array), want)
             assert not array.flags.writeable
+            array = pickle.loads(pickle.dumps(array))
+            assert type(array) is LazyArray
         part = pickle.loads(pickle.dumps(array[..., :0]))
         assert (part.dtype, part.shape, part.flags.writeable) == (want.dtype, want[..., :0].shape, False)
         made = pickle.loads(pickle.dumps(array.copy()))
@@ -370,7 +372,7 @@ def test_structured_dtypes_travel_exactly(name: str, tmp_path: Path) -> None:
         packed = pickle.dumps(array)
         again = pickle.loads(packed)
         assert all_of(again.dtype) == all_of(dtype)
-        assert type(again) is MappedArray
+        assert type(again[...]) is MappedArray
         assert again.tobytes() == want.tobytes()
         least = pickle.dumps(dtype.descr if name in SHORT else dtype)
         assert len(packed) < len(pickle.dumps(octets)) + len(least)
@@ -483,14 +485,128 @@ def test_load_errors_of_its_own(make_file: Any, make_manager: Any, tmp_path: Pat
     del array
 
 
-def test_load_unpickled_after_a_change(tmp_path: Path) -> None:
+@pytest.fixture
+def table() -> Any:
+    return filled("<i4", (60, 50))
+
+
+@pytest.fixture
+def arrived(tmp_path: Path, table: Any) -> Any:
+    """An array that came by a pickle, and was not used yet."""
     if PYPY:
         pytest.skip("numpy on PyPy: arrays are copies")
-    np.save(tmp_path / "a.npy", filled("<u4", (5000,)))
-    data = pickle.dumps(load(tmp_path / "a.npy")[5:9])
+    np.save(tmp_path / "a.npy", table)
+    return pickle.loads(pickle.dumps(load(tmp_path / "a.npy")))
+
+
+USES: dict[str, Callable[[Any], Any]] = {
+    "element": lambda it: it[3, 4],
+    "slice": lambda it: it[3:50:7, ::-2],
+    "index array": lambda it: it[[5, 3]],
+    "method": lambda it: it.sum(axis=0),
+    "attribute": lambda it: it.T,
+    "function": lambda it: np.sort(it, axis=None),
+    "reduction": lambda it: np.mean(it, axis=1, keepdims=True),
+    "joined": lambda it: np.concatenate([it, it], axis=1),
+    "matrix product": lambda it: it @ it.T,
+    "operator": lambda it: it * 2 + 1,
+    "turned operator": lambda it: 7 - it,
+    "with itself": lambda it: np.add(it, it),
+    "comparison": lambda it: it == it[::-1],
+    "ufunc's method": lambda it: np.add.reduce(it),
+    "minus": lambda it: -it,
+    "rows": lambda it: list(it),
+    "contains": lambda it: int(it[7, 7]) in it,
+    "array": lambda it: np.array(it),
+    "array of another kind": lambda it: np.asarray(it, "<f8"),
+    "truth": lambda it: bool(it[3:4, 3:4]),
+    "out": lambda it: np.negative(it, out=np.empty(it.shape, it.dtype)),
+    "into": lambda it: np.copyto(np.empty(it.shape), it),
+    "string": lambda it: it.tobytes(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_what_arrived_answers_as_the_array_does(name: str, arrived: Any, table: Any) -> None:
+    """At its first use, whichever that is, and after."""
+    for _ in range(2):
+        np.testing.assert_equal(USES[name](arrived), USES[name](table))
+
+
+def test_what_arrived_opens_at_its_first_use(arrived: Any, table: Any, tmp_path: Path) -> None:
+    arrived = pickle.loads(pickle.dumps(arrived))  # this one nobody else holds
+    before = smmap.default_manager().stats()
+    assert (arrived.shape, arrived.dtype, arrived.ndim) == (table.shape, table.dtype, table.ndim)
+    assert (arrived.size, arrived.itemsize, arrived.nbytes) == (table.size, table.itemsize, table.nbytes)
+    assert len(arrived) == len(table)
+    assert str(tmp_path / "a.npy") in repr(arrived)
+    for name in ("close", "__array_interface__", "__array_struct__", "_source", "names"):
+        assert not hasattr(arrived, name)
+    assert smmap.default_manager().stats() == before
+    array = np.asarray(arrived)
+    assert type(array) is np.ndarray
+    opened = smmap.default_manager().stats()
+    assert np.shares_memory(array, np.asarray(arrived))
+    assert np.shares_memory(array, arrived[3:9])
+    assert smmap.default_manager().stats() == opened  # asked once
+    smmap.default_manager().collect()
+    assert not LINUX or len(maps(tmp_path)) == 1
+    assert np.array(arrived, "<i4").flags.writeable
+    del arrived, array
+    smmap.default_manager().collect()
+    assert not LINUX or maps(tmp_path) == []
+
+
+def test_what_arrived_is_read_only(arrived: Any, table: Any) -> None:
+    for write in (
+        lambda: arrived.__setitem__(0, 7),
+        lambda: arrived.__iadd__(1),
+        lambda: np.negative(table, out=arrived),
+        lambda: arrived.fill(7),
+        lambda: np.asarray(arrived).sort(),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    same(np.asarray(arrived), table)
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+def test_one_element_that_arrived(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array(7, "<u2"))
+    element = pickle.loads(pickle.dumps(load(tmp_path / "a.npy")))
+    for kind in (bool, int, float, complex, range):
+        assert kind(element) == kind(7)  # type: ignore[call-overload]
+    assert element[()] == 7
+    with pytest.raises(TypeError, match="unsized"):
+        len(element)
+    with pytest.raises(TypeError, match="0-d"):
+        iter(element)
+
+
+def test_what_arrived_when_asked_for_no_copy(arrived: Any) -> None:
+    assert np.shares_memory(arrived.__array__(copy=False), arrived.__array__(np.dtype("<i4"), copy=False))
+    with pytest.raises(ValueError, match="float64"):
+        arrived.__array__("<f8", copy=False)
+    assert not np.shares_memory(arrived.__array__(copy=True), arrived.__array__())
+
+
+def test_what_arrived_maps_once_for_many_threads(arrived: Any, table: Any) -> None:
+    before = smmap.default_manager().stats()
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda number: arrived[number % 60], range(400)))
+    for number, row in enumerate(found):
+        same(row, table[number % 60])
+    assert smmap.default_manager().stats().misses <= before.misses + 1
+    del found, row
+
+
+def test_load_unpickled_after_a_change(arrived: Any, tmp_path: Path) -> None:
     os.utime(tmp_path / "a.npy", ns=(1, 1))
-    with pytest.raises(smmap.FileChangedError):
-        pickle.loads(data)
+    for _ in range(2):  # and it stays so
+        for use in (lambda: arrived[5:9], lambda: np.asarray(arrived), lambda: arrived + 1, lambda: arrived.sum()):
+            with pytest.raises(smmap.FileChangedError) as caught:
+                use()
+            assert caught.value.filename == str(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize(
@@ -518,8 +634,8 @@ def test_a_crafted_pickle_reads_nothing_outside(
 ) -> None:
     file = make_file(100)
     with pytest.raises((ValueError, OverflowError, TypeError)):
-        ours_module._mapped(smmap.buffer(file.path), offset, dtype, shape, strides)
-    assert ours_module._mapped(smmap.buffer(file.path), 90, "<u2", (5,), None).tobytes() == file.data[90:]
+        LazyArray(smmap.buffer(file.path), offset, dtype, shape, strides)
+    assert LazyArray(smmap.buffer(file.path), 90, "<u2", (5,), None).tobytes() == file.data[90:]
 
 
 def test_needs_numpy(tmp_path: Path) -> None:
@@ -579,7 +695,7 @@ def places_of(many: Many) -> list[int]:
     start = 0
     for count in COUNTS:
         start += count
-        borders |= {start, start - count + WINDOW // 2, start - count + ours_module._BLOCK // 2}
+        borders |= {start, start - count + WINDOW // 2, start - count + shards_module._BLOCK // 2}
     return [place for border in sorted(borders) for place in (border - 1, border, border + 1)]
 
 
@@ -620,9 +736,9 @@ def test_shards_at_integers(many: Many, manager: Any) -> None:
 
 @pytest.mark.parametrize("small", [1, 32 << 10])
 def test_shards_at_slices(many: Many, manager: Any, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours_module, "_SMALL", small)
-    monkeypatch.setattr(ours_module, "_CHUNK", 3000)
-    monkeypatch.setattr(ours_module, "_MANY", 50)
+    monkeypatch.setattr(shards_module, "_SMALL", small)
+    monkeypatch.setattr(shards_module, "_CHUNK", 3000)
+    monkeypatch.setattr(shards_module, "_MANY", 50)
     shards, array = many.shards(manager), many.array
     places = [*places_of(many), None, -1, -len(array), 1 << 70]
     chance = np.random.RandomState(1)
@@ -733,7 +849,7 @@ def test_shards_at_anything(tmp_path_factory: pytest.TempPathFactory, counts: li
     )
     with smmap.SlidingWindowMapManager(WINDOW, WINDOW, 1) as manager, pytest.MonkeyPatch.context() as patch:
         for name in ("_SMALL", "_BLOCK", "_CHUNK", "_MANY"):
-            patch.setattr(ours_module, name, data.draw(st.integers(4, 64)))
+            patch.setattr(shards_module, name, data.draw(st.integers(4, 64)))
         shards = many.shards(manager)
         for key in data.draw(st.lists(keys, min_size=1, max_size=8)):
             agree(shards, many.array, lambda it: it[key].tolist())
@@ -907,7 +1023,7 @@ def test_shards_pickle_small(tmp_path: Path) -> None:
 def test_crafted_shards(make_file: Any) -> None:
     file = make_file(100)
     size, mtime = 100, os.stat(file.path).st_mtime_ns
-    build = ours_module._shards
+    build = shards_module._shards
     good = (1, str(file.path), "", "<u2", size, mtime, 0, None)
     same(build(*good)[:], np.frombuffer(file.data, "<u2"))
     for change in (
@@ -1028,9 +1144,9 @@ def test_nothing_is_looked_up_twice(tmp_path: Path, make_manager: Any, monkeypat
         return read_at(number, size, offset)
 
     monkeypatch.setattr(_system, "read_at", counted)
-    block = ours_module._BLOCK // 2
+    block = shards_module._BLOCK // 2
     keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
     same(shards[keys], many.array[keys])
     if _system.KEEPS_DESCRIPTORS:
         assert len(reads) == 4
-        assert [offset // ours_module._BLOCK for _, offset in reads] == [0, 1, 0, 1]
+        assert [offset // shards_module._BLOCK for _, offset in reads] == [0, 1, 0, 1]

@@ -1,220 +1,35 @@
-"""Arrays over managed windows: `load` for one `.npy` file, `Shards` for one long array over many files.
-
-Needs numpy; `import smmap` alone does not import this module.
-"""
+"""One long array over many files, of which no more is open or mapped than the manager allows."""
 
 from __future__ import annotations
 
-import io
-import math
 import os
-import pickle
-import struct
-import tokenize
-import weakref
 from bisect import bisect_right
 from itertools import accumulate
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-try:
-    import numpy as np
-    from numpy.lib import format as npy
-except ImportError as error:
-    raise ModuleNotFoundError("smmap.numpy needs numpy: pip install numpy", name="numpy") from error
+import numpy as np
 
-from . import _system
-from ._buffer import SlidingWindowMapBuffer, buffer
-from ._errors import ClosedError, LimitError
-from ._file import examine
+from .. import _system
+from .._buffer import SlidingWindowMapBuffer, buffer
+from .._errors import ClosedError, LimitError
+from .._file import examine
+from ._arrays import Array, root
+from ._npy import header, in_a_row, long, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from typing_extensions import Self
 
-    from ._manager import StaticWindowMapManager
+    from .._manager import StaticWindowMapManager
 
-__all__ = ["MappedArray", "Shards", "load"]
+__all__ = ["Shards"]
 
-Array = np.ndarray[Any, Any]
-
-_LONGEST_HEADER = 1 << 20
-_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, struct.error, tokenize.TokenError)
 _SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold one need not be mapped
 _BLOCK = 16 << 10  # bytes: elements that are gathered from one such block of a file are read at once
 _CHUNK = 1 << 20  # bytes read at once where a long range is gone through
 _MANY = 1 << 16  # elements gathered at once
-
-
-# One file
-
-
-class MappedArray(np.ndarray[Any, Any]):
-    """What `load` gives: a read-only array over a file's window, otherwise like any other array.
-
-    Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray` too, and each pickles as
-    path, range, size, mtime and layout, without the data. Where it is unpickled the file is mapped at once, no more of
-    it than the array covers, on that process's default manager; `FileChangedError` if it changed in between. Results of
-    computations are plain arrays, and what was copied, by whatever method, pickles as a plain array with its data.
-    """
-
-    __array_priority__ = -100.0
-
-    _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
-    """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
-
-    def __array_finalize__(self, obj: Any) -> None:
-        self._source = getattr(obj, "_source", None)
-
-    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
-        result = np.asarray(array)
-        return result[()] if result.shape == () else result
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.__reduce_ex__(2)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if self._source is not None:
-            data, offset, address, root = self._source
-            mapped = root()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
-            if mapped is not None and mapped is _root(self) and isinstance(data._where, (str, bytes)):
-                offset += self.__array_interface__["data"][0] - address
-                strides = None if self.flags.c_contiguous else self.strides
-                return _mapped, (data, offset, _short(self.dtype), self.shape, strides)
-        reduced: Any = np.asarray(self).__reduce_ex__(protocol)
-        return tuple(reduced)
-
-
-def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedArray:
-    """The array in a `.npy` file, read-only and without a copy: as `np.load(path, mmap_mode="r")`, within limits.
-
-    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. On the process's default manager unless another
-    is given. Any dtype without Python objects, any shape and order. What the array covers is mapped at once, as one
-    window however long that must be, and counts as mapped until the array and all that share its memory are gone.
-
-    O(1) but for the header. `ValueError` for what is not a `.npy` file, is truncated, or holds Python objects;
-    `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers. (On PyPy, where numpy
-    never lets go of a map, the array is a copy.)
-    """
-    data = buffer(path, manager=manager)
-    shape, fortran, dtype, begin = _header(data)
-    strides = None
-    if fortran and len(shape) > 1:
-        strides = tuple(accumulate((dtype.itemsize, *shape[:-1]), lambda size, count: size * count))
-    needed = begin + math.prod(shape) * dtype.itemsize
-    if needed > len(data):
-        raise ValueError(f"{data._name()} is truncated: its array needs {needed} bytes, the file has {len(data)}")
-    return _mapped(data, begin, dtype, shape, strides)
-
-
-def _mapped(
-    data: SlidingWindowMapBuffer, offset: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None
-) -> MappedArray:
-    """An array over a file, whose first element is at `offset`. Maps what it covers."""
-    dtype = _plain(_long(dtype))
-    if any(length < 0 for length in shape):
-        raise ValueError(f"no array has the shape {shape}")
-    if not math.prod(shape) * dtype.itemsize:
-        return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
-    if strides is None:
-        low, high = offset, offset + math.prod(shape) * dtype.itemsize
-    else:
-        reach = [(length - 1) * stride for length, stride in zip(shape, strides)]
-        low = offset + sum(min(step, 0) for step in reach)
-        high = offset + sum(max(step, 0) for step in reach) + dtype.itemsize
-    if not 0 <= low < high <= len(data):
-        raise ValueError(f"[{low}, {high}) does not lie in {data._name()}, which has {len(data)} bytes")
-    # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
-    raw = np.frombuffer(data[low:high] if _system.PYPY else data.view(low, high), np.uint8)
-    return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, _root(raw))
-
-
-def _over(array: Array, data: SlidingWindowMapBuffer, offset: int, root: Any) -> MappedArray:
-    """The array, whose first element is at `offset` of the file and whose memory is `root`'s, knowing where it is."""
-    mapped = array.view(MappedArray)
-    mapped._source = data, offset, array.__array_interface__["data"][0], _weak(root)
-    return mapped
-
-
-def _root(array: Any) -> Any:
-    """What an array's memory belongs to in the end."""
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return array
-
-
-def _weak(root: Any) -> Any:
-    return weakref.ref(root) if isinstance(root, memoryview) else lambda: root
-
-
-def _short(dtype: np.dtype[Any]) -> Any:
-    """The dtype as it pickles best, for `_long`: as `.npy` files write it, unless that says less or is longer."""
-    try:
-        short = dtype.descr if dtype.names else dtype.str
-        if not _same(_long(short), dtype):
-            return dtype
-    except (ValueError, TypeError):  # fields in another order than their offsets, or that overlap
-        return dtype
-    # Longer where one dtype is that of many fields: pickled, it is there once
-    return dtype if dtype.names and len(pickle.dumps(short)) > len(pickle.dumps(dtype)) else short
-
-
-def _long(dtype: Any) -> np.dtype[Any]:
-    found: np.dtype[Any] = npy.descr_to_dtype(dtype) if isinstance(dtype, list) else np.dtype(dtype)
-    return found
-
-
-def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
-    """Whether the dtypes are alike also in what `==` does not compare."""
-    if one != other or one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
-        return False
-    if one.subdtype and other.subdtype:
-        return _same(one.subdtype[0], other.subdtype[0])
-    if one.names and one.fields and other.fields:
-        return all(_same(one.fields[name][0], other.fields[name][0]) for name in one.names)
-    return True
-
-
-def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.hasobject:
-        raise ValueError("arrays of Python objects cannot be mapped: np.load(path, allow_pickle=True) reads them")
-    return dtype
-
-
-def _in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.subdtype is not None or not dtype.itemsize:
-        raise ValueError(f"elements of {dtype} cannot stand in a row")
-    return _plain(dtype)
-
-
-def _header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether in Fortran order, dtype, and where the array begins in a `.npy` file."""
-    name = data._name()
-    start = data[: npy.MAGIC_LEN + 4]
-    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(start) < npy.MAGIC_LEN:
-        hint = "; np.load(smmap.open(path)) reads .npz" if start[:2] == b"PK" else ""
-        raise ValueError(f"{name} is not a .npy file{hint}")
-    version = start[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
-    try:
-        if version not in (b"\1\0", b"\2\0", b"\3\0"):
-            raise ValueError(f"format {version[0]}.{version[1]} is not known")
-        begin = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
-        (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", start[npy.MAGIC_LEN : begin])
-        text = data[begin : begin + min(size, _LONGEST_HEADER)]
-        if len(text) < size:
-            raise ValueError(f"the header of {size} bytes is cut or too long")
-        if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
-            text = text.decode("utf-8").encode("ascii", "backslashreplace")
-        shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(text)) + text))
-        if any(length < 0 for length in shape):
-            raise ValueError(f"no array has the shape {shape}")
-        return shape, fortran, _plain(dtype), begin + size
-    except _BAD_HEADER as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-# Many files
 
 
 class Shards:
@@ -253,13 +68,13 @@ class Shards:
         offset = index(offset)
         if offset < 0:
             raise ValueError(f"offset must not be negative: {offset}")
-        kind = None if dtype is None else _in_a_row(np.dtype(dtype))
+        kind = None if dtype is None else in_a_row(np.dtype(dtype))
         sizes, mtimes, begins, counts = [], [], [], []
         for name in names:
             if dtype is None or name.endswith(".npy"):
                 with buffer(name, manager=manager) as data:
                     size, mtime = len(data), data._file.mtime  # type: ignore[union-attr]
-                    shape, _, found, begin = _header(data)
+                    shape, _, found, begin = header(data)
                 if len(shape) != 1:
                     raise ValueError(f"{name}: the array has {len(shape)} dimensions, Shards takes 1")
                 if kind is not None and found != kind:
@@ -290,7 +105,7 @@ class Shards:
         counts: list[int],
         manager: StaticWindowMapManager | None,
     ) -> None:
-        self._dtype = _in_a_row(dtype)
+        self._dtype = in_a_row(dtype)
         self._paths = paths
         self._sizes = sizes
         self._mtimes = mtimes
@@ -329,7 +144,7 @@ class Shards:
         names = "\0".join(path[len(common) :] for path in self._paths)
         itemsize = self._dtype.itemsize
         counts = [(size - begin) // itemsize for size, begin in zip(self._sizes, self._begins)]
-        state = len(self._paths), common, names, _short(self._dtype)
+        state = len(self._paths), common, names, short(self._dtype)
         lists = self._sizes, self._mtimes, self._begins, None if counts == self._counts else self._counts
         return _shards, (*state, *map(_packed, lists))
 
@@ -389,7 +204,7 @@ class Shards:
         self._check_open()
         array = self._span(0, len(self))
         wanted = array.dtype if dtype is None else np.dtype(dtype)
-        if copy is False and not (wanted == array.dtype and isinstance(_root(array), memoryview)):
+        if copy is False and not (wanted == array.dtype and isinstance(root(array), memoryview)):
             raise ValueError("an array over several files, a small one, or one of another dtype is always a copy")
         return array.astype(wanted, copy=bool(copy))
 
@@ -582,7 +397,7 @@ def _unpacked(packed: Any, count: int) -> list[int]:
 def _shards(count: int, common: str, names: str, dtype: Any, *lists: Any) -> Shards:
     """Unpickled: nothing is opened before the first read."""
     shards = Shards.__new__(Shards)
-    kind = _long(dtype)
+    kind = long(dtype)
     paths = [common + name for name in names.split("\0")] if count else []
     sizes, mtimes, begins = (_unpacked(packed, count) for packed in lists[:3])
     if lists[3] is None:

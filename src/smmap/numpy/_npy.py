@@ -1,0 +1,86 @@
+"""What the header of a `.npy` file says, and dtypes as they travel."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import tokenize
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+if TYPE_CHECKING:
+    from .._buffer import SlidingWindowMapBuffer
+
+__all__ = ["header", "in_a_row", "long", "plain", "short"]
+
+_LONGEST_HEADER = 1 << 20
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, struct.error, tokenize.TokenError)
+
+
+def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, dtype, and where the array begins in a `.npy` file."""
+    name = data._name()
+    start = data[: npy.MAGIC_LEN + 4]
+    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(start) < npy.MAGIC_LEN:
+        hint = "; np.load(smmap.open(path)) reads .npz" if start[:2] == b"PK" else ""
+        raise ValueError(f"{name} is not a .npy file{hint}")
+    version = start[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
+    try:
+        if version not in (b"\1\0", b"\2\0", b"\3\0"):
+            raise ValueError(f"format {version[0]}.{version[1]} is not known")
+        begin = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
+        (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", start[npy.MAGIC_LEN : begin])
+        text = data[begin : begin + min(size, _LONGEST_HEADER)]
+        if len(text) < size:
+            raise ValueError(f"the header of {size} bytes is cut or too long")
+        if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
+            text = text.decode("utf-8").encode("ascii", "backslashreplace")
+        shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(text)) + text))
+        if any(length < 0 for length in shape):
+            raise ValueError(f"no array has the shape {shape}")
+        return shape, fortran, plain(dtype), begin + size
+    except _BAD_HEADER as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def short(dtype: np.dtype[Any]) -> Any:
+    """The dtype as it pickles best, for `long`: as `.npy` files write it, unless that says less or is longer."""
+    try:
+        short = dtype.descr if dtype.names else dtype.str
+        if not _same(long(short), dtype):
+            return dtype
+    except (ValueError, TypeError):  # fields in another order than their offsets, or that overlap
+        return dtype
+    # Longer where one dtype is that of many fields: pickled, it is there once
+    return dtype if dtype.names and len(pickle.dumps(short)) > len(pickle.dumps(dtype)) else short
+
+
+def long(dtype: Any) -> np.dtype[Any]:
+    found: np.dtype[Any] = npy.descr_to_dtype(dtype) if isinstance(dtype, list) else np.dtype(dtype)
+    return found
+
+
+def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Whether the dtypes are alike also in what `==` does not compare."""
+    if one != other or one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
+        return False
+    if one.subdtype and other.subdtype:
+        return _same(one.subdtype[0], other.subdtype[0])
+    if one.names and one.fields and other.fields:
+        return all(_same(one.fields[name][0], other.fields[name][0]) for name in one.names)
+    return True
+
+
+def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.hasobject:
+        raise ValueError("arrays of Python objects cannot be mapped: np.load(path, allow_pickle=True) reads them")
+    return dtype
+
+
+def in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.subdtype is not None or not dtype.itemsize:
+        raise ValueError(f"elements of {dtype} cannot stand in a row")
+    return plain(dtype)

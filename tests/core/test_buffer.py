@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import smmap
+from smmap import _system
 
 from ._tools import PYPY, File, G, agree, borders, linux, maps, payload
 
@@ -328,6 +329,26 @@ def test_cold_windows_are_rented_before_they_are_mapped(make_file: Any, make_man
     assert manager.stats().cold_reads < before.cold_reads + 64
     assert buffer.view(3 * WINDOW, 3 * WINDOW + 5) == file.data[3 * WINDOW : 3 * WINDOW + 5]
     assert manager.stats().mapped == before.mapped + 2  # zero-copy always maps
+    buffer.close()
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no descriptor is kept here")
+def test_cold_reads_open_the_file_once(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the descriptor that was kept has been let go."""
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW)
+    buffer = manager.buffer(file.path)
+    opened: list[Any] = []
+    open_file = _system.open_file
+    monkeypatch.setattr(_system, "open_file", lambda *args: (opened.append(args), open_file(*args))[1])
+    for times in (1, 2):
+        manager.collect()
+        assert manager.stats().descriptors == 0
+        for at in (WINDOW + 5, 2 * WINDOW + 6, 3 * WINDOW):
+            assert buffer[at : at + 9] == file.data[at : at + 9]
+            assert manager.stats().descriptors == 1
+        assert len(opened) == times
+    assert manager.stats().mapped == 0
     buffer.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import operator
 import os
 import pickle
 import struct
@@ -523,6 +524,31 @@ USES: dict[str, Callable[[Any], Any]] = {
     "out": lambda it: np.negative(it, out=np.empty(it.shape, it.dtype)),
     "into": lambda it: np.copyto(np.empty(it.shape), it),
     "string": lambda it: it.tobytes(),
+    "bytes": lambda it: bytes(it),
+    "format": lambda it: f"{it[0, 0]:>12}",
+    "divmod": lambda it: divmod(it, 1000),
+    "turned divmod": lambda it: divmod(1 << 30, it[1:2, 1:3]),
+    "array by it": lambda it: np.arange(60)[it % 60],
+    "added to another in place": lambda it: operator.iadd(np.ones(it.shape, "i8"), it),
+    "clipped": lambda it: np.clip(it, -5, it),
+    "where": lambda it: np.where(it, it, 7),
+}
+
+OPERATORS = [
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift", "matmul"),
+    *("lt", "le", "eq", "ne", "gt", "ge"),
+]
+
+KINDS = {
+    "floats": np.array([-np.inf, -0.0, 4.0, np.nan], "f8"),
+    "small floats": np.array([1.1, 2.7, 3.3], "f4"),
+    "complex": np.array([1.5 + 2j, 3 - 1j], "c8"),
+    "truths": np.array([True, False, True]),
+    "small integers": np.array([1, 200, 7], "u1"),
+    "strings": np.array(["abc", "d", ""]),
+    "dates": np.array(["2020-01-01", "NaT"], "M8[D]"),
+    "fields": np.array([(1, 2.0), (3, 4.0)], "i4,f8"),
+    "one": np.array(5),
 }
 
 
@@ -531,6 +557,56 @@ def test_what_arrived_answers_as_the_array_does(name: str, arrived: Any, table: 
     """At its first use, whichever that is, and after."""
     for _ in range(2):
         np.testing.assert_equal(USES[name](arrived), USES[name](table))
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators_of_what_arrived(kind: str, tmp_path: Path) -> None:
+    """They give what the array's do, to the bit and to the error, on either side."""
+    np.save(tmp_path / "a.npy", KINDS[kind])
+    array = load(tmp_path / "a.npy")
+    one = pickle.loads(pickle.dumps(array))
+    for name in OPERATORS:
+        operation = getattr(operator, name)
+        for other in (array, one, array[::-1] if array.ndim else 7, 3, 0.5, np.float32(2), "abc", None):
+            plain = array if other is one else other
+            for got, want in (
+                (lambda: operation(one, other), lambda: operation(array, plain)),
+                (lambda: operation(other, one), lambda: operation(plain, array)),
+            ):
+                assert outcome(got) == outcome(want), (name, other)
+
+
+def outcome(function: Callable[[], Any]) -> Any:
+    """What it gives, down to dtype and bytes, or the kind of error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = function()
+    except (TypeError, ValueError) as error:
+        return TypeError if isinstance(error, TypeError) else type(error)
+    return type(found), np.asarray(found).dtype, np.asarray(found).tobytes()
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+def test_a_mask_that_arrived(tmp_path: Path) -> None:
+    values, mask = np.arange(6.0), np.array([True, False, True, True, False, True])
+    np.save(tmp_path / "a.npy", mask)
+    arrived = pickle.loads(pickle.dumps(load(tmp_path / "a.npy")))
+    assert np.sum(values, where=arrived) == values.sum(where=arrived) == values.sum(where=mask)
+    same(np.add(values, 1, where=arrived, out=np.zeros(6)), np.add(values, 1, where=mask, out=np.zeros(6)))
+    same(values[arrived], values[mask])
+
+
+def test_what_arrived_is_not_taken_for_something_else(arrived: Any) -> None:
+    """An iterable of small integers would be taken for the bytes themselves."""
+    with pytest.raises(ValueError, match="index"):
+        bytearray(arrived)
+    for use in (lambda: memoryview(arrived), lambda: hash(arrived), lambda: io.BytesIO().write(arrived)):
+        with pytest.raises(TypeError):
+            use()
+    with pytest.raises(TypeError):
+        np.negative(np.asarray(arrived), out=arrived)
 
 
 def test_what_arrived_opens_at_its_first_use(arrived: Any, table: Any, tmp_path: Path) -> None:
@@ -561,7 +637,6 @@ def test_what_arrived_is_read_only(arrived: Any, table: Any) -> None:
     for write in (
         lambda: arrived.__setitem__(0, 7),
         lambda: arrived.__iadd__(1),
-        lambda: np.negative(table, out=arrived),
         lambda: arrived.fill(7),
         lambda: np.asarray(arrived).sort(),
     ):
@@ -813,6 +888,17 @@ def test_shards_at_many_places(many: Many, manager: Any) -> None:
     for wrong in (None, True, np.bool_(True)):  # numpy would add a dimension
         with pytest.raises(IndexError):
             shards[wrong]
+
+
+@pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
+def test_shards_at_places_that_are_arrays_of_others(many: Many, make_manager: Any, tmp_path: Path) -> None:
+    shards, array = many.shards(make_manager(WINDOW)), many.array
+    for key in (np.array([3, 0, -2]), np.array([[1, 7]], "u1"), np.arange(len(array)) % 5 == 1, np.array(4)):
+        np.save(tmp_path / "key.npy", key)
+        same(shards[pickle.loads(pickle.dumps(load(tmp_path / "key.npy")))], array[key])
+        same(shards[pytest.importorskip("dask.array").from_array(key)], array[key])
+    with pytest.raises(IndexError, match="only integers"):
+        shards[np.ones(3)]
 
 
 @pytest.mark.parametrize("dtype", [">f8", "S5", "<M8[s]", "V3", [("a", "u1"), ("b", "<f4")]], ids=str)

@@ -8,7 +8,8 @@ try:
 except ImportError as error:
     raise ModuleNotFoundError("smmap.numpy needs numpy: pip install numpy", name="numpy") from error
 
-from ._arrays import LazyArray, MappedArray, load
+from ._arrays import MappedArray, load
+from ._lazy import LazyArray
 from ._shards import Shards
 
 del numpy

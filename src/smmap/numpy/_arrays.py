@@ -1,26 +1,22 @@
-"""The array in one `.npy` file: in its window, or on its way to one."""
+"""The array in one `.npy` file, or any array that lies in a file, over that file's window."""
 
 from __future__ import annotations
 
 import math
 import weakref
 from itertools import accumulate
-from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer, buffer
-from ._npy import header, long, plain, short
+from ._npy import header, short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .._manager import StaticWindowMapManager
 
-__all__ = ["Array", "LazyArray", "MappedArray", "load", "root"]
+__all__ = ["Array", "MappedArray", "load", "mapped", "reach", "root"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +30,8 @@ class MappedArray(np.ndarray[Any, Any]):
     """
 
     __array_priority__ = -100.0
+
+    Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
 
     _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
     """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
@@ -51,11 +49,11 @@ class MappedArray(np.ndarray[Any, Any]):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if self._source is not None:
             data, offset, address, kept = self._source
-            mapped = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
-            if mapped is not None and mapped is root(self) and isinstance(data._where, (str, bytes)):
+            owner = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
+            if owner is not None and owner is root(self) and isinstance(data._where, (str, bytes)):
                 offset += self.__array_interface__["data"][0] - address
                 strides = None if self.flags.c_contiguous else self.strides
-                return LazyArray, (data, offset, short(self.dtype), self.shape, strides)
+                return self.Lazy, (data, offset, short(self.dtype), self.shape, strides)
         reduced: Any = np.asarray(self).__reduce_ex__(protocol)
         return tuple(reduced)
 
@@ -79,133 +77,10 @@ def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedA
     needed = begin + math.prod(shape) * dtype.itemsize
     if needed > len(data):
         raise ValueError(f"{data._name()} is truncated: its array needs {needed} bytes, the file has {len(data)}")
-    return _mapped(data, begin, dtype, shape, strides)
+    return mapped(data, begin, dtype, shape, strides)
 
 
-class LazyArray(NDArrayOperatorsMixin):
-    """A `MappedArray` as it arrives from a pickle: maps what it covers at its first use, and from then on is one.
-
-    Shape, dtype and sizes are known before, `repr` and pickling do not open it either. Anything else that an array does
-    opens the path on the default manager of the process that it came to, once; `FileChangedError` if the file changed
-    in between, `LimitError` if no handle is left, else the system's errors, again at each use. Slices, methods and
-    operators give what the array would; `np.asarray(it)` is that array, without a copy, for code that asks for an
-    `np.ndarray`. Any number of threads may share it.
-    """
-
-    _array: MappedArray | None = None
-
-    def __init__(
-        self,
-        data: SlidingWindowMapBuffer,
-        offset: int,
-        dtype: Any,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...] | None,
-    ) -> None:
-        kind = plain(long(dtype))
-        _reach(data, offset, kind, shape, strides)
-        self._layout = data, offset, kind, shape, strides
-
-    def __repr__(self) -> str:
-        return f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout[0]._name()}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        data, offset, dtype, shape, strides = self._layout
-        return LazyArray, (data, offset, short(dtype), shape, strides)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The length of each dimension."""
-        return self._layout[3]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The elements' dtype."""
-        return self._layout[2]
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes in an element."""
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in all elements."""
-        return self.size * self.itemsize
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of unsized object")
-        return self.shape[0]
-
-    # What opens it
-
-    def _open(self) -> MappedArray:
-        array = self._array
-        if array is None:
-            array = self._array = _mapped(*self._layout)
-        return array
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not hasattr(MappedArray, name):  # a question after a protocol opens nothing
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._open(), name)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        array = self._open()
-        wanted = array.dtype if dtype is None else np.dtype(dtype)
-        if copy is False and wanted != array.dtype:
-            raise ValueError(f"an array of {wanted} is a copy of one of {array.dtype}")
-        return array.astype(wanted, copy=bool(copy))
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        if "out" in options:  # which numpy refuses, as what is mapped is read-only
-            options["out"] = tuple(map(_opened, options["out"]))
-        return getattr(ufunc, method)(*map(_opened, inputs), **options)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._open()[key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._open()[key] = value
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._open())
-
-    def __contains__(self, value: Any) -> bool:
-        return value in self._open()
-
-    def __bool__(self) -> bool:
-        return bool(self._open())
-
-    def __int__(self) -> int:
-        return int(self._open())
-
-    def __float__(self) -> float:
-        return float(self._open())
-
-    def __complex__(self) -> complex:
-        return complex(self._open())
-
-    def __index__(self) -> int:
-        return index(self._open())
-
-
-def _opened(thing: Any) -> Any:
-    return thing._open() if isinstance(thing, LazyArray) else thing
-
-
-def _mapped(
+def mapped(
     data: SlidingWindowMapBuffer,
     offset: int,
     dtype: np.dtype[Any],
@@ -213,7 +88,7 @@ def _mapped(
     strides: tuple[int, ...] | None,
 ) -> MappedArray:
     """An array over a file, whose first element is at `offset`. Maps what it covers."""
-    low, high = _reach(data, offset, dtype, shape, strides)
+    low, high = reach(data, offset, dtype, shape, strides)
     if low == high:
         return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
     # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
@@ -221,7 +96,7 @@ def _mapped(
     return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, root(raw))
 
 
-def _reach(
+def reach(
     data: SlidingWindowMapBuffer,
     offset: int,
     dtype: np.dtype[Any],
@@ -236,9 +111,9 @@ def _reach(
     if strides is None:
         low, high = offset, offset + math.prod(shape) * dtype.itemsize
     else:
-        reach = [(length - 1) * stride for length, stride in zip(shape, strides)]
-        low = offset + sum(min(step, 0) for step in reach)
-        high = offset + sum(max(step, 0) for step in reach) + dtype.itemsize
+        steps = [(length - 1) * stride for length, stride in zip(shape, strides)]
+        low = offset + sum(min(step, 0) for step in steps)
+        high = offset + sum(max(step, 0) for step in steps) + dtype.itemsize
     if not 0 <= low < high <= len(data):
         raise ValueError(f"[{low}, {high}) does not lie in {data._name()}, which has {len(data)} bytes")
     return low, high

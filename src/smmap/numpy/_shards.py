@@ -228,9 +228,8 @@ class Shards:
             return self._span(start, stop) if step == 1 else self._stride(range(start, stop, step))
         if key is Ellipsis:
             return self._span(0, len(self))
-        if not isinstance(key, (list, np.ndarray, bool, np.bool_)) and hasattr(key, "__index__"):
-            return self._element(index(key))
-        return self._gather(key)
+        place = None if isinstance(key, (list, np.ndarray, bool, np.bool_)) else _as_integer(key)
+        return self._gather(key) if place is None else self._element(place)
 
     def _element(self, place: int) -> Any:
         size = len(self)
@@ -364,6 +363,14 @@ class Shards:
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} cannot be read")
+
+
+def _as_integer(key: Any) -> int | None:
+    """The integer that a key stands for; None for what may be an array, as of other libraries."""
+    try:
+        return index(key)
+    except (TypeError, ValueError):
+        return None
 
 
 def _read_only(array: Array) -> Array:

@@ -1,0 +1,162 @@
+"""A mapped array as it arrives from a pickle: not there yet."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+
+from ._arrays import Array, MappedArray, mapped, reach
+from ._npy import long, plain, short
+
+if TYPE_CHECKING:
+    from .._buffer import SlidingWindowMapBuffer
+
+__all__ = ["LazyArray"]
+
+
+class LazyArray:
+    """A `MappedArray` as it arrives from a pickle: maps what it covers at its first use, and from then on is one.
+
+    Shape, dtype and sizes are known before; `repr`, copying and pickling do not open it either. Anything else that an
+    array does opens the path on the default manager of the process that it came to, once; `FileChangedError` if the
+    file changed in between, `LimitError` if no handle is left, else the system's errors, again at each use. Slices,
+    methods and operators give what the array would, and numpy's functions take it. It is no `np.ndarray`, though:
+    `np.asarray(it)` is, without a copy, for whatever asks for one, or for a buffer. Any number of threads may share it.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # as arrays, which say what `==` means
+
+    _array: MappedArray | None = None
+
+    def __init__(
+        self,
+        data: SlidingWindowMapBuffer,
+        offset: int,
+        dtype: Any,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+    ) -> None:
+        kind = plain(long(dtype))
+        reach(data, offset, kind, shape, strides)
+        self._layout = data, offset, kind, shape, strides
+
+    def __repr__(self) -> str:
+        return f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout[0]._name()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data, offset, dtype, shape, strides = self._layout
+        return LazyArray, (data, offset, short(dtype), shape, strides)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each dimension."""
+        return self._layout[3]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' dtype."""
+        return self._layout[2]
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes in an element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in all elements."""
+        return self.size * self.itemsize
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    # What opens it
+
+    def _open(self) -> MappedArray:
+        array = self._array
+        if array is None:
+            array = self._array = mapped(*self._layout)
+        return array
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(MappedArray, name):  # a question after a protocol opens nothing
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._open(), name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array = self._open()
+        wanted = array.dtype if dtype is None else np.dtype(dtype)
+        if copy is False and wanted != array.dtype:
+            raise ValueError(f"an array of {wanted} is a copy of one of {array.dtype}")
+        return array.astype(wanted, copy=bool(copy))
+
+    def __index__(self) -> int:
+        if self.shape:  # arrays raise TypeError, after which bytearray(it) would take each element for a byte
+            raise ValueError("only an array of one integer, without dimensions, is an index")
+        return operator.index(self._open())
+
+    def __divmod__(self, other: Any) -> Any:
+        return divmod(self._open(), _opened(other))
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return divmod(_opened(other), self._open())
+
+
+def _opened(thing: Any) -> Any:
+    return thing._open() if isinstance(thing, LazyArray) else thing
+
+
+def _done(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """A special method that does the operation with the array, and with that of another lazy one."""
+
+    def method(self: LazyArray, *others: Any) -> Any:
+        return operation(self._open(), *map(_opened, others))
+
+    return method
+
+
+def _turned(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """The special method for the array on the right hand side."""
+
+    def method(self: LazyArray, other: Any) -> Any:
+        return operation(_opened(other), self._open())
+
+    return method
+
+
+_CONVERSIONS: dict[str, Callable[..., Any]] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "complex": complex,
+    "bytes": bytes,
+    "format": format,
+    "iter": iter,
+}
+_UNARY = ["neg", "pos", "abs", "invert"]
+_BINARY = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor"]
+_OTHERS = ["getitem", "setitem", "contains", "lt", "le", "eq", "ne", "gt", "ge", *(f"i{name}" for name in _BINARY)]
+
+for _name, _operation in _CONVERSIONS.items():
+    setattr(LazyArray, f"__{_name}__", _done(_operation))
+for _name in [*_UNARY, *_BINARY, *_OTHERS]:
+    setattr(LazyArray, f"__{_name}__", _done(getattr(operator, f"__{_name}__")))
+for _name in _BINARY:
+    setattr(LazyArray, f"__r{_name}__", _turned(getattr(operator, f"__{_name}__")))
+
+MappedArray.Lazy = LazyArray

@@ -3,7 +3,7 @@
     python examples/dask_scan.py                                  # makes its own files, in a temporary folder
     python examples/dask_scan.py ~/logs --pattern 'timeout=\\d+' --workers 4 --memory 256M
 
-Needs `pip install distributed rich`.
+Needs `pip install '.[cli]' 'dask[distributed]'`.
 """
 
 from __future__ import annotations

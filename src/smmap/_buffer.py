@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _search, _system
 from ._cursor import WindowCursor
-from ._default import default_manager
+from ._default import chosen
 from ._errors import ClosedError, FileChangedError
 from ._file import Client
 from ._manager import StaticWindowMapManager
@@ -227,13 +227,13 @@ class SlidingWindowMapBuffer(Client):
             return
         client = Client()
         client._access = self._access
-        (self._manager or default_manager()).associate(client, self._where)
+        chosen(self._manager).associate(client, self._where)
         _, file = client._needs()
         if (client._length, file.mtime) != (self._length, mtime):
-            raise FileChangedError(
-                f"changed since the buffer was made or pickled: {client._length} bytes now, {self._length} then",
-                self._where,
-            )
+            what = f"{client._length} bytes now, {self._length} then"
+            if client._length == self._length:
+                what = "it was written to, or is another file of the same size"
+            raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make it anew", self._where)
         given = self._given
         self._adopt(client)
         self._given = given
@@ -649,7 +649,7 @@ def buffer(
     is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
     offset past the end, and the system's error for a file that cannot be opened.
     """
-    return SlidingWindowMapBuffer.of_path(manager or default_manager(), path_or_fd, offset, size, access)
+    return SlidingWindowMapBuffer.of_path(chosen(manager), path_or_fd, offset, size, access)
 
 
 def _check_access(access: str) -> None:

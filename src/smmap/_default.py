@@ -8,9 +8,9 @@ from collections.abc import Container
 from typing import Any
 
 from ._errors import SmmapError
-from ._manager import SlidingWindowMapManager
+from ._manager import SlidingWindowMapManager, StaticWindowMapManager
 
-__all__ = ["configure", "default_manager", "parse_size", "settings"]
+__all__ = ["chosen", "configure", "default_manager", "parse_size", "settings"]
 
 _VARIABLES = {
     "window_size": "SMMAP_WINDOW_SIZE",
@@ -74,6 +74,15 @@ def default_manager() -> SlidingWindowMapManager:
             manager = _in_use()
             if manager is None:
                 manager = _manager = SlidingWindowMapManager(**settings())
+    return manager
+
+
+def chosen(manager: Any) -> StaticWindowMapManager:
+    """The manager that was given, or for None the process's own; `TypeError` for anything else."""
+    if manager is None:
+        return default_manager()
+    if not isinstance(manager, StaticWindowMapManager):
+        raise TypeError(f"manager must be a window map manager or None, not {type(manager).__name__}")
     return manager
 
 

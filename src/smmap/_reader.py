@@ -160,6 +160,8 @@ class BufferedFileReader(io.BufferedReader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raw: Any = self.raw
+        if raw is None:
+            raise ValueError("raw stream has been detached")
         raw._check_open()
         return _reopened, (raw._buffer, self.tell(), self._buffer_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,3 +231,12 @@ print(found, smmap.default_manager().stats().mapped)
     done = run_python(HEAD + script, file.path, options=options)
     assert done.stdout.strip() == f"[0, 0, 0] {1}"
     assert LATE or done.stderr == ""
+
+
+def test_what_is_no_manager(tmp_path: Path) -> None:
+    """Told at once, not at the first read."""
+    (tmp_path / "a.bin").write_bytes(b"abcd")
+    for wrong in (3, "x", smmap.StaticWindowMapManager, False):
+        for make in (smmap.buffer, smmap.open):
+            with pytest.raises(TypeError, match="manager must be"):
+                make(tmp_path / "a.bin", manager=wrong)

@@ -313,6 +313,8 @@ def test_detach(make_file: Any, tight: Any) -> None:
     raw.seek(5)
     assert raw.read(3) == file.data[5:8]
     raw.close()
+    with pytest.raises(ValueError, match="detached"):
+        pickle.dumps(ours)
 
 
 def test_copies_have_a_place_of_their_own(make_file: Any, tight: Any) -> None:

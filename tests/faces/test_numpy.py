@@ -970,6 +970,8 @@ def test_shards_refuse(make_file: Any, make_manager: Any, tmp_path: Path) -> Non
             Shards(wrong, "<u2", manager=manager)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(TypeError):
         Shards([odd], "<u2", offset=1.5)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(TypeError, match="manager"):
+        Shards([odd], "<u2", offset=1, manager="x")  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(FileNotFoundError):
         Shards([tmp_path / "missing"], "<u2")
     with pytest.raises(IsADirectoryError):

@@ -206,6 +206,8 @@ def test_changed_in_between(name: str, change: Callable[[Path], None], file: Pat
         with pytest.raises(kind) as caught:
             thing.read(again)
         assert caught.value.filename == str(file)
+        told = {shorter: "bytes now", longer: "bytes now", touched: "written to", replaced: "another file"}
+        assert told.get(change, "") in str(caught.value)
     assert thing.read is not rest_of or again.tell() == (thing.part.start or 0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer, buffer
+from .._default import chosen
 from .._errors import ClosedError, LimitError
 from .._file import examine
 from ._arrays import Array, root
@@ -65,6 +66,8 @@ class Shards:
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths must be several paths, as in a list, not {type(paths).__name__}")
         names = [os.fsdecode(_system.name_of(path)) for path in paths]
+        if manager is not None:
+            chosen(manager)
         offset = index(offset)
         if offset < 0:
             raise ValueError(f"offset must not be negative: {offset}")

@@ -130,10 +130,11 @@ class WindowCursor(Client):
                     if serves and (
                         (found is region and found.store is not None) or self._manager.change(id(self), region, found)  # type: ignore[union-attr]
                     ):
-                        self._region = found
+                        self._region = None  # nor a mixture of two, if a signal handler raises here: see `untold`
                         self._begin = offset
                         self._end = end
                         self._high = high
+                        self._region = found
                         return self
             return self._move(offset, size, 0)
         return self._move(index(offset), index(size), check_flags(index(flags)))
@@ -145,10 +146,14 @@ class WindowCursor(Client):
         if offset >= self._length:
             self.unuse_region()
             return self
-        region = self._region = manager.hold(self, id(self), self._region, offset, size, flags)
+        region = manager.hold(self, id(self), self._region, offset, size, flags)
+        high = min(region.end, self._length)
+        end = min(offset + min(size, self._most), high) if size else high
+        self._region = None  # as above
         self._begin = offset
-        self._high = end = min(region.end, self._length)
-        self._end = min(offset + min(size, self._most), end) if size else end
+        self._end = end
+        self._high = high
+        self._region = region
         return self
 
     def unuse_region(self) -> None:
@@ -191,8 +196,11 @@ class WindowCursor(Client):
         region = self._held()
         if self._is_lost():
             manager, _ = self._needs()
-            region = self._region = manager.hold(self, id(self), region, self._begin, self.size(), 0)
-            self._high = min(region.end, self._length)
+            region = manager.hold(self, id(self), region, self._begin, self.size(), 0)
+            high = min(region.end, self._length)
+            self._region = None
+            self._high = high
+            self._region = region
         return region
 
     def _lent(self) -> MapRegion:

@@ -50,7 +50,7 @@ def examine(where: Where) -> os.stat_result:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
         if not status.st_size:
-            descriptor = Descriptor(_system.open_file(where, 0))
+            descriptor = _system.open_file(where, 0)
             try:
                 if _system.read_at(descriptor.number, 1, 0):
                     raise OSError(errno.ENODEV, "has data although its size is 0 (as in /proc); use open()")
@@ -211,12 +211,13 @@ class Client:
 
     def _adopt(self, other: Client) -> None:
         """Be a client of the same file, at the same size, without touching it."""
+        self._file = None  # until all of it is there: nor a mixture of two, if a signal handler raises here
         self._manager = other._manager
-        self._file = other._file
         self._given = other._given
         self._where = other._where
         self._length = other._length
         self._access = other._access
+        self._file = other._file
 
     def _name(self) -> str:
         return f"descriptor {self._given}" if isinstance(self._given, int) else repr(self._given)

@@ -9,13 +9,15 @@ each region evicted.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from . import _system
 from ._window import ALLOCATIONGRANULARITY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ._file import FileRef, MappedFile
     from ._region import MapRegion, Store
     from ._system import Descriptor
@@ -236,8 +238,9 @@ class Ledger:
         """Keep a descriptor (the least recently used one) no longer; it is closed once nobody reads from it."""
         if descriptor is None:
             descriptor = next(iter(self.kept))
-        ref = self.kept.pop(descriptor)
+        ref = self.kept[descriptor]
         ref.descriptor = None
+        del self.kept[descriptor]
         file = ref()
         if file is not None:
             file.pins -= 1
@@ -277,6 +280,52 @@ class Ledger:
                 self.evict(region)
             elif not region.pins and region in self.held:
                 del file.regions[region.key]
+
+    def rebuild(self, files: Iterable[MappedFile], holders: Iterable[MapRegion]) -> None:
+        """Set tables and counters right from what files and regions say, after an operation was cut short.
+
+        `holders` has the region of each cursor that holds one. Holds by hand are forgotten. Linear in what is mapped.
+        """
+        known = {**self.idle, **self.held, **dict(self.lent.values())}  # in the order in which they go
+        for file in files:
+            known.update({region: file for region in list(file.regions.values()) if region not in known})
+        self._rebuild_kept({*files, *known.values()})
+        holds = Counter(holders)
+        self.held, self.idle, self.lent = {}, OrderedDict(), {}
+        self.mapped = self.memory = self.files = 0
+        for region, file in known.items():
+            region.holds = holds[region]
+            self._enter_again(region, file)
+        self._unsure = {token: size for token, size in self._unsure.items() if token in self.lent}
+        self._unsure_memory = sum(self._unsure.values())
+
+    def _enter_again(self, region: MapRegion, file: MappedFile) -> None:
+        findable = file.regions.get(region.key) is region
+        if region.store is not None and (region.holds or findable):
+            region.token = None
+            (self.held if region.holds else self.idle)[region] = file
+        elif region.drop(self._report):
+            if findable:
+                del file.regions[region.key]
+            return
+        else:
+            self.lent[region.token] = region, file
+        self.mapped += 1
+        self.memory += region.end - region.begin
+        file.pins += region.pins
+        file.maps += 1
+        self.files += file.maps == 1
+
+    def _rebuild_kept(self, files: set[MappedFile]) -> None:
+        """Keep the descriptors that both sides know of."""
+        for descriptor, ref in list(self.kept.items()):
+            if ref() is None or ref.descriptor is not descriptor:
+                del self.kept[descriptor]
+        for file in files:
+            if file.ref.descriptor not in self.kept:
+                file.ref.descriptor = None
+            file.pins = int(file.ref.descriptor is not None)
+            file.maps = 0
 
     def stats(self, window_size: int) -> Stats:
         """All counters."""

@@ -22,7 +22,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, TypeVar
 
 from . import _fork, _system
-from ._errors import ClosedError, LimitError, ReentryError
+from ._errors import ClosedError, LimitError, ReentryError, SmmapError
 from ._file import Client, FileRef, MappedFile, examine, read_all, where_is
 from ._ledger import Ledger, Stats
 from ._region import MapRegion, Store, StoredBytes
@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+_OURS = (SmmapError, OSError, ValueError, CannotMap)
 _FRUITLESS_COLLECTIONS = 3 if _system.PYPY else 1  # of garbage, before a limit is believed
 
 
@@ -231,7 +232,9 @@ class StaticWindowMapManager:
             return False
         try:
             status = _system.status(path)
-        except OSError:
+        except OSError as error:
+            if error.errno is None:  # not the system's: the handler of a signal raised it
+                raise
             return False
         length = file.size
         if status.st_size != length or status.st_mtime_ns != file.mtime or not length:
@@ -345,7 +348,9 @@ class StaticWindowMapManager:
                     self._pauses += 1
                 try:
                     data = _system.read_at(descriptor.number, size, begin)
-                except (OSError, MemoryError):
+                except (OSError, MemoryError) as error:
+                    if not _system.code_of(error):  # not the system's: the handler of a signal raised it
+                        raise
                     data = b""
                 if len(data) == size:
                     self._ledger.cold_reads += 1
@@ -400,21 +405,35 @@ class StaticWindowMapManager:
 
     def _run(self, operation: Callable[..., T], *args: Any) -> T:
         """`operation(*args)` under the lock, after the inbox."""
+        if self._busy and self._lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition asks for it, too
+            raise ReentryError(
+                "a finalizer or signal handler interrupted this manager in the same thread: "
+                "use another manager there, or do it later"
+            )
         with self._lock:
-            if self._busy:
-                raise ReentryError(
-                    "a finalizer or signal handler interrupted this manager in the same thread: "
-                    "use another manager there, or do it later"
-                )
+            if self._busy:  # nobody is, so an exception of a signal handler cut short who was
+                self._mend_locked()
+            self._busy = True
             try:
-                self._busy = True
                 self._reading = -1  # the lock's holder may use another one: who reads without the lock notes it again
                 if self._inbox or self._uses or self._changed:
                     self._settle_locked()
-                return operation(*args)
+                result = operation(*args)
+            except _OURS as error:  # raised where the tables are as they should be
+                self._busy = isinstance(error, TimeoutError)  # but that is what handlers of alarms raise
+                raise
             finally:
                 self._over = self._ledger.memory > self._ledger.max_memory
-                self._busy = False
+            self._busy = False
+            return result
+
+    def _mend_locked(self) -> None:
+        """Set the tables right after an operation that was cut short. Linear in what is mapped."""
+        files = [file for file in map(_alive, list(self._files.values())) if file is not None]
+        self._ledger.rebuild(files, self._known.values())
+        if self._closed:
+            self._ledger.unload(True)
+        self._ledger.trim(None)
 
     def _put_off_or_run(self, operation: Callable[..., T], otherwise: Any, *args: Any) -> T:
         """Like `_run`, for what is never refused: where this thread is interrupted, it is done by and by."""
@@ -498,16 +517,21 @@ class StaticWindowMapManager:
         changed = self._changed
         known = self._known
         released = []
-        for _ in range(len(changed)):
-            holder, region = changed.popitem()
-            own = known.pop(holder, None)
-            if region is not None:
+        for holder in list(changed):
+            region = changed[holder]
+            own = known.get(holder)
+            if region is None:
+                known.pop(holder, None)
+            else:
                 known[holder] = region
             if region is not own:
                 if region is not None:
                     self._ledger.take(region)
                 if own is not None:
                     released.append(own)
+            newest = changed.pop(holder)  # last: what is cut short before is done again
+            if newest is not region:  # written down meanwhile, if not yet another
+                changed.setdefault(holder, newest)
         for own in released:
             self._ledger.let_go(own)
             self._ledger.dismiss(own)

@@ -88,7 +88,7 @@ class MapRegion:
         where = path_or_fd if isinstance(path_or_fd, int) else _system.name_of(path_or_fd)
         flags = _system.check_flags(flags)
         try:
-            descriptor = _system.Descriptor(_system.open_file(where, flags))
+            descriptor = _system.open_file(where, flags)
             try:
                 end = min(ofs + size, _system.status_of(descriptor.number).st_size)
                 if ofs >= end:
@@ -223,27 +223,36 @@ class MapRegion:
     def drop(self, died: Callable[[Any], Any]) -> bool:
         """Let the store go. True if it died at once; else `died` is called with the `token` when it does."""
         store = self.store
-        lent = self.lent is not None
-        self.store = None
-        self.hot = self.lent = None  # after `store`: see StaticWindowMapManager.note
-        if store is None:
-            return True
-        if _system.PYPY and not lent:  # it served copies only, so nobody has it: no need to wait for the collector
-            if isinstance(store, mmap.mmap):
+        if store is not None:
+            copies_only = _system.PYPY and self.lent is None  # nobody has it: no need to wait for the collector
+            if not copies_only:
+                self._name(store, died)  # before it is let go: so it is not lost, wherever that is cut short
+            self.store = None
+            if copies_only and isinstance(store, mmap.mmap):
                 store.close()
-            return True
-        if isinstance(store, StoredBytes):
-            token = self.token = store.token = Token(store)
-            store.died = died
-            del store
-            return token.gone
-        probe = weakref.ref(store)
+        self.hot = self.lent = None  # after `store`: see StaticWindowMapManager.note
         del store
-        survivor = probe()
-        if survivor is None:
+        return not self._outlives(died)
+
+    def _name(self, store: Store, died: Callable[[Any], Any]) -> None:
+        if isinstance(store, StoredBytes):
+            store.died = died
+            self.token = store.token = Token(store)
+        else:
+            self.token = weakref.ref(store)  # it tells only if it is asked: most stores die at once
+
+    def _outlives(self, died: Callable[[Any], Any]) -> bool:
+        """Whether the store that was let go still lives; then `died` is called with the `token` when it does not."""
+        token = self.token
+        if type(token) is not Token:
+            survivor = None if token is None else token()
+            if survivor is not None:
+                self.token = weakref.ref(survivor, died)
+                hash(self.token)  # while it lives: tables find the token by its hash, after death too
+                return True
+        elif not token.gone:
             return True
-        self.token = weakref.ref(survivor, died)
-        hash(self.token)  # while it lives: tables find the token by its hash, after death too
+        self.token = None
         return False
 
     def revive(self, store: Store | None = None) -> bool:

@@ -95,9 +95,9 @@ class Source:
 
     def _open_anew(self, where: Where, begin: int, end: int, flags: int) -> Descriptor:
         try:
-            return Descriptor(self.attempt(where, begin, end, _system.open_file, where, flags))
+            return self.attempt(where, begin, end, _system.open_file, where, flags)
         except OSError as error:
-            if error.errno not in _system.GONE or (flags and error.errno == errno.ELOOP):
+            if error.errno not in _system.GONE or (flags and error.errno in (errno.ELOOP, errno.ENOTDIR)):
                 raise
             raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
 

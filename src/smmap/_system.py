@@ -12,7 +12,8 @@ import mmap
 import os
 import sys
 import threading
-from typing import Any, Union
+from collections.abc import Sequence
+from typing import Any, Callable, Union
 
 __all__ = [
     "FREE_THREADED",
@@ -108,7 +109,9 @@ def span_of(begin: int, end: int) -> str:
 
 
 def named(error: OSError, where: Where, begin: int = 0, end: int = 0) -> OSError:
-    """The system's error again, with the file's name and the range that was asked for."""
+    """The system's error again, with the file's name and the range that was asked for; any other as it is."""
+    if error.errno is None:  # what the handler of a signal raised, as TimeoutError
+        return error
     return OSError(error.errno, f"{span_of(begin, end)}{error.strerror}", called(where))
 
 
@@ -122,21 +125,32 @@ def status_of(number: int) -> os.stat_result:
     return os.fstat(number)
 
 
-def open_file(where: Where, flags: int) -> int:
+def open_file(where: Where, flags: int) -> Descriptor:
     """A descriptor of our own, read-only and not inherited: of the path, or of what the user's descriptor refers to.
 
     A duplicate of that would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write, and keep them
     after the user closed it; Linux can open the same file anew. Whoever calls verifies what was opened.
     """
     if not isinstance(where, int):
-        return os.open(where, _OPENING | flags)
+        return _owned(os.open, where, _OPENING | flags)
     if _REOPENS:
         try:
-            return os.open(f"/proc/self/fd/{where}", _OPENING | flags)
+            return _owned(os.open, f"/proc/self/fd/{where}", _OPENING | flags)
         except OSError as error:
             if error.errno in REFUSALS:
                 raise
-    return os.dup(where)
+    return _owned(os.dup, where)
+
+
+def _owned(call: Callable[..., int], *args: Any) -> Descriptor:
+    """A call's new descriptor, which somebody owns before the handler of a signal can raise."""
+    descriptor = Descriptor()
+    opened: list[int] = []
+    descriptor.opened = opened
+    opened.extend(map(call, *([arg] for arg in args)))
+    descriptor.number = opened[0]
+    descriptor.opened = ()
+    return descriptor
 
 
 def read_at(number: int, size: int, offset: int) -> bytes:
@@ -270,10 +284,15 @@ class Descriptor:
     there may be several.
     """
 
-    __slots__ = ("number", "readers", "shared")
+    __slots__ = ("number", "opened", "readers", "shared")
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    number: int
+    opened: Sequence[int]
+    """What is to become the number: see `_owned`."""
+
+    def __init__(self) -> None:
+        self.number = -1
+        self.opened = ()
         self.readers = 0
         self.shared = False
 
@@ -292,4 +311,7 @@ class Descriptor:
             self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if getattr(self, "opened", ()) and self.number < 0:
+            self.number = self.opened[0]
+        if hasattr(self, "number"):  # a signal handler may have raised before it was
+            self.close()

@@ -1,0 +1,252 @@
+"""Exceptions from outside, as signal handlers raise them (Ctrl-C, alarms): at each line of each call in turn."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import smmap
+from smmap import _system
+
+from ._tools import LATE, LINUX, PYPY, G, descriptors, maps
+
+W = 2 * G
+SOURCES = os.path.dirname(smmap.__file__)
+
+
+NEVER = _system.Descriptor.close.__code__  # no handler of a signal could run between its lines
+
+
+class Interrupt(BaseException):
+    """What the handler raises."""
+
+
+class Interruption:
+    """Raises at the n-th line that is run of the library's, within a `with` block."""
+
+    def __init__(self, number: int, error: type[BaseException] = Interrupt) -> None:
+        self.left = number
+        self.error = error
+
+    def __enter__(self) -> Interruption:
+        sys.settrace(self.call)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(None)
+
+    def call(self, frame: Any, event: str, _argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(SOURCES) or frame.f_code is NEVER:
+            return None
+        while frame is not None and frame.f_code.co_name != "__del__":  # what a finalizer raises reaches nobody
+            frame = frame.f_back
+        return self.line if frame is None else None
+
+    def line(self, frame: Any, event: str, _argument: object) -> Any:
+        if event == "line" and frame.f_lineno not in with_lines(frame.f_code):
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                raise self.error
+        return self.line
+
+
+def with_lines(code: Any, known: dict[Any, set[int]] = {}) -> set[int]:  # noqa: B006
+    """Lines of `with`, met again when its block is left, and of `try`: no handler of a signal could run there."""
+    if code not in known:
+        with open(code.co_filename, encoding="utf-8") as file:
+            lines = file.readlines()
+        known[code] = {number for number, line in enumerate(lines, 1) if line.strip().startswith(("with ", "try:"))}
+    return known[code]
+
+
+class Scene:
+    """A manager with little room, and clients of two files in every state."""
+
+    def __init__(self, make_manager: Any, files: list[Any], backing: str) -> None:
+        self.files = files
+        self.manager = make_manager(W, 3 * W, 3, backing=backing)
+        self.buffer = self.manager.buffer(files[0].path)
+        self.other = self.manager.buffer(files[1].path)
+        self.cursor = self.manager.make_cursor(files[0].path).use_region(3 * W + 5, 100)
+        self.idle = self.manager.make_cursor(files[1].path)
+        self.idle.use_region(W, 10).unuse_region()
+        self.view = self.buffer.view(W + 1, W + 50)
+
+    def look(self) -> None:
+        """Everything answers rightly, or says that there is no room; the ledger is exact."""
+        self.manager._check()
+        for buffer, file in ((self.buffer, self.files[0]), (self.other, self.files[1])):
+            if not buffer.closed:
+                for at in (0, 2 * W - 3, 5 * W):
+                    assert buffer[at : at + 9] == file.data[at : at + 9]
+        for cursor in (self.cursor, self.idle):
+            file = self.files[cursor.path() == self.files[1].path]
+            if cursor.is_valid():
+                assert cursor.buffer() == file.data[cursor.ofs_begin() : cursor.ofs_end()]
+                assert cursor.size() > 0 or sys.version_info < (3, 11)  # they let handlers run between two stores
+            for offset, size in ((W - 3, 10), (4 * W, 10), (W + 7, 10)):
+                if cursor.is_associated():
+                    try:
+                        cursor.use_region(offset, size)
+                    except (smmap.LimitError, smmap.ClosedError):
+                        continue
+                    assert cursor.size() == size
+                    assert cursor.buffer() == file.data[offset : offset + size]
+        assert self.view is None or self.view == self.files[0].data[W + 1 : W + 50]
+        self.manager._check()
+
+    def leave(self, folder: Path, error_in_finalizers: bool = False) -> None:
+        """Nothing stays; but where a finalizer itself was cut short, nobody closes its descriptor."""
+        manager = self.manager
+        self.view = None
+        for client in (self.buffer, self.other, self.cursor, self.idle):
+            client.close()
+        gc.collect()
+        manager.collect()
+        manager._check()
+        assert manager.stats()[:7] == (0,) * 7
+        if LINUX:
+            assert maps(folder) == []
+            assert error_in_finalizers or descriptors(folder) == []
+
+
+def drop_view(scene: Scene) -> None:
+    scene.view = None
+    scene.manager.num_file_handles()
+
+
+CALLS: dict[str, Callable[[Scene], Any]] = {
+    "move": lambda it: it.cursor.use_region(0, 10),
+    "move to a seam": lambda it: it.cursor.use_region(2 * W - 3, 10),
+    "move back": lambda it: it.idle.use_region(W + 3, 10),
+    "first hold": lambda it: it.idle.use_region(4 * W, 0),
+    "let go": lambda it: it.cursor.unuse_region(),
+    "close a cursor": lambda it: it.cursor.close(),
+    "copy": lambda it: it.idle.assign(it.cursor),
+    "make a cursor": lambda it: it.manager.make_cursor(it.files[1].path).use_region(0, 10).close(),
+    "read": lambda it: it.buffer[4 * W : 4 * W + 10],
+    "read until it is mapped": lambda it: [it.buffer[4 * W + at] for at in range(12)],
+    "across": lambda it: it.other[2 * W - 5 : 2 * W + 5],
+    "view": lambda it: it.other.view(3 * W + 1, 3 * W + 10),
+    "wide view": lambda it: it.other.view(W - 1, 3 * W + 10),
+    "find": lambda it: it.other.find(it.files[1].data[5 * W : 5 * W + 20]),
+    "drop a view": drop_view,
+    "collect": lambda it: it.manager.collect(),
+    "release": lambda it: it.manager.release(os.path.dirname(it.files[0].path)),
+    "by hand": lambda it: it.cursor.region().release(),
+    "flags": lambda it: it.idle.use_region(0, 10, os.O_NOFOLLOW),
+    "make a buffer": lambda it: it.manager.buffer(it.files[1].path)[7],
+    "close the manager": lambda it: it.manager.close(),
+}
+
+
+@pytest.fixture
+def files(make_file: Any) -> list[Any]:
+    return [make_file(6 * W + 100, "one.bin"), make_file(6 * W + 77, "two.bin")]
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_is_left() -> Iterator[None]:
+    before = sys.gettrace()
+    if before is not None:
+        pytest.skip("lines are traced already")
+    yield
+    sys.settrace(before)
+
+
+@pytest.mark.skipif(PYPY, reason="tracing there reaches finalizers, too")
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
+@pytest.mark.parametrize("backing", ["mmap", "read"])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_is_cut_short_at_any_line(
+    name: str, backing: str, make_manager: Any, files: list[Any], tmp_path: Path
+) -> None:
+    """Then the next call works, the ledger is exact, no byte is wrong, and nothing stays in the end."""
+    for number in [*range(1, 500), *range(500, 10_000, 7)]:
+        scene = Scene(make_manager, files, backing)
+        try:
+            with Interruption(number):
+                CALLS[name](scene)
+            ended = True
+        except Interrupt:
+            ended = False
+        except smmap.LimitError:
+            ended = True
+        if name != "close the manager":
+            scene.look()
+        else:
+            scene.manager.close()
+        scene.leave(tmp_path)
+        if ended:
+            assert number > 3
+            return
+    raise AssertionError("it never ended")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer") or LATE, reason="no timers, or what is left is reclaimed late")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
+def test_alarms(
+    error: type[BaseException], make_manager: Any, files: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real signals: one manager goes through some hundred of them."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's would keep what finalizers had in hand
+
+    def ring(*_: object) -> None:
+        raise error
+
+    scene = Scene(make_manager, files, "mmap")
+    scene.view = None
+    scene.idle.close()
+    before = signal.signal(signal.SIGALRM, ring)
+    met = 0
+    try:
+        for number in range(300):
+            view = None
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 5e-5 + number % 50 * 1e-5)
+                    for at in range(0, 6 * W, 1500):
+                        view = scene.buffer.view(at, at + 10)
+                        assert view == files[0].data[at : at + 10]
+                        view = None
+                        scene.cursor.use_region(at, 10)
+                        assert scene.cursor.buffer() == files[0].data[at : at + 10]
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except error:
+                met += 1
+            del view
+            scene.look()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert met > 30
+    scene.leave(tmp_path, error_in_finalizers=True)
+
+
+def test_errors_of_ours_do_not_count_as_cut_short(make_manager: Any, files: list[Any]) -> None:
+    """Mending is linear in what is mapped; an error costs no more than the call."""
+    manager = make_manager(W, max_open_handles=2)
+    mended: list[int] = []
+    manager._mend_locked = lambda: mended.append(1)
+    held = [manager.make_cursor(files[0].path).use_region(at * W, 10) for at in range(2)]
+    with pytest.raises(smmap.LimitError):
+        manager.make_cursor(files[0].path).use_region(4 * W, 10)
+    with pytest.raises(FileNotFoundError):
+        manager.make_cursor(f"{files[0].path}-missing")
+    os.replace(files[1].path, files[0].path)
+    held[0].close()
+    with pytest.raises(smmap.FileChangedError):
+        held[1].use_region(5 * W, 10)
+    manager.close()
+    with pytest.raises(smmap.ClosedError):
+        manager.make_cursor(files[0].path)
+    assert mended == []

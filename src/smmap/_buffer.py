@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from . import _search, _system
 from ._cursor import WindowCursor
 from ._default import chosen
-from ._errors import ClosedError, FileChangedError
+from ._errors import ClosedError, FileChangedError, LimitError, SmmapError
 from ._file import Client
 from ._manager import StaticWindowMapManager
-from ._region import MapRegion, Store
+from ._region import MapRegion, Store, StoredBytes
 
 if TYPE_CHECKING:
     import re
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SlidingWindowMapBuffer", "buffer"]
 
+T = TypeVar("T")
+
 _STEP = _search.STEP
+_BLOCK = 1 << 16  # bytes copied at once in place of a window
 _NO_REGION = MapRegion.nowhere()
 _NOT_NEAR = (_NO_REGION, 0, 0, 0)
 _CLOSED: dict[Any, MapRegion] = {}  # in place of a file's regions: nothing can be read
@@ -83,10 +86,9 @@ class SlidingWindowMapBuffer(Client):
         self._regions = _CLOSED
         if cursor is None:
             return
-        if not isinstance(cursor, WindowCursor):
-            raise TypeError(f"cursor must be a WindowCursor, not {type(cursor).__name__}")
+        _check_cursor(cursor)
         if not cursor.is_associated():
-            raise ValueError("the cursor has no file: use manager.make_cursor(path_or_fd)")
+            cursor._needs()
         if not self.begin_access(cursor, offset, size, flags):
             raise ValueError(f"offset {offset} is out of bounds: {self._name()} has {self._length} bytes")
 
@@ -113,10 +115,13 @@ class SlidingWindowMapBuffer(Client):
         offset, size, flags = index(offset), index(size), _system.check_flags(index(flags))
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must not be negative: {offset}, {size}")
+        _check_cursor(cursor)
         if cursor is None and self._regions is _UNOPENED:
             self._check_open()
         self.end_access()
-        if cursor is not None and cursor.is_associated():
+        if cursor is not None:
+            if not cursor.is_associated():
+                return False
             self._adopt(cursor)
             self._cursor = None
         if self._manager is None or self._file is None or (offset >= self._length and (offset or self._length)):
@@ -125,7 +130,11 @@ class SlidingWindowMapBuffer(Client):
         if flags:
             self._manager.try_opening(self)
         if size and self._length:
-            self._manager.window_at(self, offset)
+            try:
+                self._manager.window_at(self, offset)
+            except LimitError:
+                if not _system.KEEPS_DESCRIPTORS:  # else it is read without a map, until there is room for one
+                    raise
         self._start(offset, size)
         return True
 
@@ -190,7 +199,9 @@ class SlidingWindowMapBuffer(Client):
             self._check_open()
             raise TypeError(f"a buffer over a descriptor cannot be pickled, only one over a path: {self._name()}")
         mtime = self._mtime if self._file is None else self._file.mtime
-        return _unpickled, (type(self), self._where, self._offset, self._size, self._length, mtime, self._access)
+        flags = (self._flags,) if self._flags else ()
+        state = self._where, self._offset, self._size, self._length, mtime, self._access, *flags
+        return _unpickled, (type(self), *state)
 
     @classmethod
     def later(
@@ -202,10 +213,12 @@ class SlidingWindowMapBuffer(Client):
         length: int,
         mtime: int,
         access: str = "normal",
+        flags: int = 0,
     ) -> Self:
         """A buffer that opens its file at the first read, and only if it is still `length` bytes long and that old.
 
-        `mtime` is in nanoseconds; without a manager it is the process's default one. Nothing is touched before.
+        `mtime` is in nanoseconds, `flags` are added to those of `os.open`; without a manager it is the process's
+        default one. Nothing is touched before.
         """
         if not isinstance(path, (str, bytes)):
             raise TypeError(f"path must be str or bytes, not {type(path).__name__}")
@@ -217,6 +230,7 @@ class SlidingWindowMapBuffer(Client):
         new._given = new._where = path
         new._offset, new._size, new._length, new._mtime = offset, size, length, index(mtime)
         new._access = access
+        new._flags = _system.check_flags(index(flags))
         new._regions = _UNOPENED
         return new
 
@@ -237,6 +251,8 @@ class SlidingWindowMapBuffer(Client):
         given = self._given
         self._adopt(client)
         self._given = given
+        if self._flags:
+            self._needs()[0].try_opening(self)
         self._start(self._offset, self._size)
         if self._mtime is None:
             self.end_access()
@@ -264,7 +280,7 @@ class SlidingWindowMapBuffer(Client):
         a read that finds the same ones at its end has bytes of one file; one that does not must not answer. One of
         several steps also looks whether the buffer still begins at the same offset.
         """
-        return ClosedError(f"{type(self).__name__} of {self._name()} was closed or begun anew by another thread")
+        return ClosedError(f"{type(self).__name__} of {self._name()} was closed or begun anew meanwhile")
 
     # As bytes
 
@@ -524,10 +540,18 @@ class SlidingWindowMapBuffer(Client):
         return (self._offset + start) // self._window >= (self._offset + self._size - 1) // self._window
 
     def _window_at(self, start: int) -> tuple[Store, int, int]:
-        """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer."""
+        """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer.
+
+        Where no handle is left, a copy of a part of that around `start` stands in.
+        """
         self._check_open()
         regions, offset = self._regions, self._offset
-        store, begin, end = self._manager.window_at(self, offset + start)  # type: ignore[union-attr]
+        try:
+            store, begin, end = self._manager.window_at(self, offset + start)  # type: ignore[union-attr]
+        except LimitError:  # of handles; reading needs none
+            block, grid = start - start % _BLOCK, (offset + start) // self._window * self._window - offset
+            low, high = max(block, grid, 0), min(block + _BLOCK, grid + self._window, self._size)
+            return StoredBytes(self._copy(low, high)), low, high
         if self._regions is regions is not _CLOSED:
             return store, begin - offset, end - offset
         raise self._swapped()
@@ -535,12 +559,12 @@ class SlidingWindowMapBuffer(Client):
     # Going through and searching
 
     def __iter__(self) -> Iterator[int]:
-        self._check_open()
-        return (byte for start in range(0, self._size, _STEP) for byte in self[start : start + _STEP])
+        data = _Pass(self)
+        return (byte for start in range(0, data.size, _STEP) for byte in data.piece(start))
 
     def __reversed__(self) -> Iterator[int]:
-        self._check_open()
-        return (byte for stop in range(self._size, 0, -_STEP) for byte in reversed(self[max(stop - _STEP, 0) : stop]))
+        data = _Pass(self)
+        return (byte for start in reversed(range(0, data.size, _STEP)) for byte in reversed(data.piece(start)))
 
     def __contains__(self, sub: Any) -> bool:
         if hasattr(sub, "__index__"):
@@ -552,16 +576,23 @@ class SlidingWindowMapBuffer(Client):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SlidingWindowMapBuffer):
-            return len(other) == self._size and self._equals(other)
+            return len(other) == self._size and (not self._size or self._equals(_Pass(other)))
         try:
-            with memoryview(other) as view, view.cast("B") as data:  # type: ignore[arg-type]
-                return len(data) == self._size and self._equals(data)
-        except TypeError:
+            view = memoryview(other)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
             return NotImplemented
+        with view:
+            if view.ndim != 1 or view.itemsize != 1 or len(view) != self._size:
+                return False
+            return not self._size or self._equals(view)
 
-    def _equals(self, other: SlidingWindowMapBuffer | memoryview) -> bool:
-        steps = range(0, self._size, _STEP)
-        return all(self[start : start + _STEP] == other[start : start + _STEP] for start in steps)
+    def _equals(self, other: _Pass | memoryview) -> bool:
+        data = _Pass(self)
+        pieces = ((start, data.piece(start)) for start in range(0, data.size, _STEP))
+        return all(
+            piece == (other[start : start + _STEP] if isinstance(other, memoryview) else other.piece(start))
+            for start, piece in pieces
+        )
 
     __hash__ = None  # type: ignore[assignment]  # as for bytearray: what is equal would have to hash alike
 
@@ -570,17 +601,19 @@ class SlidingWindowMapBuffer(Client):
 
         O(end - start), without copying the windows.
         """
-        needle, start, end = self._bounds(sub, start, end)
+        data = _Pass(self)
+        needle, start, end = data.bounds(sub, start, end)
         if not needle:
             return start if start <= end else -1
-        return _search.find(self, needle, start, end)
+        return _search.find(data, needle, start, end)
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
-        needle, start, end = self._bounds(sub, start, end)
+        data = _Pass(self)
+        needle, start, end = data.bounds(sub, start, end)
         if not needle:
             return end if start <= end else -1
-        return _search.rfind(self, needle, start, end)
+        return _search.rfind(data, needle, start, end)
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """Like `find`, but `ValueError` if `sub` is not found."""
@@ -592,10 +625,11 @@ class SlidingWindowMapBuffer(Client):
 
     def count(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """How often `sub` is found in [start, end) without overlapping. O(end - start), copies piece by piece."""
-        needle, start, end = self._bounds(sub, start, end)
+        data = _Pass(self)
+        needle, start, end = data.bounds(sub, start, end)
         if not needle:
             return max(end - start + 1, 0)
-        return _search.count(self, needle, start, end)
+        return _search.count(data, needle, start, end)
 
     def finditer(self, pattern: bytes | re.Pattern[bytes], max_match: int = 1 << 16) -> Iterator[_search.Match]:
         """The matches of a regular expression, as `re.finditer` finds them, without one big map.
@@ -607,8 +641,8 @@ class SlidingWindowMapBuffer(Client):
         max_match = index(max_match)
         if max_match < 1:
             raise ValueError(f"max_match must be positive: {max_match}")
-        self._check_open()
-        return _search.finditer(self, pattern, self._size, max_match)
+        data = _Pass(self)
+        return _search.finditer(data, pattern, data.size, max_match)
 
     @staticmethod
     def _found(place: int) -> int:
@@ -616,10 +650,54 @@ class SlidingWindowMapBuffer(Client):
             raise ValueError("subsection not found")
         return place
 
-    def _bounds(self, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
+
+class _Pass:
+    """One way through a buffer: each step is of the file, offset and size that it began with, or a `ClosedError`."""
+
+    __slots__ = ("_buffer", "_offset", "_regions", "size")
+
+    def __init__(self, buffer: SlidingWindowMapBuffer) -> None:
+        buffer._check_open()
+        self._buffer = buffer
+        self._regions = buffer._regions
+        self._offset = buffer._offset
+        self.size = buffer._size
+        self._check()
+
+    def _check(self) -> None:
+        buffer = self._buffer
+        if (
+            buffer._regions is not self._regions
+            or self._regions is _CLOSED
+            or buffer._offset != self._offset
+            or buffer._size != self.size
+        ):
+            raise buffer._swapped()
+
+    def copy(self, start: int, stop: int) -> bytes:
+        """A copy of [start, stop)."""
+        return self._step(self._buffer._copy, start, stop)
+
+    def window_at(self, start: int) -> tuple[Store, int, int]:
+        """The store of the grid window at `start`, and where it begins and ends."""
+        return self._step(self._buffer._window_at, start)
+
+    def _step(self, read: Callable[..., T], *args: int) -> T:
+        try:
+            found = read(*args)
+        except SmmapError:
+            self._check()  # of the other file, it means nothing
+            raise
+        self._check()
+        return found
+
+    def piece(self, start: int) -> bytes:
+        """A copy of what follows `start`, no more than one step of it."""
+        return self.copy(start, min(start + _STEP, self.size))
+
+    def bounds(self, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
         """The needle, and the bounds as `bytes.find` takes them: a start past the end stays there."""
-        size = self._size  # before the check, and before a needle's own code may close the buffer
-        self._check_open()
+        size = self.size
         if isinstance(sub, SlidingWindowMapBuffer):
             needle = sub[:]
         else:
@@ -650,6 +728,11 @@ def buffer(
     offset past the end, and the system's error for a file that cannot be opened.
     """
     return SlidingWindowMapBuffer.of_path(chosen(manager), path_or_fd, offset, size, access)
+
+
+def _check_cursor(cursor: Any) -> None:
+    if cursor is not None and not isinstance(cursor, WindowCursor):
+        raise TypeError(f"cursor must be a WindowCursor, not {type(cursor).__name__}")
 
 
 def _check_access(access: str) -> None:

@@ -38,11 +38,14 @@ class WindowCursor(Client):
     """The most bytes that a request may get."""
 
     def __init__(self, manager: StaticWindowMapManager | None = None) -> None:
+        try:
+            self._most = sys.maxsize if manager is None else manager._window or sys.maxsize
+        except AttributeError:  # looking first would cost each new cursor
+            raise TypeError(f"manager must be a window map manager or None, not {type(manager).__name__}") from None
         self._manager = manager
         self._file = self._given = self._region = None
         self._access = "normal"
         self._where = -1
-        self._most = sys.maxsize if manager is None else manager._window or sys.maxsize
         self._length = self._begin = self._end = self._high = 0
 
     def __repr__(self) -> str:

@@ -6,10 +6,8 @@ open. A file system hands a freed number out again at once, so an entry that pin
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
-import stat
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,48 +15,14 @@ from typing import TYPE_CHECKING, Any
 from . import _system
 from ._errors import ClosedError, FileChangedError
 from ._region import MapRegion, StoredBytes
+from ._status import examine, where_is
 from ._system import Descriptor, Where, called, named
 from ._window import Key
 
 if TYPE_CHECKING:
     from ._manager import StaticWindowMapManager
 
-__all__ = ["Client", "FileRef", "MappedFile", "examine", "read_all", "read_store", "where_is"]
-
-
-def where_is(path_or_fd: Any) -> Where:
-    """The absolute path, or the descriptor. `TypeError` says what is accepted."""
-    if isinstance(path_or_fd, int):
-        return path_or_fd
-    try:
-        return _system.name_of(path_or_fd)
-    except OSError as error:  # the current folder is gone
-        raise named(error, os.fspath(path_or_fd)) from None
-    except TypeError:
-        kind = type(path_or_fd).__name__
-        raise TypeError(f"path_or_fd must be str, bytes, os.PathLike or int (a descriptor), not {kind}") from None
-
-
-def examine(where: Where) -> os.stat_result:
-    """The status of what is to be read, which is refused before it is opened unless it is a regular, sized file."""
-    try:
-        status = _system.status(where)
-        if isinstance(where, int) and not _system.is_readable(where):
-            raise PermissionError(errno.EACCES, "not open for reading")
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
-        if not status.st_size:
-            descriptor = _system.open_file(where, 0)
-            try:
-                if _system.read_at(descriptor.number, 1, 0):
-                    raise OSError(errno.ENODEV, "has data although its size is 0 (as in /proc); use open()")
-            finally:
-                descriptor.close()
-    except OSError as error:
-        raise named(error, where) from None
-    return status
+__all__ = ["Client", "FileRef", "MappedFile", "read_all", "read_store"]
 
 
 def read_all(number: int, size: int, offset: int, where: Where) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 import sys
 import threading
 import weakref
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, TypeVar
 
 from . import _fork, _system
 from ._errors import ClosedError, LimitError, ReentryError, SmmapError
-from ._file import Client, FileRef, MappedFile, examine, read_all, where_is
+from ._file import Client, FileRef, MappedFile, read_all
 from ._ledger import Ledger, Stats
 from ._region import MapRegion, Store, StoredBytes
 from ._rents import Rents, patience, price
 from ._source import CannotMap, Source
+from ._status import examine, where_is
 from ._system import Descriptor, Where, called
 from ._window import ALLOCATIONGRANULARITY, Key, MapWindow, is_64_bit, round_window, serving
 
@@ -142,14 +144,18 @@ class StaticWindowMapManager:
     def release(self, path: Any) -> int:
         """Unload every idle region of the file at `path`, or of the files below that folder; how many went.
 
-        Whole path components count; links are followed as well as taken by name. Works after deletion too.
+        Whole path components count; links are followed as well as taken by name. By whatever name, link or descriptor
+        the manager came to the file, it is found. Works after deletion too.
         """
-        return self._put_off_or_run(self._release_locked, 0, _names(path), False)
+        return self._put_off_or_run(self._release_locked, 0, _names(path), _key_at(path), False)
 
     def close(self) -> None:
         """Unload everything, held regions too, and refuse further use. Views that you hold stay valid."""
         self._closed = True
         self._put_off_or_run(self._unload_locked, 0)
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError(f"a {type(self).__name__} is neither copied nor pickled: each process makes its own")
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +194,7 @@ class StaticWindowMapManager:
     def force_map_handle_removal_win(self, base_path: Any) -> None:
         """On Windows, close the maps at or below a path even if held, so that it can be deleted; nothing elsewhere."""
         if _system.WINDOWS:
-            self._put_off_or_run(self._release_locked, 0, _names(base_path), True)
+            self._put_off_or_run(self._release_locked, 0, _names(base_path), _key_at(base_path), True)
 
     def _collect_lru_region(self, size: int) -> int:
         """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
@@ -560,13 +566,14 @@ class StaticWindowMapManager:
 
     # Files
 
-    def _check_open_locked(self, name: str) -> None:
+    def _check_open_locked(self, where: Where) -> None:
         if self._closed:
+            name = f"descriptor {where}" if isinstance(where, int) else repr(where)
             raise ClosedError(f"the {type(self).__name__} of {name} is closed")
 
     def _file_locked(self, where: Where, status: os.stat_result) -> tuple[MappedFile, os.stat_result]:
         """The entry of the file that has this status, and its status now."""
-        self._check_open_locked(repr(where) if not isinstance(where, int) else f"descriptor {where}")
+        self._check_open_locked(where)
         ref = self._files.get((status.st_dev, status.st_ino))
         file = _alive(ref)
         if file is not None and not file.is_as(status):
@@ -613,18 +620,17 @@ class StaticWindowMapManager:
         if ref.descriptor is not None:
             self._ledger.drop_descriptor(ref.descriptor)
 
-    def _release_locked(self, bases: set[str], held: bool) -> int:
+    def _release_locked(self, bases: set[str], key: tuple[int, int] | None, held: bool) -> int:
         below = tuple(os.path.join(base, "") for base in bases)
-        count = 0
+        chosen = {_alive(self._files.get(key))} if key else set()
         for path, ref in list(self._paths.items()):
-            file = ref()
             names = _names(path)
-            if file is not None and (names & bases or any(name.startswith(below) for name in names)):
-                count += self._ledger.unload_file(file, held)
-        return count
+            if names & bases or any(name.startswith(below) for name in names):
+                chosen.add(ref())
+        return sum(self._ledger.unload_file(file, held) for file in chosen if file is not None)
 
     def _try_opening_locked(self, client: Client) -> None:
-        self._check_open_locked(client._name())
+        self._check_open_locked(client._where)
         descriptor = self._source.open(client, 0, 0, client._flags)
         self._source.keep(client, descriptor)
         self._ledger.check_in(descriptor)
@@ -646,7 +652,7 @@ class StaticWindowMapManager:
     ) -> MapRegion:
         """The region of a window, mapped now if it was not, for the caller to hold (in place of `own`) or to borrow."""
         if self._closed:
-            self._check_open_locked(client._name())
+            self._check_open_locked(client._where)
         file = client._file
         assert file is not None
         ledger = self._ledger
@@ -741,7 +747,7 @@ class StaticWindowMapManager:
         file = client._file
         assert file is not None
         if self._closed:  # before a lent region is revived
-            self._check_open_locked(client._name())
+            self._check_open_locked(client._where)
         window = self._window or client._length
         region = file.regions.get(begin // window)
         cold = region is None or region.end < end or (region.store is None and not self._ledger.revive(region))
@@ -824,3 +830,12 @@ def _names(path: Any) -> set[str]:
     except OSError:  # before Python 3.10, where a link cannot be read
         pass
     return found
+
+
+def _key_at(path: Any) -> tuple[int, int] | None:
+    """By what the file at a path is known; None for a folder, and where nothing is."""
+    try:
+        status = _system.status(where_is(path))
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else (status.st_dev, status.st_ino)

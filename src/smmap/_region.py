@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import mmap
 import weakref
+from operator import index
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from . import _system
 from ._errors import ClosedError
+from ._status import examine, where_is
 from ._window import ALLOCATIONGRANULARITY, Key
 
 if TYPE_CHECKING:
@@ -49,6 +51,15 @@ class StoredBytes(bytes):
             self.token.gone = True
             self.died(self.token)
 
+    def __copy__(self) -> StoredBytes:
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> StoredBytes:
+        return self
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return bytes, (bytes(self),)  # without the token, whose death would be told twice
+
 
 Store = Union[mmap.mmap, StoredBytes]
 
@@ -81,12 +92,13 @@ class MapRegion:
     """What a view is cut from: None where the region is evicted or was never lent."""
 
     def __init__(self, path_or_fd: Any, ofs: int, size: int, flags: int = 0) -> None:
+        where = where_is(path_or_fd)
+        ofs, size, flags = index(ofs), index(size), _system.check_flags(index(flags))
         if ofs < 0 or ofs % ALLOCATIONGRANULARITY or size <= 0:
             raise ValueError(
                 f"a region begins at a multiple of {ALLOCATIONGRANULARITY} and is not empty: {ofs}, {size}"
             )
-        where = path_or_fd if isinstance(path_or_fd, int) else _system.name_of(path_or_fd)
-        flags = _system.check_flags(flags)
+        examine(where)
         try:
             descriptor = _system.open_file(where, flags)
             try:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     class Searchable(Protocol):
         """What is searched."""
 
-        def _copy(self, start: int, stop: int) -> bytes:
+        def copy(self, start: int, stop: int) -> bytes:
             """A copy of [start, stop)."""
 
-        def _window_at(self, start: int) -> tuple[Store, int, int]:
+        def window_at(self, start: int) -> tuple[Store, int, int]:
             """The store of the grid window at `start`, and where it begins and ends."""
 
 
@@ -49,7 +49,7 @@ def rfind(data: Searchable, needle: bytes, start: int, end: int) -> int:
     """The highest index of the needle (not empty) in [start, end), or -1."""
     stop = end
     while start < stop:
-        low = max(start, data._window_at(stop - 1)[1], stop - _longest())
+        low = max(start, data.window_at(stop - 1)[1], stop - _longest())
         found = _across(data, needle, start, stop, end, True)
         if found < 0:
             found = _in_window(data, needle, low, stop, True)[1]
@@ -64,7 +64,7 @@ def count(data: Searchable, needle: bytes, start: int, end: int) -> int:
     found = 0
     while end - start >= len(needle):
         stop = min(end, start + max(STEP, 2 * len(needle)))
-        piece = data._copy(start, stop)
+        piece = data.copy(start, stop)
         if len(needle) == 1:
             found += piece.count(needle)
             start = stop
@@ -85,7 +85,7 @@ def _longest() -> int:
 def _in_window(data: Searchable, needle: bytes, start: int, end: int, backwards: bool) -> tuple[int, int]:
     """Search in what one window has of [start, end): where that ends, and where the needle is, or -1."""
     while True:
-        store, begin, stop = data._window_at(start)
+        store, begin, stop = data.window_at(start)
         stop = min(stop, end, start + _longest())
         try:
             if _FAST_FIND:
@@ -101,7 +101,7 @@ def _in_window(data: Searchable, needle: bytes, start: int, end: int, backwards:
 def _across(data: Searchable, needle: bytes, start: int, border: int, end: int, backwards: bool) -> int:
     """Where the needle is if it begins before the border and ends after it, or -1."""
     low = max(start, border - len(needle) + 1)
-    piece = data._copy(low, min(end, border + len(needle) - 1))
+    piece = data.copy(low, min(end, border + len(needle) - 1))
     found = piece.rfind(needle) if backwards else piece.find(needle)
     return found + low if found >= 0 else -1
 
@@ -189,7 +189,7 @@ def _finditer(data: Searchable, compiled: re.Pattern[bytes], end: int, longest: 
         high = min(end, place + STEP + 2 * longest)
         final = high if high == end else high - longest
         last = place
-        for match in compiled.finditer(data._copy(low, high), place - low):
+        for match in compiled.finditer(data.copy(low, high), place - low):
             start, stop = match.start() + low, match.end() + low
             if start >= final and high != end:
                 break

@@ -190,6 +190,22 @@ def test_changed_files_are_named_and_not_held_against_anyone(
     assert all(one["stopped"] is None for one in answer["contenders"])
 
 
+def test_names_that_cannot_be_written(run: Run, data: Path) -> None:
+    name = data / "\udcff\udcfe"
+    name.write_bytes(bytes(range(250)) * 99)
+    done = run(
+        "bench",
+        name,
+        "--reads",
+        99,
+        patch=patch_first_read("Pread", CHANGES["grown"]),
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert "Traceback" not in done.stderr
+    assert r"changed meanwhile, reads not counted: " in done.stdout
+    assert r"\udcff\udcfe" in done.stdout
+
+
 def test_changed_files_are_named_in_the_table(run: Run, data: Path) -> None:
     done = run("bench", data / "folder2" / "11.bin", "--reads", 99, patch=patch_first_read("Pread", CHANGES["grown"]))
     assert done.returncode == 0

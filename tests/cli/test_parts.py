@@ -145,8 +145,9 @@ def test_usage_of_nothing_known() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="nothing to ask")
-def test_usage_is_what_the_system_says(tmp_path: Path) -> None:
-    path = Path(os.path.realpath(tmp_path)) / "two words"
+@pytest.mark.parametrize("name", ["two words", "two\nlines", "back\\slash", "\udcff\udcfe"])
+def test_usage_is_what_the_system_says(name: str, tmp_path: Path) -> None:
+    path = Path(os.path.realpath(tmp_path)) / name
     path.write_bytes(b"x" * 10_000)
     before = usage({str(path)})
     assert before.maps == before.mapped == 0

@@ -352,6 +352,134 @@ def test_cold_reads_open_the_file_once(make_file: Any, make_manager: Any, monkey
     buffer.close()
 
 
+def test_another_file_that_is_closed_is_not_the_old_one(make_file: Any, make_manager: Any) -> None:
+    one, two = make_file(LENGTH, "one"), make_file(LENGTH, "two")
+    manager = make_manager(WINDOW)
+    buffer = Buffer(manager.make_cursor(one.path))
+    cursor = manager.make_cursor(two.path)
+    cursor.close()
+    for nothing in (cursor, smmap.WindowCursor(manager)):
+        assert not buffer.begin_access(nothing)
+        assert (len(buffer), buffer.closed) == (0, True)
+        assert buffer.begin_access()
+        assert buffer[:9] == one.data[:9]
+    with pytest.raises(TypeError, match="WindowCursor"):
+        buffer.begin_access(5)  # type: ignore[arg-type]
+    assert buffer[:9] == one.data[:9]
+    with pytest.raises(smmap.ClosedError, match="two"):
+        Buffer(cursor)
+
+
+WAYS: dict[str, Any] = {
+    "iter": iter,
+    "reversed": reversed,
+    "finditer": lambda buffer: buffer.finditer(rb"(?s).", 1),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("step", [100, 1 << 20])
+def test_going_through_what_is_begun_anew(
+    name: str, step: int, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with an error, and never goes on in another file, or outside."""
+    for owner in (smmap._buffer, smmap._search):
+        monkeypatch.setattr(owner, "_STEP" if owner is smmap._buffer else "STEP", step)
+    one, two, short = make_file(LENGTH, "one"), make_file(LENGTH, "two"), make_file(WINDOW + 3, "short")
+    manager = make_manager(WINDOW)
+    for again in (
+        lambda: buffer.begin_access(manager.make_cursor(two.path)),
+        lambda: buffer.begin_access(manager.make_cursor(short.path)),
+        lambda: buffer.begin_access(None, 5),
+        lambda: buffer.begin_access(None, 0, WINDOW),
+        lambda: buffer.close(),
+    ):
+        buffer = Buffer(manager.make_cursor(one.path))
+        through = WAYS[name](buffer)
+        first = next(through)
+        assert again() in (True, None)
+        found = [first]
+        with pytest.raises(smmap.ClosedError, match="meanwhile"):
+            while len(found) < LENGTH:
+                found.append(next(through))
+            raise smmap.ClosedError("all of it was at hand already, meanwhile")
+        got = bytes(each if isinstance(each, int) else each.group()[0] for each in found)
+        assert got == (one.data[::-1] if name == "reversed" else one.data)[: len(got)]
+        buffer.close()
+
+
+def test_searching_what_is_begun_anew(make_file: Any, make_manager: Any) -> None:
+    """A bound whose `__index__` begins the buffer anew stands for what another thread might do."""
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW)
+
+    class Restarting:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def __index__(self) -> int:
+            buffer.begin_access(None, 7)
+            return self.value
+
+    for search in ("find", "rfind", "count", "index", "rindex"):
+        buffer = Buffer(manager.make_cursor(file.path))
+        with pytest.raises(smmap.ClosedError, match="meanwhile"):
+            getattr(buffer, search)(file.data[3 * WINDOW : 3 * WINDOW + 9], 0, Restarting(LENGTH))
+        assert buffer[:9] == file.data[7:16]
+        buffer.close()
+
+
+def test_reading_needs_no_handle(make_file: Any, make_manager: Any) -> None:
+    """While views take them all: searches, steps and new buffers read what plain slices read."""
+    if not _system.KEEPS_DESCRIPTORS:
+        pytest.skip("here a descriptor is kept by none")
+    file = make_file(LENGTH)
+    manager = make_manager(WINDOW, 0, 1)
+    buffer = manager.buffer(file.path)
+    view = buffer.view(0, 5)
+    data = file.data
+    for at in (3 * WINDOW - 4, 5 * WINDOW + 1, LENGTH - 30):
+        needle = data[at : at + 9]
+        assert buffer.find(needle) == data.find(needle)
+        assert buffer.rfind(needle) == data.rfind(needle)
+        assert buffer.count(needle) == data.count(needle)
+        assert needle in buffer
+        assert buffer[at : at + 9 : 2] == data[at : at + 9 : 2]
+        assert buffer[at + 9 : at - 9 : -3] == data[at + 9 : at - 9 : -3]
+    assert buffer[:: WINDOW // 3] == data[:: WINDOW // 3]
+    assert buffer == data
+    other = Buffer(manager.make_cursor(file.path), 5)
+    assert other[:9] == data[5:14]
+    assert view == data[:5]
+    assert (manager.stats().mapped, manager.stats().lent + manager.stats().idle) == (1, 1)
+    with pytest.raises(smmap.LimitError):
+        buffer.view(3 * WINDOW, 3 * WINDOW + 5)
+    del view
+
+
+def test_equal_to_what_bytes_are_equal_to(make_file: Any, make_manager: Any) -> None:
+    file = make_file(2000)
+    buffer = make_manager(WINDOW).buffer(file.path)
+    data = file.data
+    for other in (
+        memoryview(data),
+        memoryview(bytes(2 * byte for byte in b"a") + data)[1:],
+        memoryview(b"".join(bytes((byte, 0)) for byte in data))[::2],
+        memoryview(data[::-1])[::-1],
+        bytearray(data),
+        array.array("H", data),
+        memoryview(array.array("H", data)),
+        memoryview(data).cast("B", (2, 1000)),
+        memoryview(data).cast("b"),
+        memoryview(data).cast("c"),
+        data.decode("latin-1"),
+        5,
+        None,
+    ):
+        assert (buffer == other) == (data == other), other
+        assert (buffer != other) == (data != other), other
+
+
 # Against bytes at random
 
 numbers = st.one_of(

@@ -6,11 +6,14 @@ process's descriptors and at its maps, before and after.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -960,3 +963,72 @@ def test_addresses_run_out(tmp_path: Path) -> None:
     done = run_python(RUN_OUT_OF_ADDRESSES, path, window, count)
     assert int(done.stdout) > 0
     assert stat.S_ISREG(os.stat(path).st_mode)
+
+
+def test_a_manager_is_not_copied(make_manager: Any) -> None:
+    """A copy would share some of its tables, and not know when the other is closed."""
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="each process makes its own"):
+            copied(make_manager(W))
+
+
+def test_a_cursor_of_what_is_no_manager() -> None:
+    for wrong in (5, "x", object()):
+        with pytest.raises(TypeError, match="manager must be"):
+            smmap.WindowCursor(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes by name")
+def test_regions_of_their_own_look_before_they_open(make_file: Any, tmp_path: Path) -> None:
+    file = make_file(2 * W)
+    os.mkfifo(tmp_path / "pipe")
+    for where, kind in ((tmp_path / "pipe", OSError), (tmp_path, IsADirectoryError), ("/dev/zero", OSError)):
+        with pytest.raises(kind) as caught:
+            MapRegion(str(where), 0, 10)
+        assert caught.value.filename == str(where)
+    number = os.open(file.path, os.O_WRONLY)
+    try:
+        with pytest.raises(PermissionError):
+            MapRegion(number, 0, 10)
+    finally:
+        os.close(number)
+    for arguments in ((file.path, "0", 10), (file.path, 0, 1.5), (file.path, 0, 10, "x"), (None, 0, 10)):
+        with pytest.raises(TypeError):
+            MapRegion(*arguments)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="no such flag")
+def test_flags_that_the_file_refuses(make_file: Any, make_manager: Any) -> None:
+    """The system's answer, not that the file has changed."""
+    cursor = make_manager(W).make_cursor(make_file(W).path)
+    with pytest.raises(NotADirectoryError):
+        cursor.use_region(0, 5, os.O_DIRECTORY)
+
+
+def test_no_code_of_the_users_runs_under_the_lock(make_file: Any, make_manager: Any) -> None:
+    file = make_file(W)
+    manager = make_manager(W)
+
+    class Named:
+        def __fspath__(self) -> str:
+            self.asked()
+            return str(file.path)
+
+        def __repr__(self) -> str:
+            self.asked()
+            return "Named()"
+
+        def asked(self) -> None:
+            thread = threading.Thread(target=manager.num_file_handles, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive(), "the lock is taken"
+
+    assert manager.buffer(Named())[:9] == file.data[:9]
+    cursor = manager.make_cursor(Named())
+    assert cursor.use_region(0, 9).buffer() == file.data[:9]
+    manager.close()
+    with pytest.raises(ClosedError):
+        manager.buffer(Named())
+    with pytest.raises(ClosedError):
+        cursor.use_region(0, 9).buffer()

@@ -908,3 +908,23 @@ def test_what_was_read_of_a_file_is_read_again_once_it_was_written_to(
         assert new.use_region(0).buffer() == changed[:W]
     old.close()
     keeper.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "link"), reason="no hard links")
+def test_release_finds_the_file_by_any_name(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+    """Also one that the manager never heard of."""
+    file, other = make_file(2 * W), make_file(2 * W, "other")
+    os.link(file.path, tmp_path / "link")
+    manager = make_manager(W)
+    number = os.open(file.path, os.O_RDONLY)
+    try:
+        for where in (number, file.path, tmp_path / "link"):
+            for name in (file.path, tmp_path / "link"):
+                manager.make_cursor(where).use_region(0, 10).close()
+                manager.make_cursor(other.path).use_region(0, 10).close()
+                assert manager.release(name) == 1
+                assert manager.stats().idle == 1
+                assert manager.release(tmp_path / "missing") == 0
+        assert manager.release(tmp_path) == 1
+    finally:
+        os.close(number)

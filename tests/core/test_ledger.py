@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import random
 import sys
 from collections import Counter
@@ -534,3 +536,22 @@ def test_a_map_given_away_stays_open_when_a_buffer_takes_its_window_back(make_fi
     assert buffer[7:50] == file.data[7:50]
     buffer.close()
     del given
+
+
+def test_copies_of_what_was_read_do_not_count(make_file: Any, make_manager: Any) -> None:
+    """Nor does the death of one count as that of the window."""
+    file = make_file(2 * W)
+    manager = make_manager(W, backing="read")
+    cursor = manager.make_cursor(file.path).use_region(0, 10)
+    store = cursor.map()
+    cursor.close()
+    manager.collect()
+    for copied in (copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))):
+        again = copied(store)
+        assert again == file.data[: len(store)]
+        del again
+        manager._check()
+        assert (manager.stats().lent, manager.mapped_memory_size()) == (1, len(store))
+    del store
+    reclaim()
+    assert manager.stats().lent == 0

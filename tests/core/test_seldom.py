@@ -215,7 +215,7 @@ def test_a_buffer_is_given_another_file_between_two_windows_of_a_step(
         return found
 
     monkeypatch.setattr(Buffer, "_window_at", racing)
-    with pytest.raises(smmap.ClosedError, match="another thread"):
+    with pytest.raises(smmap.ClosedError, match="meanwhile"):
         buffer[W - 5 : W + 5 : 2]
     assert buffer[W - 5 : W + 5 : 2] == two.data[W - 5 : W + 5 : 2]
 
@@ -417,7 +417,7 @@ def test_a_buffer_changes_while_it_is_read_into_a_target(
         return result
 
     monkeypatch.setattr(Buffer, name, racing)
-    with pytest.raises(smmap.ClosedError, match="another thread"):
+    with pytest.raises(smmap.ClosedError, match="meanwhile"):
         buffer.readinto(5, bytearray(W))
     buffer.close()
 

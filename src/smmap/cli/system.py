@@ -41,10 +41,15 @@ def usage(paths: AbstractSet[str]) -> Usage:
             for line in lines:
                 # address permissions offset device inode path; private maps are those of loaded extension modules
                 fields = line.rstrip(b"\n").split(None, 5)
-                if len(fields) == 6 and fields[1].endswith(b"s") and os.fsdecode(fields[5]) in paths:
+                if len(fields) == 6 and fields[1].endswith(b"s") and _name(fields[5]) in paths:
                     begin, end = fields[0].split(b"-")
                     maps += 1
                     mapped += int(end, 16) - int(begin, 16)
     except FileNotFoundError:
         return NOTHING
     return Usage(maps, descriptors, mapped, resident)
+
+
+def _name(field: bytes) -> str:
+    """A path as /proc has it, where a newline stands as an octal number."""
+    return os.fsdecode(field.replace(b"\\012", b"\n"))

@@ -14,7 +14,7 @@ from .. import _system
 from .._buffer import SlidingWindowMapBuffer, buffer
 from .._default import chosen
 from .._errors import ClosedError, LimitError
-from .._file import examine
+from .._status import examine
 from ._arrays import Array, root
 from ._npy import header, in_a_row, long, short
 

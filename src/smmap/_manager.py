@@ -710,7 +710,8 @@ class StaticWindowMapManager:
         ledger.let_go(region)
         ledger.evict(region)
         del self._known[holder]
-        if own is not None and not _system.RECLAIMS_LATE:  # there, it may be the one that goes with the garbage
+        exact = spare is not None and not _system.PYPY
+        if own is not None and (exact or not _system.RECLAIMS_LATE):  # there, it may be what goes with the garbage
             self._hold_again_locked(holder, own, spare)
         raise self._no_handle(client)
 

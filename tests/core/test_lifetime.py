@@ -331,10 +331,11 @@ done = refused = 0
 
 class Finalizer:
     def __init__(self, kind):
-        self.kind, self.me, self.cursor = kind, self, None
+        self.kind, self.me = "none", self   # as long as it is not made
         if kind in ("close", "unuse"):
             self.cursor = manager.make_cursor(path).use_region(0, 5)
             self.view = self.cursor.buffer()
+        self.kind = kind
 
     def __del__(self):
         global done, refused

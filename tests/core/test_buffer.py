@@ -429,6 +429,21 @@ def test_searching_what_is_begun_anew(make_file: Any, make_manager: Any) -> None
         buffer.close()
 
 
+@pytest.mark.parametrize("step", [2, 3, 5, 8])
+def test_counting_where_pieces_meet(
+    step: int, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Matches do not overlap, wherever one piece ends and the next begins."""
+    monkeypatch.setattr(smmap._search, "STEP", step)
+    path = tmp_path / "repeated"
+    for data in (b"a" * 61, b"ab" * 30 + b"a", b"aab" * 20, b"baaa" * 15):
+        path.write_bytes(data)
+        with make_manager(WINDOW).buffer(path) as buffer:
+            for needle in (b"a", b"aa", b"aaa", b"aba", b"abab", b"ba", data, data + b"a"):
+                for start in range(4):
+                    assert buffer.count(needle, start) == data.count(needle, start), (data, needle, start)
+
+
 def test_reading_needs_no_handle(make_file: Any, make_manager: Any) -> None:
     """While views take them all: searches, steps and new buffers read what plain slices read."""
     if not _system.KEEPS_DESCRIPTORS:

@@ -1,0 +1,94 @@
+"""Renting before buying, as numbers: when a window's price has been paid, and what is forgotten."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from smmap import _system
+from smmap._rents import Rents, patience, price
+
+from ._tools import PYPY, G
+
+W = 2 * G
+
+
+def reads_until_due(rents: Rents, window: int, size: int, cost: int, most: int = 100) -> int:
+    """How many reads of so many bytes it takes."""
+    for number in range(1, most):
+        if rents.due(window, size, cost, 100):
+            return number
+    return most
+
+
+def test_what_a_window_costs() -> None:
+    assert price(1 << 20, False) == price(4 << 30, False) == 8
+    assert price(1 << 20, True) == 8 + 128
+    assert price(8192, True) == 9
+    assert [patience(windows) for windows in (0, 1, 2, 9, 1 << 40)] == [1, 1, 1, 4, 2048]
+
+
+@pytest.mark.parametrize(
+    ("size", "cost", "reads"),
+    [(1, 8, 8), (32767, 8, 8), (32768, 8, 4), (65536, 8, 3), (1 << 20, 8, 1), (1, 1, 1), (1, 9, 9), (32768, 9, 5)],
+)
+def test_long_reads_pay_more(size: int, cost: int, reads: int) -> None:
+    assert reads_until_due(Rents(), 7, size, cost) == reads
+
+
+def test_what_was_bought_is_paid_for_again() -> None:
+    """A window that was evicted is worth as much as before."""
+    rents = Rents()
+    assert [reads_until_due(rents, 7, 1, 8) for _ in range(3)] == [8, 8, 8]
+
+
+def test_windows_pay_for_themselves() -> None:
+    rents = Rents()
+    assert not any(rents.due(window, 1, 3, 100) for window in range(50))
+    assert not any(rents.due(window, 1, 3, 100) for window in range(50))
+    assert all(rents.due(window, 1, 3, 100) for window in range(50))
+
+
+@pytest.mark.parametrize(("between", "remembered"), [(0, True), (3, True), (7, True), (10, False), (1000, False)])
+def test_rents_are_forgotten_after_two_generations(between: int, remembered: bool) -> None:
+    """What was read before so many other windows were is forgotten; patience is how many make a generation."""
+    rents = Rents()
+    assert not rents.due(0, 1, 2, 4)
+    for window in range(1, 1 + between):
+        assert not rents.due(window, 1, 2, 4)
+    assert rents.due(0, 1, 2, 4) is remembered
+
+
+def test_rents_take_no_more_room_than_two_generations() -> None:
+    rents = Rents()
+    for window in range(10_000):
+        rents.due(window, 1, 8, 16)
+    assert len(rents._young) + len(rents._old) <= 2 * 17
+
+
+@pytest.mark.skipif(PYPY or not _system.KEEPS_DESCRIPTORS, reason="no read without the lock there")
+def test_no_descriptor_is_closed_under_a_reader(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number would be another file's at once."""
+    file, other = make_file(8 * W, "file"), make_file(8 * W, "other")
+    manager = make_manager(W)
+    buffer = manager.buffer(file.path)
+    assert buffer[W : W + 9] == file.data[W : W + 9]
+    taken: list[int] = []
+    read_at = _system.read_at
+
+    def late(number: int, size: int, offset: int) -> bytes:
+        if not taken:
+            manager.collect()
+            taken.append(os.open(other.path, os.O_RDONLY))
+        return read_at(number, size, offset)
+
+    monkeypatch.setattr(_system, "read_at", late)
+    try:
+        assert buffer[3 * W : 3 * W + 9] == file.data[3 * W : 3 * W + 9]
+    finally:
+        os.close(taken[0])
+    assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]

@@ -15,7 +15,7 @@ import pytest
 import smmap
 from smmap import _system
 
-from ._tools import LATE, LINUX, PYPY, G, descriptors, maps
+from ._tools import LATE, LINUX, PYPY, G, descriptors, maps, reclaim
 
 W = 2 * G
 SOURCES = os.path.dirname(smmap.__file__)
@@ -72,10 +72,11 @@ class Scene:
 
     def __init__(self, make_manager: Any, files: list[Any], backing: str) -> None:
         self.files = files
-        self.manager = make_manager(W, 3 * W, 3, backing=backing)
+        self.manager = make_manager(W, 4 * W, 4, backing=backing)
         self.buffer = self.manager.buffer(files[0].path)
         self.other = self.manager.buffer(files[1].path)
         self.cursor = self.manager.make_cursor(files[0].path).use_region(3 * W + 5, 100)
+        self.still = self.manager.make_cursor(files[0].path).use_region(5 * W + 5, 100)
         self.idle = self.manager.make_cursor(files[1].path)
         self.idle.use_region(W, 10).unuse_region()
         self.view = self.buffer.view(W + 1, W + 50)
@@ -101,13 +102,16 @@ class Scene:
                     assert cursor.size() == size
                     assert cursor.buffer() == file.data[offset : offset + size]
         assert self.view is None or self.view == self.files[0].data[W + 1 : W + 50]
+        if self.still.is_valid():
+            assert self.still.region() in self.manager._ledger.held
+            assert self.still.buffer() == self.files[0].data[5 * W + 5 : 5 * W + 105]
         self.manager._check()
 
     def leave(self, folder: Path, error_in_finalizers: bool = False) -> None:
         """Nothing stays; but where a finalizer itself was cut short, nobody closes its descriptor."""
         manager = self.manager
         self.view = None
-        for client in (self.buffer, self.other, self.cursor, self.idle):
+        for client in (self.buffer, self.other, self.cursor, self.still, self.idle):
             client.close()
         gc.collect()
         manager.collect()
@@ -183,12 +187,42 @@ def test_a_call_is_cut_short_at_any_line(
         if name != "close the manager":
             scene.look()
         else:
+            mends = scene.manager._busy
+            stats = scene.manager.stats()
+            assert not mends or (stats.held, stats.idle, stats.descriptors) == (0, 0, 0)
             scene.manager.close()
         scene.leave(tmp_path)
         if ended:
             assert number > 3
             return
     raise AssertionError("it never ended")
+
+
+def test_what_views_keep_is_still_counted(make_manager: Any, make_file: Any) -> None:
+    """Also where another region has taken the place that it had in its file's table."""
+    file = make_file(W + 100)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer:
+        view = buffer.view(W, W + 50)
+    with open(file.path, "ab") as out:
+        out.write(bytes(2 * W))
+    cursor = manager.make_cursor(file.path).use_region(W, W)
+
+    def cut() -> None:
+        raise Interrupt
+
+    for _ in range(2):
+        stats = manager.stats()
+        assert (stats.held, stats.idle, stats.lent) == (1, 0, 1)
+        with pytest.raises(Interrupt):
+            manager._run(cut)
+    assert view == file.data[W : W + 50]
+    del view
+    reclaim()
+    assert (manager.stats().held, manager.stats().lent) == (1, 0)
+    cursor.close()
+    manager.collect()
+    assert manager.stats().mapped == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer") or LATE, reason="no timers, or what is left is reclaimed late")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import hashlib
 import multiprocessing
 import os
@@ -329,24 +328,6 @@ def test_access_travels(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smmap.default_manager().collect()
     assert again.view(0, 1) == b"\x93"
     assert told == ["random"]
-
-
-@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
-def test_flags_travel(file: Path) -> None:
-    """What must not follow links does not where it arrives."""
-    cursor = smmap.default_manager().make_cursor(file)
-    original = smmap.SlidingWindowMapBuffer(cursor, 0, sys.maxsize, os.O_NOFOLLOW)
-    data = pickle.dumps(original)
-    assert pickle.loads(data)[:9] == file.read_bytes()[:9]
-    original.close()
-    cursor.close()
-    os.rename(file, f"{file}.real")
-    os.symlink(f"{file}.real", file)
-    again = pickle.loads(data)
-    for _ in range(2):
-        with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-            again[0]
-    assert len(pickle.dumps(again)) == len(data)
 
 
 def test_an_unopened_buffer_is_a_buffer(file: Path) -> None:

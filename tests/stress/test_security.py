@@ -646,3 +646,23 @@ def test_the_examples_run(page: str, tmp_path: Path) -> None:
     assert blocks or page == "SECURITY.md"
     if blocks:
         run_python("\n".join(blocks), cwd=tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
+def test_flags_travel(make_file: Any, default: Any) -> None:
+    """What must not follow links does not where it arrives."""
+    made = make_file(SIZE)
+    file = made.path
+    cursor = default.make_cursor(file)
+    original = smmap.SlidingWindowMapBuffer(cursor, 0, sys.maxsize, os.O_NOFOLLOW)
+    data = pickle.dumps(original)
+    assert pickle.loads(data)[:9] == made.data[:9]
+    original.close()
+    cursor.close()
+    os.rename(file, f"{file}.real")
+    os.symlink(f"{file}.real", file)
+    again = pickle.loads(data)
+    for _ in range(2):
+        with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+            again[0]
+    assert len(pickle.dumps(again)) == len(data)

@@ -319,7 +319,9 @@ class Ledger:
     def _rebuild_kept(self, files: set[MappedFile]) -> None:
         """Keep the descriptors that both sides know of."""
         for descriptor, ref in list(self.kept.items()):
-            if ref() is None or ref.descriptor is not descriptor:
+            if ref() is None:
+                ref.descriptor = None
+            if ref.descriptor is not descriptor:
                 del self.kept[descriptor]
         for file in files:
             if file.ref.descriptor not in self.kept:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,6 +14,9 @@ import pytest
 
 import smmap
 from smmap import _system
+from smmap._ledger import Ledger
+from smmap._region import MapRegion
+from smmap._source import Source
 
 from ._tools import LATE, LINUX, PYPY, G, descriptors, maps, reclaim
 
@@ -157,16 +160,8 @@ def files(make_file: Any) -> list[Any]:
     return [make_file(6 * W + 100, "one.bin"), make_file(6 * W + 77, "two.bin")]
 
 
-@pytest.fixture(autouse=True)
-def _no_trace_is_left() -> Iterator[None]:
-    before = sys.gettrace()
-    if before is not None:
-        pytest.skip("lines are traced already")
-    yield
-    sys.settrace(before)
-
-
 @pytest.mark.skipif(PYPY, reason="tracing there reaches finalizers, too")
+@pytest.mark.skipif(sys.gettrace() is not None, reason="lines are traced already")
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
 @pytest.mark.parametrize("backing", ["mmap", "read"])
 @pytest.mark.parametrize("name", CALLS)
@@ -198,6 +193,81 @@ def test_a_call_is_cut_short_at_any_line(
     raise AssertionError("it never ended")
 
 
+CUTS = [
+    *[(Ledger, name) for name in ("admit", "take", "let_go", "evict", "_unmapped", "keep")],
+    *[(MapRegion, name) for name in ("drop", "_name", "_outlives")],
+    *[(Source, name) for name in ("open", "store")],
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
+@pytest.mark.parametrize(("owner", "name"), CUTS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_call_is_cut_short_before_and_after_a_step(
+    owner: Any, name: str, make_manager: Any, files: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same without a debugger's means, for every interpreter."""
+    step = getattr(owner, name)
+    met = 0
+    for call, after, backing in itertools.product(CALLS, (False, True), ("mmap", "read")):
+        scene = Scene(make_manager, files, backing)
+        left = [1]
+
+        def cut(*args: Any, left: list[int] = left, after: bool = after) -> Any:
+            if not left:
+                return step(*args)
+            left.pop()
+            if after:
+                step(*args)
+            raise Interrupt
+
+        monkeypatch.setattr(owner, name, cut)
+        try:
+            CALLS[call](scene)
+        except Interrupt:
+            met += 1
+        except smmap.LimitError:
+            assert LATE
+        left.clear()
+        if call != "close the manager":
+            scene.look()
+        monkeypatch.setattr(owner, name, step)
+        scene.leave(tmp_path)
+    assert met > 3
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="none is kept")
+@pytest.mark.parametrize("half", ["not kept", "not the file's", "of a file that is gone"])
+def test_descriptors_that_one_side_does_not_know(half: str, make_manager: Any, make_file: Any, tmp_path: Path) -> None:
+    """They are closed, and the file is opened anew."""
+    file = make_file(6 * W)
+    manager = make_manager(W)
+    buffer: Any = manager.buffer(file.path)
+    assert manager.stats().descriptors == 1
+
+    def cut() -> None:
+        kept = manager._ledger.kept
+        if half == "not kept":
+            kept.clear()
+        elif half == "not the file's":
+            next(iter(kept.values())).descriptor = None
+        raise Interrupt
+
+    if half == "of a file that is gone":
+        buffer = None
+        reclaim()
+        manager._inbox.clear()  # as if it had been cut short after that was taken out
+    with pytest.raises(Interrupt):
+        manager._run(cut)
+    assert manager.stats().descriptors == 0
+    reclaim()
+    assert not LINUX or descriptors(tmp_path) == []
+    manager._check()
+    buffer = manager.buffer(file.path)
+    assert buffer[W : W + 9] == file.data[W : W + 9]
+    assert manager.stats().descriptors == 1
+    buffer.close()
+
+
 def test_what_views_keep_is_still_counted(make_manager: Any, make_file: Any) -> None:
     """Also where another region has taken the place that it had in its file's table."""
     file = make_file(W + 100)
@@ -225,6 +295,7 @@ def test_what_views_keep_is_still_counted(make_manager: Any, make_file: Any) -> 
     assert manager.stats().mapped == 0
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="the tracer's own code would be cut short")
 @pytest.mark.skipif(not hasattr(signal, "setitimer") or LATE, reason="no timers, or what is left is reclaimed late")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
 def test_alarms(

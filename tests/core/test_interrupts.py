@@ -355,3 +355,110 @@ def test_errors_of_ours_do_not_count_as_cut_short(make_manager: Any, files: list
     with pytest.raises(smmap.ClosedError):
         manager.make_cursor(files[0].path)
     assert mended == []
+
+
+# What is only met when a handler raises just there
+
+
+@pytest.mark.parametrize("call", ["status", "open_file", "status_of", "map_at", "read_at"])
+def test_an_alarm_in_a_call_of_the_systems_is_told_as_it_is(
+    call: str, make_manager: Any, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`TimeoutError` is an `OSError`, but none of the system's: nothing else is tried, and no name is added."""
+    manager = make_manager(W)
+    buffer = manager.buffer(files[0].path)
+    other = manager.make_cursor(str(files[1].path))
+    assert buffer[W : W + 9] == files[0].data[W : W + 9]
+    late = TimeoutError("late")
+    rings = [1]
+    original = getattr(_system, call)
+
+    def ring(*args: Any) -> Any:
+        if rings:
+            rings.pop()
+            raise late
+        return original(*args)
+
+    uses: dict[str, Callable[[], Any]] = {
+        "status": lambda: manager.make_cursor(str(files[1].path)),
+        "read_at": lambda: buffer[3 * W : 3 * W + 9],
+    }
+    use = uses.get(call, lambda: other.use_region(0, 9))
+    monkeypatch.setattr(_system, call, ring)
+    with pytest.raises(TimeoutError) as caught:
+        use()
+    assert caught.value is late
+    assert buffer[3 * W : 3 * W + 9] == files[0].data[3 * W : 3 * W + 9]
+    assert other.use_region(0, 9).buffer() == files[1].data[:9]
+    manager._check()
+
+
+def test_a_cursor_moves_on_while_its_last_move_is_settled(
+    make_manager: Any, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread's cursor may at any time: the later move counts."""
+    manager = make_manager(W)
+    cursor = manager.make_cursor(files[0].path)
+    for number in range(4):
+        cursor.use_region(number * W, 9)
+    assert manager.stats().held == 1
+    take = manager._ledger.take
+    later = [2 * W, 3 * W]
+
+    def slow(region: Any) -> None:
+        if later:
+            cursor.use_region(later.pop(0), 9)
+        take(region)
+
+    monkeypatch.setattr(manager._ledger, "take", slow)
+    cursor.use_region(0, 9)
+    for expected in (0, 2 * W, 3 * W, 3 * W):
+        manager.num_file_handles()
+        assert [region.begin for region in manager._ledger.held] == [expected]
+    assert cursor.buffer() == files[0].data[3 * W : 3 * W + 9]
+    cursor.close()
+    assert manager.stats().held == 0
+
+
+@pytest.mark.parametrize("backing", ["mmap", "read"])
+def test_a_move_that_fails_where_memory_is_reclaimed_late(
+    backing: str, make_manager: Any, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor stays as it was, after garbage was collected for it in vain."""
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+    manager = make_manager(W, 0, 1, backing=backing)
+    cursor = manager.make_cursor(files[0].path).use_region(W, 9)
+    view = cursor.buffer()
+    for _ in range(3):
+        with pytest.raises(smmap.LimitError):
+            cursor.use_region(3 * W, 9)
+        assert cursor.buffer() == view == files[0].data[W : W + 9]
+        manager._check()
+        assert manager.stats().held == 1
+    del view
+
+
+def test_a_buffer_needs_a_handle_where_no_descriptor_is_kept(
+    make_manager: Any, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_system, "_HAS_PREAD", False)
+    monkeypatch.setattr(_system, "KEEPS_DESCRIPTORS", False)
+    manager = make_manager(W, 0, 1)
+    cursor = manager.make_cursor(files[0].path)
+    view = cursor.use_region(0, 9).buffer()
+    with pytest.raises(smmap.LimitError):
+        smmap.SlidingWindowMapBuffer(manager.make_cursor(files[0].path), 3 * W)
+    assert view == files[0].data[:9]
+
+
+def test_a_descriptor_that_was_cut_short(files: list[Any], tmp_path: Path) -> None:
+    """It owns what the system has given, and says nothing if that is nothing yet."""
+    descriptor = _system.Descriptor()
+    descriptor.opened = [os.open(files[0].path, os.O_RDONLY)]
+    assert not LINUX or len(descriptors(tmp_path)) == 1
+    del descriptor
+    reclaim()
+    assert not LINUX or descriptors(tmp_path) == []
+    empty = _system.Descriptor.__new__(_system.Descriptor)
+    del empty
+    reclaim()

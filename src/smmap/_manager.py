@@ -426,7 +426,7 @@ class StaticWindowMapManager:
                     self._settle_locked()
                 result = operation(*args)
             except _OURS as error:  # raised where the tables are as they should be
-                self._busy = isinstance(error, TimeoutError)  # but that is what handlers of alarms raise
+                self._busy = _is_from_outside(error)
                 raise
             finally:
                 self._over = self._ledger.memory > self._ledger.max_memory
@@ -809,6 +809,14 @@ class SlidingWindowMapManager(StaticWindowMapManager):
 
 def _time(use: tuple[Any, int]) -> int:
     return use[1]
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether the handler of a signal raised it: the code in which it was raised is not ours then."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and not last.tb_frame.f_globals["__name__"].startswith(f"{__package__}.")
 
 
 def _nothing() -> None:

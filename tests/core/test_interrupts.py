@@ -297,7 +297,7 @@ def test_what_views_keep_is_still_counted(make_manager: Any, make_file: Any) -> 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="the tracer's own code would be cut short")
 @pytest.mark.skipif(not hasattr(signal, "setitimer") or LATE, reason="no timers, or what is left is reclaimed late")
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError, ConnectionError])
 def test_alarms(
     error: type[BaseException], make_manager: Any, files: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

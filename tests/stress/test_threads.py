@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,12 @@ CPYTHON = sys.implementation.name == "cpython"
 def switch_often() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
+    gc.collect()
+    if hasattr(gc, "freeze"):  # what other tests left need not be gone through at each of many collections
+        gc.freeze()
     yield
+    if hasattr(gc, "unfreeze"):
+        gc.unfreeze()
     sys.setswitchinterval(before)
 
 

@@ -18,7 +18,7 @@ from ._default import chosen
 from ._errors import ClosedError, FileChangedError, LimitError, SmmapError
 from ._file import Client
 from ._manager import StaticWindowMapManager
-from ._region import MapRegion, Store, StoredBytes
+from ._region import MapRegion, Store
 
 if TYPE_CHECKING:
     import re
@@ -87,8 +87,7 @@ class SlidingWindowMapBuffer(Client):
         if cursor is None:
             return
         _check_cursor(cursor)
-        if not cursor.is_associated():
-            cursor._needs()
+        cursor._needs()
         if not self.begin_access(cursor, offset, size, flags):
             raise ValueError(f"offset {offset} is out of bounds: {self._name()} has {self._length} bytes")
 
@@ -539,7 +538,7 @@ class SlidingWindowMapBuffer(Client):
         self._check_open()
         return (self._offset + start) // self._window >= (self._offset + self._size - 1) // self._window
 
-    def _window_at(self, start: int) -> tuple[Store, int, int]:
+    def _window_at(self, start: int) -> tuple[Store | bytes, int, int]:
         """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer.
 
         Where no handle is left, a copy of a part of that around `start` stands in.
@@ -551,7 +550,7 @@ class SlidingWindowMapBuffer(Client):
         except LimitError:  # of handles; reading needs none
             block, grid = start - start % _BLOCK, (offset + start) // self._window * self._window - offset
             low, high = max(block, grid, 0), min(block + _BLOCK, grid + self._window, self._size)
-            return StoredBytes(self._copy(low, high)), low, high
+            return self._copy(low, high), low, high
         if self._regions is regions is not _CLOSED:
             return store, begin - offset, end - offset
         raise self._swapped()
@@ -678,7 +677,7 @@ class _Pass:
         """A copy of [start, stop)."""
         return self._step(self._buffer._copy, start, stop)
 
-    def window_at(self, start: int) -> tuple[Store, int, int]:
+    def window_at(self, start: int) -> tuple[Store | bytes, int, int]:
         """The store of the grid window at `start`, and where it begins and ends."""
         return self._step(self._buffer._window_at, start)
 

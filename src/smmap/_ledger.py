@@ -96,12 +96,8 @@ class Ledger:
         if replaced is not None and replaced in self.idle:
             self.evict(replaced)
         self.idle[region] = file
-        self.mapped += 1
-        self.memory += region.end - region.begin
         self.misses += 1
-        file.pins += region.pins
-        file.maps += 1
-        self.files += file.maps == 1
+        self._count(region, file)
 
     def use(self, region: MapRegion) -> None:
         """A mapped region is used: it goes last."""
@@ -166,6 +162,13 @@ class Ledger:
         if token in self.lent:
             self._unsure_memory -= self._unsure.pop(token, 0)
             self._unmapped(*self.lent.pop(token))
+
+    def _count(self, region: MapRegion, file: MappedFile) -> None:
+        self.mapped += 1
+        self.memory += region.end - region.begin
+        file.pins += region.pins
+        file.maps += 1
+        self.files += file.maps == 1
 
     def _unmapped(self, region: MapRegion, file: MappedFile) -> None:
         self.mapped -= 1
@@ -310,11 +313,7 @@ class Ledger:
             return
         else:
             self.lent[region.token] = region, file
-        self.mapped += 1
-        self.memory += region.end - region.begin
-        file.pins += region.pins
-        file.maps += 1
-        self.files += file.maps == 1
+        self._count(region, file)
 
     def _rebuild_kept(self, files: set[MappedFile]) -> None:
         """Keep the descriptors that both sides know of."""

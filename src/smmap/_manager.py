@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
-_OURS = (SmmapError, OSError, ValueError, CannotMap)
+_OURS = (SmmapError, OSError, ValueError, CannotMap)  # what operations raise where the tables are as they should be
 _FRUITLESS_COLLECTIONS = 3 if _system.PYPY else 1  # of garbage, before a limit is believed
 
 
@@ -425,7 +425,7 @@ class StaticWindowMapManager:
                 if self._inbox or self._uses or self._changed:
                     self._settle_locked()
                 result = operation(*args)
-            except _OURS as error:  # raised where the tables are as they should be
+            except _OURS as error:
                 self._busy = _is_from_outside(error)
                 raise
             finally:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         def copy(self, start: int, stop: int) -> bytes:
             """A copy of [start, stop)."""
 
-        def window_at(self, start: int) -> tuple[Store, int, int]:
+        def window_at(self, start: int) -> tuple[Store | bytes, int, int]:
             """The store of the grid window at `start`, and where it begins and ends."""
 
 

@@ -147,7 +147,7 @@ def _owned(call: Callable[..., int], *args: Any) -> Descriptor:
     descriptor = Descriptor()
     opened: list[int] = []
     descriptor.opened = opened
-    opened.extend(map(call, *([arg] for arg in args)))
+    opened.extend(map(call, *([arg] for arg in args)))  # calls and stores in one: no handler runs between
     descriptor.number = opened[0]
     descriptor.opened = ()
     return descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
@@ -34,9 +35,8 @@ class Interrupt(BaseException):
 class Interruption:
     """Raises at the n-th line that is run of the library's, within a `with` block."""
 
-    def __init__(self, number: int, error: type[BaseException] = Interrupt) -> None:
+    def __init__(self, number: int) -> None:
         self.left = number
-        self.error = error
 
     def __enter__(self) -> Interruption:
         sys.settrace(self.call)
@@ -53,21 +53,19 @@ class Interruption:
         return self.line if frame is None else None
 
     def line(self, frame: Any, event: str, _argument: object) -> Any:
-        if event == "line" and frame.f_lineno not in with_lines(frame.f_code):
+        if event == "line" and frame.f_lineno not in with_lines(frame.f_code.co_filename):
             self.left -= 1
             if not self.left:
                 sys.settrace(None)
-                raise self.error
+                raise Interrupt
         return self.line
 
 
-def with_lines(code: Any, known: dict[Any, set[int]] = {}) -> set[int]:  # noqa: B006
+@functools.cache
+def with_lines(name: str) -> frozenset[int]:
     """Lines of `with`, met again when its block is left, and of `try`: no handler of a signal could run there."""
-    if code not in known:
-        with open(code.co_filename, encoding="utf-8") as file:
-            lines = file.readlines()
-        known[code] = {number for number, line in enumerate(lines, 1) if line.strip().startswith(("with ", "try:"))}
-    return known[code]
+    with open(name, encoding="utf-8") as file:
+        return frozenset(number for number, line in enumerate(file, 1) if line.strip().startswith(("with ", "try:")))
 
 
 class Scene:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ._npy import header, short
 if TYPE_CHECKING:
     from .._manager import StaticWindowMapManager
 
-__all__ = ["Array", "MappedArray", "load", "mapped", "reach", "root"]
+__all__ = ["Array", "Layout", "MappedArray", "load", "mapped", "reach", "root"]
 
 Array = np.ndarray[Any, Any]
 
@@ -77,18 +77,24 @@ def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedA
     needed = begin + math.prod(shape) * dtype.itemsize
     if needed > len(data):
         raise ValueError(f"{data._name()} is truncated: its array needs {needed} bytes, the file has {len(data)}")
-    return mapped(data, begin, dtype, shape, strides)
+    return mapped(Layout(data, begin, dtype, shape, strides))
 
 
-def mapped(
-    data: SlidingWindowMapBuffer,
-    offset: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    strides: tuple[int, ...] | None,
-) -> MappedArray:
-    """An array over a file, whose first element is at `offset`. Maps what it covers."""
-    low, high = reach(data, offset, dtype, shape, strides)
+class Layout(NamedTuple):
+    """Where an array lies in a file: its first element is at `offset`."""
+
+    data: SlidingWindowMapBuffer
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    """None for C order."""
+
+
+def mapped(layout: Layout) -> MappedArray:
+    """The array. Maps what it covers."""
+    low, high = reach(layout)
+    data, offset, dtype, shape, strides = layout
     if low == high:
         return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
     # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
@@ -96,14 +102,9 @@ def mapped(
     return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, root(raw))
 
 
-def reach(
-    data: SlidingWindowMapBuffer,
-    offset: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    strides: tuple[int, ...] | None,
-) -> tuple[int, int]:
+def reach(layout: Layout) -> tuple[int, int]:
     """Where in the file the bytes of such an array lie. Opens nothing."""
+    data, offset, dtype, shape, strides = layout
     if any(length < 0 for length in shape):
         raise ValueError(f"no array has the shape {shape}")
     if not math.prod(shape) * dtype.itemsize:
@@ -121,9 +122,9 @@ def reach(
 
 def _over(array: Array, data: SlidingWindowMapBuffer, offset: int, owner: Any) -> MappedArray:
     """The array, whose first element is at `offset` of the file and whose memory is `owner`'s, knowing where it is."""
-    mapped = array.view(MappedArray)
-    mapped._source = data, offset, array.__array_interface__["data"][0], _weak(owner)
-    return mapped
+    found = array.view(MappedArray)
+    found._source = data, offset, array.__array_interface__["data"][0], _weak(owner)
+    return found
 
 
 def root(array: Any) -> Any:

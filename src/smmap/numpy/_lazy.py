@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from ._arrays import Array, MappedArray, mapped, reach
+from ._arrays import Array, Layout, MappedArray, mapped, reach
 from ._npy import long, plain, short
 
 if TYPE_CHECKING:
@@ -39,26 +39,24 @@ class LazyArray:
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None,
     ) -> None:
-        kind = plain(long(dtype))
-        reach(data, offset, kind, shape, strides)
-        self._layout = data, offset, kind, shape, strides
+        self._layout = Layout(data, offset, plain(long(dtype)), shape, strides)
+        reach(self._layout)
 
     def __repr__(self) -> str:
-        return f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout[0]._name()}>"
+        return f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout.data._name()}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data, offset, dtype, shape, strides = self._layout
-        return LazyArray, (data, offset, short(dtype), shape, strides)
+        return LazyArray, tuple(self._layout._replace(dtype=short(self.dtype)))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of each dimension."""
-        return self._layout[3]
+        return self._layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The elements' dtype."""
-        return self._layout[2]
+        return self._layout.dtype
 
     @property
     def ndim(self) -> int:
@@ -90,7 +88,7 @@ class LazyArray:
     def _open(self) -> MappedArray:
         array = self._array
         if array is None:
-            array = self._array = mapped(*self._layout)
+            array = self._array = mapped(self._layout)
         return array
 
     def __getattr__(self, name: str) -> Any:

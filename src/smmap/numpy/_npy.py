@@ -49,13 +49,13 @@ def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtyp
 def short(dtype: np.dtype[Any]) -> Any:
     """The dtype as it pickles best, for `long`: as `.npy` files write it, unless that says less or is longer."""
     try:
-        short = dtype.descr if dtype.names else dtype.str
-        if not _same(long(short), dtype):
+        written = dtype.descr if dtype.names else dtype.str
+        if not _same(long(written), dtype):
             return dtype
     except (ValueError, TypeError):  # fields in another order than their offsets, or that overlap
         return dtype
     # Longer where one dtype is that of many fields: pickled, it is there once
-    return dtype if dtype.names and len(pickle.dumps(short)) > len(pickle.dumps(dtype)) else short
+    return dtype if dtype.names and len(pickle.dumps(written)) > len(pickle.dumps(dtype)) else written
 
 
 def long(dtype: Any) -> np.dtype[Any]:

@@ -294,8 +294,8 @@ class SlidingWindowMapBuffer(Client):
         if store is not None:
             try:
                 return store[key]
-            except ValueError:  # PyPy: evicted and closed meanwhile; or a step of 0, told below
-                pass
+            except (ValueError, OverflowError):  # PyPy: evicted and closed meanwhile; or what is told below:
+                pass  # a step of 0, an index far out of range
         region, low, high, base = self._near
         if type(key) is int:
             if low <= key < high:
@@ -699,16 +699,26 @@ class _Pass:
         size = self.size
         if isinstance(sub, SlidingWindowMapBuffer):
             needle = sub[:]
+        elif type(sub) is int:  # numpy's numbers are bytes-like, as bytes take them
+            needle = _byte(sub)
         else:
-            b"".find(sub)  # raises what bytes raise for it
             try:
-                # As a number only then: numpy's are bytes-like, too
-                needle = bytes((sub,)) if type(sub) is int else b"".join((sub,))
+                needle = b"".join((sub,))
             except TypeError:
-                needle = bytes((index(sub),))
+                needle = _byte(sub)
         low = 0 if start is None else index(start)
         high = size if end is None else index(end)
         return needle, max(low + size, 0) if low < 0 else low, max(high + size, 0) if high < 0 else min(high, size)
+
+
+def _byte(number: Any) -> bytes:
+    """The byte that a search for a number looks for."""
+    if not hasattr(number, "__index__"):
+        b"".find(number)  # raises what bytes raise for it
+    number = index(number)
+    if not 0 <= number < 256:
+        raise ValueError("byte must be in range(0, 256)")
+    return bytes((number,))
 
 
 def buffer(

@@ -493,6 +493,8 @@ def test_equal_to_what_bytes_are_equal_to(make_file: Any, make_manager: Any) -> 
         5,
         None,
     ):
+        if PYPY and isinstance(other, memoryview) and (other.format, other.ndim) != ("B", 1):
+            continue  # PyPy's bytes are equal to what has the same memory, whatever is in it
         assert (buffer == other) == (data == other), other
         assert (buffer != other) == (data != other), other
 

@@ -711,6 +711,7 @@ def test_what_was_held_of_a_file_that_is_gone_goes_when_it_is_let_go(
     cursor.close()
     assert view == file.data[W + 5 : W + 15]
     del view
+    reclaim()
     assert manager.stats().mapped == before.mapped - 1
 
 

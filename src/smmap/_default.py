@@ -8,6 +8,7 @@ from collections.abc import Container
 from typing import Any
 
 from ._errors import SmmapError
+from ._lock import under
 from ._manager import SlidingWindowMapManager, StaticWindowMapManager
 
 __all__ = ["chosen", "configure", "default_manager", "parse_size", "settings"]
@@ -53,12 +54,7 @@ def configure(
         "max_open_handles": max_open_handles,
         "backing": backing,
     }
-    with _lock:
-        if _in_use() is not None:
-            raise SmmapError("the default manager is in use already: call configure() before the first use")
-        wanted = {**_settings, **{name: value for name, value in given.items() if value is not None}}
-        SlidingWindowMapManager(**wanted)
-        _settings.update(wanted)
+    under(_lock, _configure_locked, {name: value for name, value in given.items() if value is not None})
 
 
 def default_manager() -> SlidingWindowMapManager:
@@ -67,14 +63,7 @@ def default_manager() -> SlidingWindowMapManager:
     Raises `ValueError` for an environment variable that is not a size, unless `configure` goes before it. Once it has
     been closed, the next call makes another one.
     """
-    global _manager
-    manager = _in_use()
-    if manager is None:
-        with _lock:
-            manager = _in_use()
-            if manager is None:
-                manager = _manager = SlidingWindowMapManager(**settings())
-    return manager
+    return _in_use() or under(_lock, _make_locked)
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:
@@ -91,9 +80,28 @@ def settings(**given: Any) -> dict[str, Any]:
 
     A variable of the environment is looked at only where nothing goes before it.
     """
-    with _lock:
-        known = {**_settings, **given}
-        return {**_from_environment(known), **known}
+    return under(_lock, _settings_locked, given)
+
+
+def _configure_locked(given: dict[str, Any]) -> None:
+    if _in_use() is not None:
+        raise SmmapError("the default manager is in use already: call configure() before the first use")
+    wanted = {**_settings, **given}
+    SlidingWindowMapManager(**wanted)
+    _settings.update(wanted)
+
+
+def _make_locked() -> SlidingWindowMapManager:
+    global _manager
+    manager = _in_use()
+    if manager is None:
+        manager = _manager = SlidingWindowMapManager(**_settings_locked({}))
+    return manager
+
+
+def _settings_locked(given: dict[str, Any]) -> dict[str, Any]:
+    known = {**_settings, **given}
+    return {**_from_environment(known), **known}
 
 
 def _in_use() -> SlidingWindowMapManager | None:

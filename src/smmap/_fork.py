@@ -10,6 +10,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ._lock import under
+
 if TYPE_CHECKING:
     from ._manager import StaticWindowMapManager
 
@@ -17,49 +19,45 @@ __all__ = ["register"]
 
 _registry: weakref.WeakSet[StaticWindowMapManager] = weakref.WeakSet()
 _registry_lock = threading.RLock()
-_forking: list[StaticWindowMapManager] = []
+_taken: list[Any] = []
 
 
 def register(manager: StaticWindowMapManager) -> None:
     """Take care of a manager, for as long as it lives."""
-    with _registry_lock:
-        _registry.add(manager)
+    under(_registry_lock, _registry.add, manager)
 
 
 def _before_fork() -> None:
     """Take every lock. None is waited for while others are held: a finalizer that interrupts a call under one manager's
     lock may use or make another manager, so no order of locks would do."""
     while True:
-        with _registry_lock:
-            managers = list(_registry)
-        taken: list[Any] = []
+        managers: list[StaticWindowMapManager] = under(_registry_lock, list, _registry)
         for lock in [*[manager._lock for manager in managers], _registry_lock]:
             if not lock.acquire(blocking=False):
                 break
-            taken.append(lock)
+            _taken.append(lock)
         else:
             if set(_registry) <= set(managers):
-                _forking[:] = managers
                 return
-        for one in taken:
-            one.release()
-        with lock:  # wait until that one is free
-            pass
+        _after_fork_in_parent()
+        under(lock, _wait)
+
+
+def _wait() -> None:
+    """For `under`: it is enough that the lock was free."""
 
 
 def _after_fork_in_parent() -> None:
-    for manager in _forking:
-        manager._lock.release()
-    _forking.clear()
-    _registry_lock.release()
+    while _taken:
+        _taken.pop().release()
 
 
 def _after_fork_in_child() -> None:
     global _registry_lock
-    for manager in _forking:
-        manager._lock = threading.RLock()
-    _forking.clear()
+    _taken.clear()
     _registry_lock = threading.RLock()
+    for manager in _registry:
+        manager._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none

@@ -26,6 +26,7 @@ from . import _fork, _system
 from ._errors import ClosedError, LimitError, ReentryError, SmmapError
 from ._file import Client, FileRef, MappedFile, read_all
 from ._ledger import Ledger, Stats
+from ._lock import under
 from ._region import MapRegion, Store, StoredBytes
 from ._rents import Rents, patience, price
 from ._source import CannotMap, Source
@@ -411,27 +412,30 @@ class StaticWindowMapManager:
 
     def _run(self, operation: Callable[..., T], *args: Any) -> T:
         """`operation(*args)` under the lock, after the inbox."""
-        if self._busy and self._lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition asks for it, too
+        if self._busy and self._lock._is_owned():  # type: ignore[attr-defined]
             raise ReentryError(
                 "a finalizer or signal handler interrupted this manager in the same thread: "
                 "use another manager there, or do it later"
             )
-        with self._lock:
-            if self._busy:  # nobody is, so an exception of a signal handler cut short who was
-                self._mend_locked()
-            self._busy = True
-            try:
-                self._reading = -1  # the lock's holder may use another one: who reads without the lock notes it again
-                if self._inbox or self._uses or self._changed:
-                    self._settle_locked()
-                result = operation(*args)
-            except _OURS as error:
-                self._busy = _is_from_outside(error)
-                raise
-            finally:
-                self._over = self._ledger.memory > self._ledger.max_memory
-            self._busy = False
-            return result
+        result: T = under(self._lock, self._run_locked, operation, *args)
+        return result
+
+    def _run_locked(self, operation: Callable[..., T], *args: Any) -> T:
+        if self._busy:  # nobody is, so an exception of a signal handler cut short who was
+            self._mend_locked()
+        self._busy = True
+        try:
+            self._reading = -1  # the lock's holder may use another one: who reads without the lock notes it again
+            if self._inbox or self._uses or self._changed:
+                self._settle_locked()
+            result = operation(*args)
+        except _OURS as error:
+            self._busy = _is_from_outside(error)
+            raise
+        finally:
+            self._over = self._ledger.memory > self._ledger.max_memory
+        self._busy = False
+        return result
 
     def _mend_locked(self) -> None:
         """Set the tables right after an operation that was cut short. Linear in what is mapped."""

@@ -122,6 +122,7 @@ def test_a_fork_takes_every_lock(make_manager: Any) -> None:
     _fork._after_fork_in_child()
     assert manager._lock is not old
     assert _fork._registry_lock is not registry_lock
+    assert _fork._taken == []
     old.release()
     registry_lock.release()
     manager._check()
@@ -146,6 +147,9 @@ class Watched:
 
     def __exit__(self, *exc: object) -> None:
         self.real.release()
+
+    def _is_owned(self) -> bool:
+        return self.real._is_owned()  # type: ignore[attr-defined, no-any-return]
 
 
 def is_free(lock: Any) -> bool:

@@ -139,6 +139,8 @@ def go_on(seed):
         one._check()
         if step % 20 == seed % 20:
             one.collect()
+    for _ in range(3):
+        gc.collect()
     stats = one.stats()
     assert stats.held == len({cursor.region() for cursor in cursors}), stats
     assert stats.lent <= 1, stats
@@ -331,8 +333,9 @@ if __name__ == "__main__":
         pool.join()
     assert sum(count for _, count in done) == 3600
     assert os.getpid() not in {pid for pid, _ in done}
-    with ProcessPoolExecutor(2, mp_context=context) as executor:
-        assert sum(count for _, count in executor.map(_work.read, tasks)) == 3600
+    if method == "fork" or sys.implementation.name == "cpython" or sys.version_info >= (3, 10):  # else PyPy's own fails
+        with ProcessPoolExecutor(2, mp_context=context) as executor:
+            assert sum(count for _, count in executor.map(_work.read, tasks)) == 3600
     here, there = context.Pipe()
     process = context.Process(target=_work.hand_on, args=(part, there))
     process.start()

@@ -368,7 +368,7 @@ def test_the_lock_is_free_after_a_handler_raised_beside_it(where: str, make_mana
     manager._lock = real
     assert cursor.use_region(W, 10).buffer() == files[0].data[W : W + 10]
     manager._check()
-    os.replace(files[1].path, files[0].path)
+    os.truncate(files[0].path, W)
     with real:  # as in a hook that runs before a fork
         with pytest.raises(smmap.FileChangedError):
             cursor.use_region(4 * W, 10)

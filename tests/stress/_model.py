@@ -434,7 +434,8 @@ class Model(RuleBasedStateMachine):
     def collect(self, chosen: int) -> None:
         manager = self.manager(chosen)
         idle = manager.obj.stats().idle
-        assert manager.obj.collect() == idle
+        went = manager.obj.collect()
+        assert went >= idle if LATE else went == idle  # there, it also lets go what only garbage held
         stats = manager.obj.stats()
         assert (stats.idle, stats.descriptors) == (0, 0)
 

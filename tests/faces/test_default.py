@@ -53,6 +53,18 @@ except smmap.SmmapError as error:
     assert run(script, file.path) == "the default manager is in use already: call configure() before the first use"
 
 
+def test_what_goes_before_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a manager that somebody else makes: what is given, then `configure`, then the environment."""
+    monkeypatch.setattr(_default, "_settings", {"window_size": 2 * G, "max_memory_size": 8 * G})
+    for name, value in {"WINDOW_SIZE": "nonsense", "MAX_MEMORY": str(16 * G), "MAX_HANDLES": "7"}.items():
+        monkeypatch.setenv(f"SMMAP_{name}", value)
+    wanted = {"window_size": 4 * G, "max_memory_size": 8 * G, "max_open_handles": 7}
+    assert _default.settings(window_size=4 * G) == wanted
+    monkeypatch.setenv("SMMAP_MAX_HANDLES", "many")
+    with pytest.raises(ValueError, match="environment variable SMMAP_MAX_HANDLES: "):
+        _default.settings()
+
+
 def test_configure() -> None:
     script = (
         SHOW

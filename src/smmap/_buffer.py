@@ -699,26 +699,20 @@ class _Pass:
         size = self.size
         if isinstance(sub, SlidingWindowMapBuffer):
             needle = sub[:]
-        elif type(sub) is int:  # numpy's numbers are bytes-like, as bytes take them
-            needle = _byte(sub)
         else:
             try:
-                needle = b"".join((sub,))
+                b"".find(sub)  # raises what bytes raise for it
             except TypeError:
-                needle = _byte(sub)
+                if not hasattr(sub, "__index__"):  # PyPy's bytes take nothing that has it but int
+                    raise
+            try:
+                # As a number only then: numpy's are bytes-like, too
+                needle = bytes((sub,)) if type(sub) is int else b"".join((sub,))
+            except TypeError:
+                needle = bytes((index(sub),))
         low = 0 if start is None else index(start)
         high = size if end is None else index(end)
         return needle, max(low + size, 0) if low < 0 else low, max(high + size, 0) if high < 0 else min(high, size)
-
-
-def _byte(number: Any) -> bytes:
-    """The byte that a search for a number looks for."""
-    if not hasattr(number, "__index__"):
-        b"".find(number)  # raises what bytes raise for it
-    number = index(number)
-    if not 0 <= number < 256:
-        raise ValueError("byte must be in range(0, 256)")
-    return bytes((number,))
 
 
 def buffer(

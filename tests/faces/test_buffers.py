@@ -569,10 +569,17 @@ def numpy_needles(np: Any) -> list[Any]:
     return [*arrays, *numbers, np.bytes_(b"ab"), np.str_("ab"), np.array(["ab"], object)]
 
 
+class NoNumber:
+    """Has the name of a number's method, and no number."""
+
+    def __index__(self) -> int:
+        raise TypeError("no number")
+
+
 def test_needles_of_any_kind(manager: Any, make_file: Any) -> None:
     """What is bytes-like and a number, as numpy's numbers are, is the one to `find` and the other to `in`."""
     needles = [True, False, Both(b"abc"), Both(b"q"), Wide(b"ab"), Wide(b"q"), Broken(b"ab"), Broken(b"q")]
-    needles += [memoryview(b"ab"), memoryview(b"a-b-")[::2], array.array("H", [0x6261])]
+    needles += [memoryview(b"ab"), memoryview(b"a-b-")[::2], array.array("H", [0x6261]), NoNumber()]
     try:
         import numpy as np
     except ImportError:

@@ -36,7 +36,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the rows")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and docs/assets")
-    parser.add_argument("--from-json", metavar="FILE", help="measure nothing, show what was measured before")
+    parser.add_argument("--from-json", nargs="+", metavar="FILE", help="measure nothing, show what was measured before")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(*(f"{one.subject:12} {one.name}" for one in rows), sep="\n")
         return 0
     if options.from_json:
-        results, where = report.read_json(options.from_json)
+        results, where = report.read_json(*options.from_json)
         print(report.HEAD, *map(report.line, results), report.summary(results), sep="\n")
         if options.write:
             publish(results, where)

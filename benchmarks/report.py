@@ -124,10 +124,13 @@ def write_json(path: str, results: Sequence[Result], where: dict[str, str]) -> N
     Path(path).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def read_json(path: str) -> tuple[list[Result], dict[str, str]]:
-    """What `write_json` wrote: results, and where they were measured."""
-    record = json.loads(Path(path).read_text())
-    return [Result.of_json(one) for one in record["rows"]], record["machine"]
+def read_json(*paths: str) -> tuple[list[Result], dict[str, str]]:
+    """What `write_json` wrote, one file after the other: results, and where they were measured, the same for all."""
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    where: dict[str, str] = records[0]["machine"]
+    if any(record["machine"] != where for record in records):
+        raise SystemExit("what was measured at another commit, or elsewhere, does not belong into one table")
+    return [Result.of_json(one) for record in records for one in record["rows"]], where
 
 
 def table(results: Iterable[Result]) -> list[str]:

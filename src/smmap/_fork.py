@@ -48,6 +48,7 @@ def _wait() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    """Let go of every lock; also where one is not free, which is then waited for."""
     while _taken:
         _taken.pop().release()
 

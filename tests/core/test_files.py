@@ -19,7 +19,7 @@ import smmap
 from smmap import FileChangedError
 from smmap.util import MapRegionList
 
-from ._tools import LATE, File, G, descriptors, expected_size, linux, maps, payload, reclaim
+from ._tools import LATE, PYPY, File, G, descriptors, expected_size, linux, maps, payload, reclaim
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -711,7 +711,8 @@ def test_what_was_held_of_a_file_that_is_gone_goes_when_it_is_let_go(
     cursor.close()
     assert view == file.data[W + 5 : W + 15]
     del view
-    reclaim()
+    if PYPY:  # where it dies at a collection only
+        reclaim()
     assert manager.stats().mapped == before.mapped - 1
 
 

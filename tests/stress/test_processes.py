@@ -139,7 +139,7 @@ def go_on(seed):
         one._check()
         if step % 20 == seed % 20:
             one.collect()
-    for _ in range(3):
+    if sys.implementation.name == "pypy":  # where views die at a collection only
         gc.collect()
     stats = one.stats()
     assert stats.held == len({cursor.region() for cursor in cursors}), stats

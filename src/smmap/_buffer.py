@@ -34,8 +34,12 @@ _STEP = _search.STEP
 _BLOCK = 1 << 16  # bytes copied at once in place of a window
 _NO_REGION = MapRegion.nowhere()
 _NOT_NEAR = (_NO_REGION, 0, 0, 0)
-_CLOSED: dict[Any, MapRegion] = {}  # in place of a file's regions: nothing can be read
-_UNOPENED: dict[Any, MapRegion] = {}  # the same for a buffer made by `later`: the first read opens the file
+
+Grid = tuple[dict[Any, MapRegion], int, int, int]
+"""All that a read needs to know, taken at once: the file's regions, the buffer's size, the window's, the offset."""
+
+_CLOSED: Grid = {}, 0, 1, 0  # nothing can be read
+_UNOPENED: Grid = {}, 0, 1, 0  # the same for a buffer made by `later`: the first read opens the file
 
 
 class SlidingWindowMapBuffer(Client):
@@ -56,18 +60,17 @@ class SlidingWindowMapBuffer(Client):
         "__weakref__",
         "_cursor",
         "_flags",
+        "_grid",
         "_mtime",
         "_near",
         "_offset",
-        "_regions",
         "_size",
         "_whole",
-        "_window",
     )
 
     _cursor: WindowCursor | None
+    _grid: Grid
     _mtime: int | None
-    _regions: dict[Any, MapRegion]
 
     def __init__(
         self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
@@ -80,10 +83,9 @@ class SlidingWindowMapBuffer(Client):
         self._where = -1
         self._length = self._offset = self._size = self._flags = 0
         self._mtime = None
-        self._window = 1
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
-        self._regions = _CLOSED
+        self._grid = _CLOSED
         if cursor is None:
             return
         _check_cursor(cursor)
@@ -115,8 +117,8 @@ class SlidingWindowMapBuffer(Client):
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must not be negative: {offset}, {size}")
         _check_cursor(cursor)
-        if cursor is None and self._regions is _UNOPENED:
-            self._check_open()
+        if cursor is None and self._grid is _UNOPENED:
+            self._ready()
         self.end_access()
         if cursor is not None:
             if not cursor.is_associated():
@@ -140,7 +142,7 @@ class SlidingWindowMapBuffer(Client):
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
         self._mtime = None  # a thread that opens the buffer just now finds that, and closes it again
-        self._regions = _CLOSED  # before the size: who finds the buffer empty must find it closed
+        self._grid = _CLOSED  # before the size: who finds the buffer empty must find it closed
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
         self._size = 0
@@ -152,12 +154,12 @@ class SlidingWindowMapBuffer(Client):
     @property
     def closed(self) -> bool:
         """Whether nothing can be read until `begin_access`."""
-        return self._regions is _CLOSED
+        return self._grid is _CLOSED
 
     def cursor(self) -> WindowCursor | None:
         """A cursor of the buffer's own, holding a region at its offset until `end_access`; None without a file."""
-        if self._regions is _UNOPENED:
-            self._check_open()
+        if self._grid is _UNOPENED:
+            self._ready()
         if self._cursor is None and self._manager is not None:
             self._cursor = self._manager.WindowCursorCls(self._manager)
             self._cursor._adopt(self)
@@ -187,7 +189,7 @@ class SlidingWindowMapBuffer(Client):
         new = type(self)()
         new._adopt(self)
         new._offset, new._size, new._mtime, new._flags = self._offset, self._size, self._mtime, self._flags
-        new._window, new._regions = self._window, self._regions
+        new._grid = self._grid
         return new
 
     def __deepcopy__(self, _memo: Any) -> Self:
@@ -195,7 +197,7 @@ class SlidingWindowMapBuffer(Client):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed or isinstance(self._where, int):
-            self._check_open()
+            self._ready()
             raise TypeError(f"a buffer over a descriptor cannot be pickled, only one over a path: {self._name()}")
         mtime = self._mtime if self._file is None else self._file.mtime
         flags = (self._flags,) if self._flags else ()
@@ -230,7 +232,7 @@ class SlidingWindowMapBuffer(Client):
         new._offset, new._size, new._length, new._mtime = offset, size, length, index(mtime)
         new._access = access
         new._flags = _system.check_flags(index(flags))
-        new._regions = _UNOPENED
+        new._grid = _UNOPENED
         return new
 
     def _open(self) -> None:
@@ -259,26 +261,30 @@ class SlidingWindowMapBuffer(Client):
     def _start(self, offset: int, size: int) -> None:
         """Let reads begin."""
         manager, file = self._needs()
-        self._window = manager.window_size() or max(self._length, 1)
         self._offset = offset
-        self._size = min(size, self._length - offset)
-        self._regions = file.regions  # last: see `_swapped`
+        self._size = size = min(size, self._length - offset)
+        self._grid = file.regions, size, manager._window or max(self._length, 1), offset
 
-    def _check_open(self) -> None:
-        """`ClosedError` if nothing can be read; a buffer made by `later` opens its file now."""
-        if self._regions is _UNOPENED:
+    def _ready(self) -> Grid:
+        """What reads go by; `ClosedError` if nothing can be read. A buffer made by `later` opens its file now."""
+        if self._grid is _UNOPENED:
             self._open()
-        if self.closed:
+        grid = self._grid
+        if grid is _CLOSED:
             self._needs()
             raise self._closed_error()
+        return grid
+
+    def _must_be(self, grid: Grid) -> None:
+        """`ClosedError` if another thread closed the buffer, or gave it another file, since a read took this grid.
+
+        What is found by one grid is of one file. Reads that ask the manager, or take several steps, look at their end.
+        """
+        now = self._grid
+        if now[0] is not grid[0] or now[1:] != grid[1:]:  # the same, if two threads opened it at once: see `_open`
+            raise self._swapped()
 
     def _swapped(self) -> ClosedError:
-        """The error of a read in whose course another thread closed the buffer, or gave it another file.
-
-        A read takes `_regions` first, and what else it needs after it. `begin_access` puts `_regions` in place last. So
-        a read that finds the same ones at its end has bytes of one file; one that does not must not answer. One of
-        several steps also looks whether the buffer still begins at the same offset.
-        """
         return ClosedError(f"{type(self).__name__} of {self._name()} was closed or begun anew meanwhile")
 
     # As bytes
@@ -287,7 +293,7 @@ class SlidingWindowMapBuffer(Client):
         return self._size
 
     def __bytes__(self) -> bytes:
-        return self._copy(0, self._size)
+        return self._slice(slice(None))
 
     def __getitem__(self, key: int | slice) -> Any:
         store = self._whole.hot
@@ -305,12 +311,10 @@ class SlidingWindowMapBuffer(Client):
                         return store[key - base]
                     except ValueError:
                         pass
-            regions = self._regions
-            size = self._size
-            if -size <= key < size:
-                offset = self._offset
-                position = (key if key >= 0 else key + size) + offset
-                found = regions.get(position // self._window)
+            regions, size, window, offset = self._grid
+            if 0 <= key < size:
+                position = key + offset
+                found = regions.get(position // window)
                 if found is not None:
                     store = found.hot
                     if store is None:
@@ -319,17 +323,11 @@ class SlidingWindowMapBuffer(Client):
                         self._stay(found)
                     if store is not None:
                         try:
-                            byte = store[position - found.begin]
+                            return store[position - found.begin]
                         except (ValueError, IndexError):  # or a window clipped before the file grew
                             store = None  # else it would count as lent when another takes its place
-                        else:
-                            if self._regions is regions:
-                                return byte
-                            raise self._swapped()
-                position -= offset
-                return self._copy(position, position + 1)[0]
-            self._check_open()
-            raise IndexError(f"index {key} is out of range: the buffer has {size} bytes")
+                return self._copy(key, key + 1)[0]
+            return self._from_end(key)
         if type(key) is slice:
             start, stop = key.start, key.stop
             if type(start) is int and type(stop) is int and key.step is None:
@@ -340,22 +338,58 @@ class SlidingWindowMapBuffer(Client):
                             return store[start - base : stop - base]
                         except ValueError:
                             pass
-                if 0 <= start <= stop <= self._size:
+                grid = regions, size, window, offset = self._grid
+                if 0 <= start < stop <= size:
+                    position, end = start + offset, stop + offset
+                    number = position // window
+                    found = regions.get(number)
+                    if found is None:
+                        if end <= (number + 1) * window:
+                            data = self._manager.fetch(self, found, number, position, end)  # type: ignore[union-attr]
+                            if self._grid is not grid:
+                                self._must_be(grid)
+                            return data
+                    elif end <= found.end:
+                        store = found.hot
+                        if store is None:
+                            store = self._manager.note(found)  # type: ignore[union-attr]
+                        else:
+                            self._stay(found)
+                        if store is not None:
+                            base = found.begin
+                            try:
+                                return store[position - base : end - base]
+                            except ValueError:
+                                store = None
                     return self._copy(start, stop)
             return self._slice(key)
         return self[int(index(key))]  # index() of a subclass may be of the subclass
 
+    def _from_end(self, key: int) -> Any:
+        """The byte at an index that counts from the end, or that is out of range."""
+        grid = self._ready()
+        size = grid[1]
+        if not -size <= key < size:
+            raise IndexError(f"index {key} is out of range: the buffer has {size} bytes")
+        byte = self[key % size]
+        if self._grid is not grid:
+            self._must_be(grid)
+        return byte
+
     def _slice(self, key: slice) -> bytes:
-        start, stop, step = key.indices(self._size)
-        if step == 1:
-            return self._copy(start, stop)
-        chosen = range(start, stop, step)
-        if not chosen:
-            return self._copy(0, 0)
-        if step < 0:
+        grid = self._ready()
+        start, stop, step = key.indices(grid[1])
+        data = self._copy(start, stop) if step == 1 else self._copy_steps(range(start, stop, step))
+        if self._grid is not grid:
+            self._must_be(grid)
+        return data
+
+    def _copy_steps(self, chosen: range) -> bytes:
+        """A copy of the bytes at these places, each window's at once."""
+        backwards = chosen.step < 0
+        if backwards:
             chosen = chosen[::-1]
         pieces = []
-        regions, offset = self._regions, self._offset
         while chosen:
             store, begin, end = self._window_at(chosen[0])
             here = chosen[: -(-(end - chosen[0]) // chosen.step)]
@@ -365,58 +399,58 @@ class SlidingWindowMapBuffer(Client):
             except ValueError:  # PyPy: evicted and closed meanwhile
                 pieces.append(self._copy(here[0], here[-1] + 1)[:: here.step])
             del store  # else the window would count as lent when the next one needs its handle
-        if (self._regions is not regions and regions is not _UNOPENED) or self._offset != offset:
-            raise self._swapped()
         data = b"".join(pieces)
-        return data if step > 0 else data[::-1]
+        return data[::-1] if backwards else data
 
     def _copy(self, start: int, stop: int) -> bytes:
         """A copy of [start, stop), which must lie in the buffer."""
-        regions, offset, window = self._regions, self._offset, self._window
-        if start >= stop or regions is _CLOSED or regions is _UNOPENED:
-            self._check_open()
-            return self._copy(start, stop) if start < stop else b""
-        position, end = offset + start, offset + stop
-        region = regions.get(position // window)
-        data = None
-        if region is not None and end <= region.end:
-            store = region.hot
+        grid = _, size, window, offset = self._ready()
+        if start >= stop:
+            return b""
+        if stop > size:
+            raise self._swapped()
+        position, end = start + offset, stop + offset
+        border = position - position % window + window
+        data = self._piece(grid, position, min(end, border))
+        if border < end:
+            pieces = [data]
+            while border < end:
+                position, border = border, border + window
+                pieces.append(self._piece(grid, position, min(end, border)))
+            data = b"".join(pieces)
+        if self._grid is not grid:
+            self._must_be(grid)
+        return data
+
+    def _piece(self, grid: Grid, begin: int, end: int) -> bytes:
+        """A copy of [begin, end), offsets in the file that lie in one window."""
+        regions, _, window, _ = grid
+        number = begin // window
+        found = regions.get(number)
+        if found is not None and end <= found.end:
+            store = found.hot
             if store is None:
-                store = self._manager.note(region)  # type: ignore[union-attr]
+                store = self._manager.note(found)  # type: ignore[union-attr]
             else:
-                self._stay(region)
+                self._stay(found)
             if store is not None:
+                base = found.begin
                 try:
-                    data = store[position - region.begin : end - region.begin]
+                    return store[begin - base : end - base]
                 except ValueError:  # PyPy: evicted and closed meanwhile
-                    pass
-        if data is None:
-            border = position - position % window + window
-            data = self._manager.fetch(self, position, min(end, border))  # type: ignore[union-attr]
-            if border < end:
-                pieces = [data]
-                while border < end:
-                    position, border = border, border + window
-                    pieces.append(self._copy(position - offset, min(end, border) - offset))
-                data = b"".join(pieces)
-        if self._regions is regions and self._offset == offset:
-            return data
-        raise self._swapped()
+                    del store
+        return self._manager.fetch(self, found, number, begin, end)  # type: ignore[union-attr]
 
     def _stay(self, region: MapRegion) -> None:
         """The region is used twice in a row: be quick to find it the next time."""
-        regions, offset, size = self._regions, self._offset, self._size
+        grid = regions, size, _, offset = self._grid
         base = region.begin - offset
         high = min(region.end - offset, size)
         self._near = region, max(base, 0), high, base
         if base == 0 and high == size == region.end - region.begin:
             self._whole = region
-        if (
-            self._regions is not regions
-            or self._offset != offset
-            or self._size != size
-            or regions.get(region.key) is not region
-        ):  # another thread closed the buffer, or gave it another file, and had taken down what we put up again
+        if self._grid is not grid or regions.get(region.key) is not region:
+            # another thread closed the buffer, or gave it another file, and had taken down what we put up again
             self._whole = _NO_REGION
             self._near = _NOT_NEAR
 
@@ -433,47 +467,58 @@ class SlidingWindowMapBuffer(Client):
             if view is not None:
                 return view[start:stop]
         region, low, high, base = self._near
-        if not (type(start) is type(stop) is int and low <= start < stop <= high and region.hot is not None):
-            regions = self._regions
-            start, stop, _ = slice(start, stop).indices(self._size)
-            if start >= stop:
-                self._check_open()
-                return memoryview(b"")
-            offset = self._offset
-            found = regions.get((start + offset) // self._window)
-            if found is None or stop + offset > found.end:
+        if type(start) is type(stop) is int:
+            if low <= start < stop <= high and region.hot is not None:
+                view = region.view
+                if view is not None:
+                    return view[start - base : stop - base]
+            regions, size, window, offset = self._grid
+            if 0 <= start < stop <= size:
+                position, end = start + offset, stop + offset
+                found = regions.get(position // window)
+                if found is not None and end <= found.end:
+                    if found.hot is None:
+                        self._manager.note(found)  # type: ignore[union-attr]
+                    else:
+                        self._stay(found)
+                    view = found.view
+                    if view is not None:
+                        base = found.begin
+                        return view[position - base : end - base]
                 return self._view_far(start, stop)
-            if found.hot is not None:
-                self._stay(found)
-            elif self._manager.note(found) is None:  # type: ignore[union-attr]
-                return self._view_far(start, stop)
-            if self._regions is not regions:
-                raise self._swapped()
-            region, base = found, found.begin - offset
-        view = region.view
-        return self._view_far(start, stop) if view is None else view[start - base : stop - base]
+        grid = self._ready()
+        start, stop, _ = slice(start, stop).indices(grid[1])
+        view = self.view(start, stop) if start < stop else memoryview(b"")
+        if self._grid is not grid:
+            self._must_be(grid)
+        return view
 
     def _view_far(self, start: int, stop: int) -> memoryview:
-        """A view of [start, stop) from the manager."""
-        self._check_open()
-        regions = self._regions
-        view = self._manager.view(self, start + self._offset, stop + self._offset)  # type: ignore[union-attr]
-        if self._regions is regions is not _CLOSED:
-            return view
-        raise self._swapped()
+        """A view of [start, stop), which must lie in the buffer, from the manager."""
+        grid = _, size, _, offset = self._ready()
+        if stop > size:
+            raise self._swapped()
+        view = self._manager.view(self, start + offset, stop + offset)  # type: ignore[union-attr]
+        if self._grid is not grid:
+            self._must_be(grid)
+        return view
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = _STEP) -> Iterator[memoryview]:
         """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across
         a window's border. Drop each before the next, and no more than one window need be mapped."""
-        start, stop, _ = slice(start, stop).indices(self._size)
         size = index(size)
         if size < 1:
             raise ValueError(f"size must be positive: {size}")
-        self._check_open()
+        grid = _, length, window, offset = self._ready()
+        start, stop, _ = slice(start, stop).indices(length)
         while start < stop:
-            border = (self._offset + start) // self._window * self._window + self._window - self._offset
+            border = (offset + start) // window * window + window - offset
             end = min(start + size, border, stop)
-            yield self.view(start, end)
+            view = self.view(start, end)
+            if self._grid is not grid:
+                self._must_be(grid)
+            yield view
+            del view  # else two windows would be mapped while the next one is made
             start = end
 
     def __buffer__(self, flags: int) -> memoryview:
@@ -494,7 +539,7 @@ class SlidingWindowMapBuffer(Client):
         if start < 0:
             start += self._size
         if not 0 <= start <= self._size - size:
-            self._check_open()
+            self._ready()
             raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {self._size} bytes")
         return struct.unpack(fmt, self._copy(start, start + size))
 
@@ -510,24 +555,21 @@ class SlidingWindowMapBuffer(Client):
         with memoryview(target) as given, given.cast("B") if given.nbytes else given as view:  # empty: has no cast
             if view.readonly:
                 raise TypeError(f"target must be writable, not {type(target).__name__}")
-            self._check_open()
-            regions, offset = self._regions, self._offset
-            count = max(min(view.nbytes, self._size - start), 0)
-            if self._regions is not regions or regions is _CLOSED:  # none left is not the same as none ever
-                raise self._swapped()
+            grid = regions, length, window, offset = self._ready()
+            count = max(min(view.nbytes, length - start), 0)
             done = 0
             while done < count:
                 low = start + done
-                number = (offset + low) // self._window
-                high = min((number + 1) * self._window - offset, start + count)
+                number = (offset + low) // window
+                high = min((number + 1) * window - offset, start + count)
                 region = regions.get(number)
                 if region is None or region.store is None or _system.RECLAIMS_LATE:  # a view might linger there
                     high = min(high, low + _STEP)
                     piece: bytes | memoryview = self._copy(low, high)
                 else:
                     piece = self.view(low, high)
-                if self._regions is not regions or self._offset != offset or len(piece) != high - low:
-                    raise self._swapped()
+                if self._grid is not grid:
+                    self._must_be(grid)
                 view[done : done + high - low] = piece
                 done += high - low
                 del piece  # else two windows would be mapped while the next one is made
@@ -535,25 +577,26 @@ class SlidingWindowMapBuffer(Client):
 
     def _lies_in_one_window(self, start: int) -> bool:
         """Whether [start, end of the buffer) does, or is empty."""
-        self._check_open()
-        return (self._offset + start) // self._window >= (self._offset + self._size - 1) // self._window
+        _, size, window, offset = self._ready()
+        return (offset + start) // window >= (offset + size - 1) // window
 
     def _window_at(self, start: int) -> tuple[Store | bytes, int, int]:
         """The store of the grid window at `start`, and where it begins and ends: offsets in the buffer.
 
         Where no handle is left, a copy of a part of that around `start` stands in.
         """
-        self._check_open()
-        regions, offset = self._regions, self._offset
+        grid = _, size, window, offset = self._ready()
+        if start >= size:
+            raise self._swapped()
         try:
             store, begin, end = self._manager.window_at(self, offset + start)  # type: ignore[union-attr]
         except LimitError:  # of handles; reading needs none
-            block, grid = start - start % _BLOCK, (offset + start) // self._window * self._window - offset
-            low, high = max(block, grid, 0), min(block + _BLOCK, grid + self._window, self._size)
+            block, number = start - start % _BLOCK, (offset + start) // window * window - offset
+            low, high = max(block, number, 0), min(block + _BLOCK, number + window, size)
             return self._copy(low, high), low, high
-        if self._regions is regions is not _CLOSED:
-            return store, begin - offset, end - offset
-        raise self._swapped()
+        if self._grid is not grid:
+            self._must_be(grid)
+        return store, begin - offset, end - offset
 
     # Going through and searching
 
@@ -653,25 +696,16 @@ class SlidingWindowMapBuffer(Client):
 class _Pass:
     """One way through a buffer: each step is of the file, offset and size that it began with, or a `ClosedError`."""
 
-    __slots__ = ("_buffer", "_offset", "_regions", "size")
+    __slots__ = ("_buffer", "_grid", "size")
 
     def __init__(self, buffer: SlidingWindowMapBuffer) -> None:
-        buffer._check_open()
         self._buffer = buffer
-        self._regions = buffer._regions
-        self._offset = buffer._offset
-        self.size = buffer._size
-        self._check()
+        self._grid = buffer._ready()
+        self.size = self._grid[1]
 
     def _check(self) -> None:
-        buffer = self._buffer
-        if (
-            buffer._regions is not self._regions
-            or self._regions is _CLOSED
-            or buffer._offset != self._offset
-            or buffer._size != self.size
-        ):
-            raise buffer._swapped()
+        if self._buffer._grid is not self._grid:
+            self._buffer._must_be(self._grid)
 
     def copy(self, start: int, stop: int) -> bytes:
         """A copy of [start, stop)."""

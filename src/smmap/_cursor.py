@@ -104,15 +104,24 @@ class WindowCursor(Client):
         if type(offset) is type(size) is int and flags is _NO_FLAGS:
             region = self._region
             end = offset + size
-            if (
-                region is not None
-                and region.begin <= offset < end <= self._high
-                and size <= self._most
-                and region.store is not None
-            ):
-                self._begin = offset
-                self._end = end
-                return self
+            if size:
+                if (
+                    region is not None
+                    and region.begin <= offset < end <= self._high
+                    and size <= self._most
+                    and region.store is not None
+                ):
+                    self._begin = offset
+                    self._end = end
+                    return self
+            elif region is not None and region.key == offset // self._most and region.store is not None:
+                high = self._high
+                if 0 <= offset < high and (
+                    high == self._length or offset + self._most // 2 <= high == region.begin + self._most
+                ):  # the window that the rule gives, mapped as far as it can be
+                    self._begin = offset
+                    self._end = high
+                    return self
             if 0 <= offset < self._length and size >= 0 and self._file is not None:
                 most = self._most
                 found = self._file.regions.get(offset // most)
@@ -127,7 +136,7 @@ class WindowCursor(Client):
                         if end > length:
                             end = length
                         serves = end <= high
-                    else:  # all of the window that the rule gives, if that is this one, mapped as far as it can be
+                    else:  # all of the window that the rule gives, if that is this one
                         end = high
                         serves = high == length or offset + most // 2 <= high == found.begin + most
                     if serves and (

@@ -334,21 +334,19 @@ class StaticWindowMapManager:
                 self._uses[region] = self._clock()
             return store
 
-    def fetch(self, client: Client, begin: int, end: int) -> bytes:
-        """A copy of [begin, end), which lies in one grid window: from its map, or read while it is cold.
+    def fetch(self, client: Client, region: MapRegion | None, number: int, begin: int, end: int) -> bytes:
+        """A copy of [begin, end), which lies in the grid window of that number: from its map, or read while it is cold.
 
-        Reading by the descriptor kept for the file needs no lock: whoever refers to a descriptor keeps it open.
+        `region` is what the window's number leads to in the file's table. Reading by the descriptor kept for the file
+        needs no lock: whoever refers to a descriptor keeps it open.
         """
         file = client._file
-        assert file is not None
-        size = end - begin
-        number = begin // (self._window or client._length)
         due = False
-        region = file.regions.get(number)
         if file.price and (region is None or region.end < end or (region.store is None and not region.pins)):
+            size = end - begin
             due = self._rents.due(file.serial + number, size, file.price, file.patience)
-            descriptor = None if due or _system.PYPY else file.ref.descriptor
-            if descriptor is not None:
+            descriptor = None if due else file.ref.descriptor
+            if descriptor is not None and not _system.PYPY:
                 if descriptor.number != self._reading:
                     self._reading = descriptor.number
                     self._uses[descriptor] = self._clock()
@@ -383,10 +381,10 @@ class StaticWindowMapManager:
                 again: bytes = self._run(self._source.attempt, client._where, begin, end, read_all, *arguments)
                 return again
             finally:
-                if found.shared:
-                    self._inbox.append(found)
-                else:
+                if not found.shared:
                     found.close()
+                elif _system.PYPY:  # elsewhere it is closed with its last reference, such as ours
+                    self._inbox.append(found)
 
     def window_at(self, client: Client, offset: int) -> tuple[Store, int, int]:
         """The store of the grid window at `offset`, mapped, and where it begins and ends for this client."""
@@ -762,9 +760,10 @@ class StaticWindowMapManager:
             descriptor = self._source.open(client, begin, end, 0)
             self._source.keep(client, descriptor)
             self._ledger.cold_reads += 1
-            size = min(window, client._length)
-            file.price = price(size, self._source.reads(client))
-            file.patience = patience(min(self._ledger.limits()[0], self._ledger.max_memory // size))
+            if not file.price:
+                size = min(window, client._length)
+                file.price = price(size, self._source.reads(client))
+                file.patience = patience(min(self._ledger.limits()[0], self._ledger.max_memory // size))
             return descriptor, begin
         store, start, _ = self._window_locked(client, begin)
         return store, start

@@ -56,6 +56,7 @@ class Source:
                 self.keep(client, descriptor, flags)
             return store
         except ValueError as error:
+            file.verify(number, descriptor.shared, begin, end, where)
             raise FileChangedError(f"truncated while [{begin}, {end}) was mapped: {error}", called(where)) from None
         except OSError as error:
             if reads or self._backing != "auto" or error.errno not in _system.UNMAPPABLE:
@@ -72,9 +73,10 @@ class Source:
             self._ledger.keep(descriptor, client._file)
 
     def open(self, client: Client, begin: int, end: int, flags: int) -> Descriptor:
-        """A descriptor of the client's file, verified to hold [begin, end): the kept one, or a new one.
+        """A descriptor of the client's file, verified: the kept one, or a new one that holds [begin, end).
 
-        The caller is one of its readers, so that nobody closes it before the caller checks it in.
+        The caller is one of its readers, so that nobody closes it before the caller checks it in. Of a kept one it is
+        certain which file it is; whether it holds the range turns out when that is read or mapped.
         """
         file = client._file
         assert file is not None
@@ -86,11 +88,12 @@ class Source:
             descriptor = kept
             ledger.kept.move_to_end(descriptor)
         descriptor.readers += 1
-        try:
-            self.attempt(where, begin, end, file.verify, descriptor.number, kept is not None, begin, end, where)
-        except BaseException:
-            ledger.check_in(descriptor)
-            raise
+        if kept is None or not _system.MAP_LOOKS or self.reads(client):
+            try:
+                self.attempt(where, begin, end, file.verify, descriptor.number, kept is not None, begin, end, where)
+            except BaseException:
+                ledger.check_in(descriptor)
+                raise
         return descriptor
 
     def _open_anew(self, where: Where, begin: int, end: int, flags: int) -> Descriptor:

@@ -12,13 +12,14 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any, Callable, Union
+from collections.abc import Iterator, Sequence
+from typing import Any, Union
 
 __all__ = [
     "FREE_THREADED",
     "GONE",
     "KEEPS_DESCRIPTORS",
+    "MAP_LOOKS",
     "PYPY",
     "RECLAIMS_LATE",
     "REFUSALS",
@@ -56,6 +57,9 @@ WINDOWS = os.name == "nt"
 _HAS_PREAD = hasattr(os, "pread")
 KEEPS_DESCRIPTORS = _HAS_PREAD and not WINDOWS
 """Whether files can be read at an offset by a descriptor kept open (on Windows an open one blocks deletion)."""
+
+MAP_LOOKS = not PYPY and not WINDOWS
+"""Whether making a map looks at the file's size itself, and refuses what lies beyond: CPython asks `fstat` there."""
 
 REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What the system says when it has run out: letting something go may help."""
@@ -132,22 +136,22 @@ def open_file(where: Where, flags: int) -> Descriptor:
     after the user closed it; Linux can open the same file anew. Whoever calls verifies what was opened.
     """
     if not isinstance(where, int):
-        return _owned(os.open, where, _OPENING | flags)
+        return _owned(map(os.open, (where,), (_OPENING | flags,)))
     if _REOPENS:
         try:
-            return _owned(os.open, f"/proc/self/fd/{where}", _OPENING | flags)
+            return _owned(map(os.open, (f"/proc/self/fd/{where}",), (_OPENING | flags,)))
         except OSError as error:
             if error.errno in REFUSALS:
                 raise
-    return _owned(os.dup, where)
+    return _owned(map(os.dup, (where,)))
 
 
-def _owned(call: Callable[..., int], *args: Any) -> Descriptor:
-    """A call's new descriptor, which somebody owns before the handler of a signal can raise."""
+def _owned(call: Iterator[int]) -> Descriptor:
+    """The new descriptor that a call gives when it is made, which somebody owns before a signal's handler can raise."""
     descriptor = Descriptor()
     opened: list[int] = []
     descriptor.opened = opened
-    opened.extend(map(call, *([arg] for arg in args)))  # calls and stores in one: no handler runs between
+    opened.extend(call)  # calls and stores in one: no handler runs between
     descriptor.number = opened[0]
     descriptor.opened = ()
     return descriptor

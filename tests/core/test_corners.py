@@ -463,21 +463,21 @@ def test_maps_closed_under_a_reader(hot: bool, make_file: Any, make_manager: Any
                     manager.window_at(buffer, number * W)
                     buffer[number * W + 1]
                 wanted = file.data
-                for region in list(buffer._regions.values()):
+                for region in list(buffer._grid[0].values()):
                     if hot:
                         region.hot = Closed()
                 assert read(buffer) == read(wanted)
-                for region in list(buffer._regions.values()):
+                for region in list(buffer._grid[0].values()):
                     region.hot = None
     small = make_file(99, "small")
     with manager.buffer(small.path) as buffer:
         manager.window_at(buffer, 0)
         assert buffer[5] == small.data[5]
-        for region in list(buffer._regions.values()):
+        for region in list(buffer._grid[0].values()):
             region.hot = Closed()
         assert buffer[5] == small.data[5]
         assert buffer[5:50] == small.data[5:50]
-        for region in list(buffer._regions.values()):
+        for region in list(buffer._grid[0].values()):
             region.hot = None
         with pytest.raises(ValueError, match="step"):
             buffer[::0]

@@ -340,7 +340,7 @@ class StaticWindowMapManager:
         `region` is what the window's number leads to in the file's table. Reading by the descriptor kept for the file
         needs no lock: whoever refers to a descriptor keeps it open.
         """
-        file = client._file
+        file: MappedFile = client._file  # type: ignore[assignment]  # who knows a window's number has one
         due = False
         if file.price and (region is None or region.end < end or (region.store is None and not region.pins)):
             size = end - begin

@@ -7,7 +7,7 @@ from typing import Callable
 
 import smmap
 
-from . import peers
+from . import least, peers
 from .data import MIB, file_of, spread, walk, zipf
 from .harness import Build, Contender, Settings, loop, row
 
@@ -74,6 +74,7 @@ def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
         loop(
             "smmap", expression, positions, role="ours", buf=smmap.SlidingWindowMapManager(WINDOW, memory).buffer(path)
         ),
+        loop(least.NAME, expression, positions, buf=least.LeastCold(os.open(path, os.O_RDONLY))),
         loop("smmap 5", expression, positions, buf=peers.smmap5().SlidingWindowMapBuffer(old.make_cursor(path))),
     ]
     if not settings.quick and memory == 16 * MIB:

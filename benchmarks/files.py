@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 
 import smmap
 
-from . import peers
+from . import least, peers
 from .data import KIB, directory, files_of, spread
 from .harness import Contender, Derived, Result, Settings, derived, loop, row
 
@@ -28,6 +29,7 @@ def kept(settings: Settings, count: int) -> list[Contender]:
     positions = spread(settings.few(COUNT), 0, count * SIZE, 4096, SIZE)
     manager = smmap.SlidingWindowMapManager(max_open_handles=HANDLES)
     maps = peers.lru_of_files(paths, HANDLES)
+    opened: OrderedDict[least.LeastFile, int] = OrderedDict()
     contenders = [
         loop("lru_cache", f"window(i >> 16){SLICE}", positions, role="limit", window=maps),
         loop(
@@ -44,6 +46,12 @@ def kept(settings: Settings, count: int) -> list[Contender]:
             positions,
             role="ours",
             buffers=[manager.buffer(path) for path in paths],
+        ),
+        loop(
+            least.NAME,
+            f"buffers[i >> 16]{SLICE}",
+            positions,
+            buffers=[least.LeastFile(path, opened, HANDLES) for path in paths],
         ),
         loop(
             "cachetools",

@@ -7,7 +7,7 @@ from typing import Any
 
 from smmap import SlidingWindowMapManager
 
-from . import peers
+from . import least, peers
 from .data import MIB, file_of, spread
 from .harness import Contender, Settings, loop, row
 
@@ -62,6 +62,7 @@ def index(settings: Settings, where: str = "", windows: int = 1) -> list[Contend
     return [
         loop("mmap", "buf[i]", positions, role="limit", buf=peers.mapped(file_of(LENGTH))),
         loop("smmap", "buf[i]", positions, role="ours", buf=ours(window)),
+        loop(least.NAME, "buf[i]", positions, buf=least.least_of(file_of(LENGTH), window)),
         loop("smmap 5", "buf[i]", positions, buf=theirs(window)),
         loop("np.memmap kept", "int(buf[i])", positions, buf=array()),
     ]
@@ -92,6 +93,7 @@ def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
     contenders = [
         loop("mmap", expression, positions, role="limit", buf=peers.mapped(path)),
         loop("smmap", expression, positions, role="ours", buf=ours(window)),
+        loop(least.NAME, expression, positions, buf=least.least_of(path, window)),
         loop("smmap 5", expression, positions, buf=theirs(window)),
         loop("np.memmap kept", f"{expression}.tobytes()", positions, buf=array()),
         loop("os.pread", "pread(fd, 4096, i)", positions, pread=os.pread, fd=os.open(path, os.O_RDONLY)),
@@ -125,6 +127,7 @@ def views(settings: Settings, where: str = "", windows: int = 1) -> list[Contend
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
         loop("smmap", "buf.view(i, i + 4096)", positions, role="ours", buf=ours(window)),
+        loop(least.NAME, "buf.view(i, i + 4096)", positions, buf=least.least_of(path, window)),
         loop("smmap 5", "memoryview(buf[i:i + 4096])", positions, buf=theirs(window)),
         loop("np.memmap kept", "buf[i:i + 4096]", positions, buf=array()),
     ]
@@ -155,6 +158,7 @@ def cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
         loop("smmap", expression, positions, role="ours", cursor=own),
+        loop(least.NAME, expression, positions, cursor=least.LeastCursor(least.LeastWindows(path, window))),
         loop("smmap 5", expression, positions, cursor=old),
     ]
 
@@ -171,5 +175,8 @@ def new_cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Co
     return [
         loop("mmap", "stat(path) and view[i:i + 4096]", positions, role="limit", stat=os.stat, path=path, view=view),
         loop("smmap", expression, positions, role="ours", make=own._manager.make_cursor, path=path),
+        loop(
+            least.NAME, expression, positions, make=least.LeastCursor.maker(least.LeastWindows(path, window)), path=path
+        ),
         loop("smmap 5", expression, positions, make=old.cursor()._manager.make_cursor, path=path),
     ]

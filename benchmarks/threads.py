@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import smmap
 
-from . import cold, hits, peers
+from . import cold, hits, least, peers
 from .data import MIB, file_of, spread
 from .harness import Build, Contender, Settings, loop, row
 
@@ -106,17 +106,22 @@ def hit(settings: Settings, threads: int, shared: bool) -> list[Contender]:
 @rows("misses, buffer")
 def miss(settings: Settings, threads: int) -> list[Contender]:
     """Copies of 4 KiB all over 256 MiB, of which 16 may be mapped."""
-    path = file_of(cold.LENGTH)
+    path, positions = file_of(cold.LENGTH), cold.positions_of(settings, "uniform")
     manager = smmap.SlidingWindowMapManager(cold.WINDOW, 16 * MIB)
     descriptor = os.open(path, os.O_RDONLY)
-    return contenders(
-        threads,
-        "buf[i:i + 4096]",
-        cold.positions_of(settings, "uniform"),
-        lambda: {"buf": manager.buffer(path)},
-        "pread(fd, 4096, i)",
-        lambda: {"pread": os.pread, "fd": descriptor},
-    )
+    bare = {"buf": least.LeastCold(descriptor)}
+    return [
+        *contenders(
+            threads,
+            "buf[i:i + 4096]",
+            positions,
+            lambda: {"buf": manager.buffer(path)},
+            "pread(fd, 4096, i)",
+            lambda: {"pread": os.pread, "fd": descriptor},
+        ),
+        crew(least.NAME, "buf[i:i + 4096]", positions, [bare] * threads, "peer"),
+        *([crew(least.ONE_THREAD, "buf[i:i + 4096]", positions, [bare], "peer")] if threads > 1 else []),
+    ]
 
 
 @rows("misses, cursor")

@@ -142,7 +142,7 @@ class SlidingWindowMapBuffer(Client):
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
         self._mtime = None  # a thread that opens the buffer just now finds that, and closes it again
-        self._grid = _CLOSED  # before the size: who finds the buffer empty must find it closed
+        self._grid = _CLOSED
         self._whole = _NO_REGION
         self._near = _NOT_NEAR
         self._size = 0
@@ -536,11 +536,11 @@ class SlidingWindowMapBuffer(Client):
 
         size = struct.calcsize(fmt)
         start = index(offset)
+        _, length, _, _ = self._ready()
         if start < 0:
-            start += self._size
-        if not 0 <= start <= self._size - size:
-            self._ready()
-            raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {self._size} bytes")
+            start += length
+        if not 0 <= start <= length - size:
+            raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {length} bytes")
         return struct.unpack(fmt, self._copy(start, start + size))
 
     def readinto(self, start: int, target: Any) -> int:

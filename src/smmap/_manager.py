@@ -340,7 +340,9 @@ class StaticWindowMapManager:
         `region` is what the window's number leads to in the file's table. Reading by the descriptor kept for the file
         needs no lock: whoever refers to a descriptor keeps it open.
         """
-        file: MappedFile = client._file  # type: ignore[assignment]  # who knows a window's number has one
+        file = client._file
+        if file is None:
+            return b""  # the client got another file just now, and will find that out
         due = False
         if file.price and (region is None or region.end < end or (region.store is None and not region.pins)):
             size = end - begin
@@ -349,8 +351,14 @@ class StaticWindowMapManager:
             if descriptor is not None and not _system.PYPY:
                 if descriptor.number != self._reading:
                     self._reading = descriptor.number
-                    self._uses[descriptor] = self._clock()
-                    self._pauses += 1
+                    if _system.FREE_THREADED:
+                        self._uses[descriptor] = self._clock()
+                        self._pauses += 1
+                    else:
+                        try:
+                            self._ledger.kept.move_to_end(descriptor)
+                        except KeyError:
+                            pass
                 try:
                     data = _system.read_at(descriptor.number, size, begin)
                 except (OSError, MemoryError) as error:
@@ -360,7 +368,32 @@ class StaticWindowMapManager:
                 if len(data) == size:
                     self._ledger.cold_reads += 1
                     return data
+            elif not due and file.ref.descriptor is None and _system.KEEPS_DESCRIPTORS and not self._closed:
+                found = self._fetch_anew(client, file, begin, end)
+                if found is not None:
+                    return found
         return self._fetch_with_lock(client, begin, end, due)
+
+    def _fetch_anew(self, client: Client, file: MappedFile, begin: int, end: int) -> bytes | None:
+        """The same by a descriptor that is opened now, and kept; None where what fails is to be dealt with by the lock.
+
+        Only keeping it takes the lock, so that threads open and read files side by side.
+        """
+        where, flags = client._where, client._flags
+        descriptor = None
+        try:
+            descriptor = _system.open_file(where, flags)
+            file.verify(descriptor.number, False, begin, end, where)
+            data = read_all(descriptor.number, end - begin, begin, where)
+            self._run(self._keep_locked, file, descriptor, flags)
+            return data
+        except (OSError, MemoryError) as error:
+            if isinstance(error, SmmapError) or not _system.code_of(error):  # or what the handler of a signal raised
+                raise
+            return None
+        finally:
+            if descriptor is not None and not descriptor.shared:
+                descriptor.close()
 
     def _fetch_with_lock(self, client: Client, begin: int, end: int, due: bool) -> bytes:
         """The same where there is no such descriptor, the window is to be mapped, or reading it failed."""
@@ -638,6 +671,12 @@ class StaticWindowMapManager:
         descriptor = self._source.open(client, 0, 0, client._flags)
         self._source.keep(client, descriptor)
         self._ledger.check_in(descriptor)
+
+    def _keep_locked(self, file: MappedFile, descriptor: Descriptor, flags: int) -> None:
+        """Keep a descriptor that was read from, unless it was opened with flags of a client's own."""
+        self._ledger.cold_reads += 1
+        if not (flags or self._closed):
+            self._ledger.keep(descriptor, file)
 
     # Windows
 

@@ -461,3 +461,138 @@ def test_advice_that_the_system_refuses(make_file: Any, make_manager: Any, monke
     assert buffer.view(W, W + 9) == file.data[W : W + 9]
     assert asked == ([mmap.MADV_RANDOM] if hasattr(mmap, "MADV_RANDOM") else [])
     buffer.close()
+
+
+def test_a_buffer_that_two_threads_open_at_once(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one to open it finds the same: who reads already is not refused."""
+    file = make_file(3 * W)
+    buffer = pickle.loads(pickle.dumps(make_manager(W).buffer(file.path)))
+    real = Buffer._piece
+
+    def racing(self: Any, *args: Any) -> Any:
+        before = self._grid
+        self._start(self._offset, self._size)
+        assert self._grid is not before
+        return real(self, *args)
+
+    monkeypatch.setattr(Buffer, "_piece", racing)
+    assert buffer[W - 5 : W + 5] == file.data[W - 5 : W + 5]
+    buffer.close()
+
+
+@pytest.mark.parametrize("change", ["closed", "begun elsewhere"])
+def test_a_bound_changes_the_buffer_that_it_is_a_bound_of(make_file: Any, make_manager: Any, change: str) -> None:
+    file, other = make_file(3 * W), make_file(2 * W, "other")
+    manager = make_manager(W)
+
+    class Bound:
+        def __index__(self) -> int:
+            if change == "closed":
+                buffer.close()
+            else:
+                buffer.begin_access(manager.make_cursor(other.path))
+            return 5
+
+    for read in (lambda: buffer.view(Bound(), 9), lambda: buffer[Bound() : 9], lambda: buffer[Bound() : 9 : 2]):
+        buffer = manager.buffer(file.path)
+        with pytest.raises(smmap.ClosedError, match="closed"):
+            read()
+        buffer.close()
+
+
+def test_a_view_past_the_end_of_the_file_that_took_the_place(make_file: Any, make_manager: Any) -> None:
+    """Its bounds were looked at before."""
+    with make_manager(W).buffer(make_file(3 * W).path, 0, W) as buffer:
+        for read in (buffer._view_far, buffer._copy):
+            with pytest.raises(smmap.ClosedError, match="meanwhile"):
+                read(5, W + 1)
+        with pytest.raises(smmap.ClosedError, match="meanwhile"):
+            buffer._window_at(W)
+
+
+def test_a_window_of_the_file_that_took_the_place(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was mapped when the buffer was begun anew: a search must not go on in it."""
+    file, other = make_file(3 * W), make_file(3 * W, "other")
+    manager = make_manager(W)
+    buffer = manager.buffer(file.path)
+    real = manager.window_at
+
+    def racing(*args: Any) -> Any:
+        monkeypatch.undo()
+        found = real(*args)
+        buffer.begin_access(manager.make_cursor(other.path))
+        return found
+
+    monkeypatch.setattr(manager, "window_at", racing)
+    with pytest.raises(smmap.ClosedError, match="meanwhile"):
+        buffer._window_at(5)
+    buffer.close()
+
+
+def test_a_file_that_is_slow_to_open_keeps_nobody_waiting(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cold reads open without the lock; two that open the same file keep one descriptor."""
+    slow, other = make_file(3 * W, "slow"), make_file(3 * W)
+    manager = make_manager(W)
+    buffers = [manager.buffer(slow.path), manager.buffer(slow.path)]
+    beside = manager.buffer(other.path)
+    assert [one[5] for one in (*buffers, beside)] == [slow.data[5], slow.data[5], other.data[5]]
+    manager.collect()
+    assert manager.stats().descriptors == 0
+    opening, done = threading.Semaphore(0), threading.Event()
+    real = _system.open_file
+
+    def open_slowly(where: Any, flags: int) -> Any:
+        descriptor = real(where, flags)
+        if where == str(slow.path):
+            opening.release()
+            assert done.wait(60)
+        return descriptor
+
+    monkeypatch.setattr(_system, "open_file", open_slowly)
+    got: list[bytes] = []
+    readers = [threading.Thread(target=lambda one=one: got.append(one[7:99])) for one in buffers]
+    for reader in readers:
+        reader.start()
+        assert opening.acquire(timeout=60)
+    assert beside[7:99] == other.data[7:99]
+    assert manager.stats().cold_reads == 4
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert got == [slow.data[7:99]] * 2
+    assert manager.stats().cold_reads == 6
+    assert manager.stats().descriptors == 2
+    manager._check()
+
+
+@pytest.mark.parametrize("call", ["open_file", "status_of", "read_at"])
+def test_what_a_cold_read_is_refused_it_gets_for_what_is_idle(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The first try is made without the lock, and lets nothing go."""
+    file, idle = make_file(3 * W), make_file(3 * W, "idle")
+    manager = make_manager(W)
+    buffer, other = manager.buffer(file.path), manager.buffer(idle.path)
+    assert (buffer[5], other[5]) == (file.data[5], idle.data[5])
+    manager.collect()
+    assert other[W + 5] == idle.data[W + 5]
+    real, refused = getattr(_system, call), []
+
+    def refuse(*args: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(args)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*args)
+
+    monkeypatch.setattr(_system, call, refuse)
+    assert buffer[7:99] == file.data[7:99]
+    assert len(refused) == 2
+    kept = [ref() for ref in manager._ledger.kept.values()]
+    assert kept == ([other._file, buffer._file] if call == "read_at" else [buffer._file])
+    manager._check()

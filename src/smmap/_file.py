@@ -134,6 +134,7 @@ class MappedFile:
             self.size = status.st_size
             self.mtime = status.st_mtime_ns
             self.written = True
+            self.price = 0  # it depends on the size
 
     def verify(self, number: int, kept: bool, begin: int, end: int, where: Where) -> None:
         """`FileChangedError` unless the descriptor is this very file and holds [begin, end) now."""

@@ -356,9 +356,9 @@ class StaticWindowMapManager:
                         self._pauses += 1
                     else:
                         try:
-                            self._ledger.kept.move_to_end(descriptor)
+                            self._ledger.kept.move_to_end(descriptor)  # a single step under the interpreter's lock
                         except KeyError:
-                            pass
+                            pass  # it was let go meanwhile
                 try:
                     data = _system.read_at(descriptor.number, size, begin)
                 except (OSError, MemoryError) as error:

@@ -533,6 +533,18 @@ def test_a_window_of_the_file_that_took_the_place(
     buffer.close()
 
 
+def test_what_rents_go_by_follows_the_size(make_file: Any, make_manager: Any) -> None:
+    file = make_file(G)
+    manager = make_manager(64 * W, max_memory_size=4 * 64 * W)
+    with manager.buffer(file.path) as buffer:
+        assert buffer[5] == file.data[5]
+        assert buffer._file.patience == 4 * 64  # so many windows of that size, by half
+    os.truncate(file.path, 64 * W)
+    with manager.buffer(file.path) as buffer:
+        assert buffer[5] == file.data[5]
+        assert buffer._file.patience == 2
+
+
 def test_a_file_that_is_slow_to_open_keeps_nobody_waiting(
     make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -608,3 +608,43 @@ def test_what_a_cold_read_is_refused_it_gets_for_what_is_idle(
     kept = [ref() for ref in manager._ledger.kept.values()]
     assert kept == ([other._file, buffer._file] if call == "read_at" else [buffer._file])
     manager._check()
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_what_is_opened_with_flags_is_for_its_buffer_alone(make_file: Any, make_manager: Any, flagged: bool) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as plain:
+        assert plain[5] == file.data[5]
+        flags = os.O_SYNC if flagged else 0
+        with Buffer(manager.make_cursor(file.path), 0, 3 * W, flags) as buffer:
+            manager.collect()
+            assert buffer[W + 7 : W + 99] == file.data[W + 7 : W + 99]
+            assert manager.stats().descriptors == (not flagged)
+    manager._check()
+
+
+def test_a_manager_is_closed_while_it_opens_a_file(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer:
+        assert buffer[5] == file.data[5]
+        manager.collect()
+        real = _system.read_at
+
+        def close_first(*args: Any) -> bytes:
+            manager.close()
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_system, "read_at", close_first)
+            assert buffer[7:99] == file.data[7:99]
+        assert manager.stats().descriptors == 0
+        manager._check()
+        opened: list[Any] = []
+        monkeypatch.setattr(_system, "open_file", lambda *args: opened.append(args))
+        with pytest.raises(smmap.ClosedError, match="Manager"):
+            buffer[7:99]
+        assert not opened

@@ -2,7 +2,7 @@
 
 No limits, no order of use, no closing, no files that change, no second thread, no index from the end: a program that
 hides windows behind methods cannot do less. What a goal asks for beyond this, no library written in Python can give on
-the machine that measured it.
+the machine that measured it. Reads that cross a window's border come out short, which the table tells as wrong bytes.
 """
 
 from __future__ import annotations

@@ -88,11 +88,14 @@ def line(result: Result) -> str:
 
 
 def least_ratio(result: Result) -> float | None:
-    """What the least Python takes, as a multiple of the limit; where threads are compared, of one thread of its own."""
-    found = result.contenders.get(least.NAME)
+    """What the least Python takes, as a multiple of the limit; where threads are compared, of one thread of its own.
+
+    cachetools is Python as well, and the better of both where reads come back to maps.
+    """
+    times = [result.contenders[name].least for name in (least.NAME, "cachetools") if name in result.contenders]
     single = result.contenders.get(least.ONE_THREAD)
     limit = single.least if single else result.best("limit")
-    return found.least / limit if found and limit else None
+    return min(times) / limit if least.NAME in result.contenders and limit else None
 
 
 def balance(results: Sequence[Result]) -> str:

@@ -648,3 +648,26 @@ def test_a_manager_is_closed_while_it_opens_a_file(
         with pytest.raises(smmap.ClosedError, match="Manager"):
             buffer[7:99]
         assert not opened
+
+
+@pytest.mark.parametrize("call", ["open_file", "status_of", "read_at"])
+def test_the_exception_of_an_alarm_ends_a_cold_read(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It is an `OSError` without a number: not the system's, so that no other way is tried."""
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer:
+        assert buffer[5] == file.data[5]
+        manager.collect()
+        real = getattr(_system, call)
+
+        def ring(*_: Any) -> Any:
+            monkeypatch.setattr(_system, call, real)
+            raise TimeoutError("the alarm")
+
+        monkeypatch.setattr(_system, call, ring)
+        with pytest.raises(TimeoutError, match="the alarm"):
+            buffer[7:99]
+        assert buffer[7:99] == file.data[7:99]
+    manager._check()

@@ -345,11 +345,11 @@ class SlidingWindowMapBuffer(Client):
                     found = regions.get(number)
                     if found is None:
                         if end <= (number + 1) * window:
-                            data = self._manager.fetch(self, found, number, position, end)  # type: ignore[union-attr]
+                            data = self._manager.fetch(self, None, number, position, end)  # type: ignore[union-attr]
                             if self._grid is not grid:
                                 self._must_be(grid)
                             return data
-                    elif end <= found.end:
+                    elif end <= found.end:  # as `_piece` does it, without the call
                         store = found.hot
                         if store is None:
                             store = self._manager.note(found)  # type: ignore[union-attr]
@@ -555,7 +555,8 @@ class SlidingWindowMapBuffer(Client):
         with memoryview(target) as given, given.cast("B") if given.nbytes else given as view:  # empty: has no cast
             if view.readonly:
                 raise TypeError(f"target must be writable, not {type(target).__name__}")
-            grid = regions, length, window, offset = self._ready()
+            data = _Pass(self)
+            regions, length, window, offset = data.grid
             count = max(min(view.nbytes, length - start), 0)
             done = 0
             while done < count:
@@ -565,11 +566,9 @@ class SlidingWindowMapBuffer(Client):
                 region = regions.get(number)
                 if region is None or region.store is None or _system.RECLAIMS_LATE:  # a view might linger there
                     high = min(high, low + _STEP)
-                    piece: bytes | memoryview = self._copy(low, high)
+                    piece: bytes | memoryview = data.copy(low, high)
                 else:
-                    piece = self.view(low, high)
-                if self._grid is not grid:
-                    self._must_be(grid)
+                    piece = data.view(low, high)
                 view[done : done + high - low] = piece
                 done += high - low
                 del piece  # else two windows would be mapped while the next one is made
@@ -696,20 +695,24 @@ class SlidingWindowMapBuffer(Client):
 class _Pass:
     """One way through a buffer: each step is of the file, offset and size that it began with, or a `ClosedError`."""
 
-    __slots__ = ("_buffer", "_grid", "size")
+    __slots__ = ("_buffer", "grid", "size")
 
     def __init__(self, buffer: SlidingWindowMapBuffer) -> None:
         self._buffer = buffer
-        self._grid = buffer._ready()
-        self.size = self._grid[1]
+        self.grid = buffer._ready()
+        self.size = self.grid[1]
 
     def _check(self) -> None:
-        if self._buffer._grid is not self._grid:
-            self._buffer._must_be(self._grid)
+        if self._buffer._grid is not self.grid:
+            self._buffer._must_be(self.grid)
 
     def copy(self, start: int, stop: int) -> bytes:
         """A copy of [start, stop)."""
         return self._step(self._buffer._copy, start, stop)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """A view of [start, stop)."""
+        return self._step(self._buffer.view, start, stop)
 
     def window_at(self, start: int) -> tuple[Store | bytes, int, int]:
         """The store of the grid window at `start`, and where it begins and ends."""

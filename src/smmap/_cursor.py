@@ -118,7 +118,7 @@ class WindowCursor(Client):
                 high = self._high
                 if 0 <= offset < high and (
                     high == self._length or offset + self._most // 2 <= high == region.begin + self._most
-                ):  # the window that the rule gives, mapped as far as it can be
+                ):  # the window that the rule gives, mapped as far as it can be; as below, but gitdb asks so often
                     self._begin = offset
                     self._end = high
                     return self

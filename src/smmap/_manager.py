@@ -341,24 +341,23 @@ class StaticWindowMapManager:
         needs no lock: whoever refers to a descriptor keeps it open.
         """
         file = client._file
-        if file is None:
-            return b""  # the client got another file just now, and will find that out
+        if file is None:  # another thread gives the client another one just now
+            raise client._closed_error()
         due = False
         if file.price and (region is None or region.end < end or (region.store is None and not region.pins)):
             size = end - begin
             due = self._rents.due(file.serial + number, size, file.price, file.patience)
-            descriptor = None if due else file.ref.descriptor
-            if descriptor is not None and not _system.PYPY:
+            descriptor = file.ref.descriptor
+            if due:
+                pass  # to be mapped, which needs the lock
+            elif descriptor is None:
+                found = self._fetch_anew(client, file, begin, end)
+                if found is not None:
+                    return found
+            elif not _system.PYPY:
                 if descriptor.number != self._reading:
                     self._reading = descriptor.number
-                    if _system.FREE_THREADED:
-                        self._uses[descriptor] = self._clock()
-                        self._pauses += 1
-                    else:
-                        try:
-                            self._ledger.kept.move_to_end(descriptor)  # a single step under the interpreter's lock
-                        except KeyError:
-                            pass  # it was let go meanwhile
+                    self._note_kept(descriptor)
                 try:
                     data = _system.read_at(descriptor.number, size, begin)
                 except (OSError, MemoryError) as error:
@@ -368,17 +367,29 @@ class StaticWindowMapManager:
                 if len(data) == size:
                     self._ledger.cold_reads += 1
                     return data
-            elif not due and file.ref.descriptor is None and _system.KEEPS_DESCRIPTORS and not self._closed:
-                found = self._fetch_anew(client, file, begin, end)
-                if found is not None:
-                    return found
         return self._fetch_with_lock(client, begin, end, due)
 
+    def _note_kept(self, descriptor: Descriptor) -> None:
+        """Note that a reader uses another kept descriptor now, without the lock."""
+        try:
+            self._ledger.kept.move_to_end(descriptor)  # a single step under the interpreter's lock
+        except KeyError:
+            pass  # it was let go meanwhile
+
+    if _system.FREE_THREADED:  # pragma: no cover - `make matrix` runs it
+
+        def _note_kept(self, descriptor: Descriptor) -> None:
+            """As above, settled later: there, a table that is changed without the lock breaks."""
+            self._uses[descriptor] = self._clock()
+            self._pauses += 1
+
     def _fetch_anew(self, client: Client, file: MappedFile, begin: int, end: int) -> bytes | None:
-        """The same by a descriptor that is opened now, and kept; None where what fails is to be dealt with by the lock.
+        """The same by a descriptor that is opened now, and kept; None where that needs the lock.
 
         Only keeping it takes the lock, so that threads open and read files side by side.
         """
+        if not _system.KEEPS_DESCRIPTORS or self._closed:
+            return None
         where, flags = client._where, client._flags
         descriptor = None
         try:
@@ -416,7 +427,7 @@ class StaticWindowMapManager:
             finally:
                 if not found.shared:
                     found.close()
-                elif _system.PYPY:  # elsewhere it is closed with its last reference, such as ours
+                elif not found.closes_itself:
                     self._inbox.append(found)
 
     def window_at(self, client: Client, offset: int) -> tuple[Store, int, int]:
@@ -529,7 +540,7 @@ class StaticWindowMapManager:
         order = [uses.popitem() for _ in range(len(uses))]  # only here they grow fewer; not `while`: others add to them
         order.sort(key=_time)
         for used, _ in order:
-            if type(used) is Descriptor:
+            if type(used) is Descriptor:  # pragma: no cover - on free-threaded Pythons: see `_note_kept`
                 if used in ledger.kept:
                     ledger.kept.move_to_end(used)
             else:
@@ -696,8 +707,7 @@ class StaticWindowMapManager:
         """The region of a window, mapped now if it was not, for the caller to hold (in place of `own`) or to borrow."""
         if self._closed:
             self._check_open_locked(client._where)
-        file = client._file
-        assert file is not None
+        _, file = client._needs()
         ledger = self._ledger
         region = file.regions.get(key)
         if region is not None and region.end >= end and (region.store is not None or ledger.revive(region)):
@@ -788,8 +798,7 @@ class StaticWindowMapManager:
 
     def _fetch_locked(self, client: Client, begin: int, end: int, due: bool) -> tuple[Store | Descriptor, int]:
         """A store that has [begin, end) and where it begins, or a descriptor to read it by."""
-        file = client._file
-        assert file is not None
+        _, file = client._needs()
         if self._closed:  # before a lent region is revived
             self._check_open_locked(client._where)
         window = self._window or client._length
@@ -803,6 +812,8 @@ class StaticWindowMapManager:
                 size = min(window, client._length)
                 file.price = price(size, self._source.reads(client))
                 file.patience = patience(min(self._ledger.limits()[0], self._ledger.max_memory // size))
+            if descriptor.closes_itself:
+                self._ledger.check_in(descriptor)
             return descriptor, begin
         store, start, _ = self._window_locked(client, begin)
         return store, start

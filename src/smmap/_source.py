@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from . import _system
 from ._errors import FileChangedError, LimitError
-from ._file import Client, read_store
+from ._file import Client, MappedFile, read_store
 from ._system import Descriptor, Where, called, named, span_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Source:
                 self.keep(client, descriptor, flags)
             return store
         except ValueError as error:
-            file.verify(number, descriptor.shared, begin, end, where)
+            self._verify(client, file, descriptor, begin, end)
             raise FileChangedError(f"truncated while [{begin}, {end}) was mapped: {error}", called(where)) from None
         except OSError as error:
             if reads or self._backing != "auto" or error.errno not in _system.UNMAPPABLE:
@@ -90,11 +90,15 @@ class Source:
         descriptor.readers += 1
         if kept is None or not _system.MAP_LOOKS or self.reads(client):
             try:
-                self.attempt(where, begin, end, file.verify, descriptor.number, kept is not None, begin, end, where)
+                self._verify(client, file, descriptor, begin, end)
             except BaseException:
                 ledger.check_in(descriptor)
                 raise
         return descriptor
+
+    def _verify(self, client: Client, file: MappedFile, descriptor: Descriptor, begin: int, end: int) -> None:
+        where = client._where
+        self.attempt(where, begin, end, file.verify, descriptor.number, descriptor.shared, begin, end, where)
 
     def _open_anew(self, where: Where, begin: int, end: int, flags: int) -> Descriptor:
         try:

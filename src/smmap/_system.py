@@ -309,9 +309,14 @@ class Descriptor:
             except OSError:
                 pass  # it is closed nevertheless, and nothing was written that could be lost
 
+    @property
+    def closes_itself(self) -> bool:
+        """Whether its last reference closes it: who reads keeps one, so that nobody need say when it has read."""
+        return self.shared and not PYPY
+
     def retire(self) -> None:
-        """Be closed, once nobody reads: who reads without the lock keeps a reference, and the last one closes."""
-        if PYPY or not self.shared:
+        """Be closed, once nobody reads, unless it closes itself."""
+        if not self.closes_itself:
             self.close()
 
     def __del__(self) -> None:

@@ -518,7 +518,7 @@ def test_an_index_from_the_end_of_another_file(
         return grid
 
     monkeypatch.setattr(Buffer, "_ready", racing)
-    with pytest.raises(smmap.ClosedError, match="begun anew meanwhile$"):
+    with pytest.raises(smmap.ClosedError, match=r"begun anew meanwhile$"):
         buffer[-2 * W]
     buffer.close()
 

@@ -691,3 +691,53 @@ def test_the_exception_of_an_alarm_ends_a_cold_read(
             buffer[7:99]
         assert buffer[7:99] == file.data[7:99]
     manager._check()
+
+
+def test_views_one_after_the_other_are_of_one_file(make_file: Any, make_manager: Any) -> None:
+    file, other = make_file(3 * W), make_file(3 * W, "other")
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer:
+        views = buffer.iter_views(0, None, G)
+        assert next(views) == file.data[:G]
+        buffer.begin_access(manager.make_cursor(other.path))
+        with pytest.raises(smmap.ClosedError, match=r"begun anew meanwhile$"):
+            next(views)
+
+
+def test_a_map_past_the_end_tells_the_size(make_file: Any, make_manager: Any) -> None:
+    """Also by a descriptor that was kept, which nobody looks at before."""
+    file = make_file(4 * W)
+    manager = make_manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        assert cursor.use_region(5, 9).buffer() == file.data[5:14]
+        assert manager.stats().descriptors == 1
+        os.truncate(file.path, 2 * W)
+        with pytest.raises(smmap.FileChangedError, match=rf"truncated to {2 * W} bytes: \[{3 * W}, {4 * W}\)"):
+            cursor.use_region(3 * W, 9)
+        assert cursor.use_region(W, 9).buffer() == file.data[W : W + 9]
+
+
+def test_nothing_lies_before_the_begin_for_who_holds_a_seam(make_file: Any, make_manager: Any) -> None:
+    """A seam window's key is negative, as is the number of a grid window before the begin."""
+    file = make_file(3 * W)
+    with make_manager(W).make_cursor(file.path) as cursor:
+        cursor.use_region(W - 5, 10)
+        assert cursor.region().ofs_begin() == W // 2
+        with pytest.raises(ValueError, match="negative"):
+            cursor.use_region(-1)
+        assert cursor.buffer() == file.data[W - 5 : W + 5]
+
+
+def test_everything_from_here_after_the_file_grew(make_file: Any, make_manager: Any) -> None:
+    """Not only as far as the region held, which was clipped before."""
+    data = make_file(16 * G, "all").data
+    file = make_file(6 * G, data=data[: 6 * G])
+    manager = make_manager(8 * G)
+    with manager.make_cursor(file.path) as old:
+        assert old.use_region(0).size() == 6 * G
+        with open(file.path, "ab") as grown:
+            grown.write(data[6 * G :])
+        with manager.make_cursor(file.path) as cursor:
+            assert cursor.use_region(5, 9).region() is old.region()
+            assert cursor.use_region(0).buffer() == data[: 8 * G]
+            assert old.buffer() == data[: 6 * G]

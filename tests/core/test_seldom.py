@@ -741,3 +741,43 @@ def test_everything_from_here_after_the_file_grew(make_file: Any, make_manager: 
             assert cursor.use_region(5, 9).region() is old.region()
             assert cursor.use_region(0).buffer() == data[: 8 * G]
             assert old.buffer() == data[: 6 * G]
+
+
+def test_a_buffer_that_is_between_two_files(make_file: Any, make_manager: Any) -> None:
+    """Another thread gives it the second one just now."""
+    file = make_file(3 * W)
+    buffer = known(make_manager(W), file)
+    mapped, buffer._file = buffer._file, None
+    with pytest.raises(smmap.ClosedError, match=r"is closed$"):
+        buffer[7:99]
+    buffer._file = mapped
+    assert buffer[7:99] == file.data[7:99]
+    buffer.close()
+
+
+def test_a_descriptor_is_let_go_as_it_is_used(make_file: Any, make_manager: Any) -> None:
+    file = make_file(3 * W)
+    manager = make_manager(W)
+    with manager.buffer(file.path) as buffer:
+        assert buffer[5] == file.data[5]
+        descriptor = buffer._file.ref.descriptor
+        manager.collect()
+        manager._note_kept(descriptor)
+        assert manager.stats().descriptors == 0
+        manager._check()
+
+
+def test_a_file_that_was_short_only_as_it_was_mapped(
+    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_file(3 * W)
+
+    def refuse(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise ValueError("mmap length is greater than file size")
+
+    with make_manager(W).make_cursor(file.path) as cursor:
+        monkeypatch.setattr(_system, "map_at", refuse)
+        with pytest.raises(smmap.FileChangedError, match=rf"truncated while \[{W}, {2 * W}\) was mapped"):
+            cursor.use_region(W, 9)
+        assert cursor.use_region(W, 9).buffer() == file.data[W : W + 9]

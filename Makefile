@@ -16,9 +16,9 @@ help:
 	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
 	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
-	@echo "make mutants  wrong changes to the engine, one at a time: which test notices (ARGS='-k ledger' chooses)"
+	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
-	@echo "make bench-quick  the rows with a goal in a minute, written nowhere (ARGS='hits' chooses rows)"
+	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make docs     build the documentation into site/, every reference checked"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff reformat"
@@ -28,8 +28,11 @@ help:
 demo: $(VENV)/.cli
 	$(BIN)/smmap bench --handles 64 --memory 16M --reads 20000 $(ARGS)
 
+# A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
+WORKERS ?= auto
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Half of the time each; ends at the first answer that is neither right nor a promised error.
 SECONDS ?= 60
@@ -41,7 +44,7 @@ stress: $(VENV)/.test
 
 # Python 3.12 or later: before, no class in Python can export bytes, so those lines are not reached.
 coverage: $(VENV)/.test
-	$(BIN)/python -m coverage run -m pytest tests/core tests/stress tests/compat/test_names.py \
+	SMMAP_ENGINE=plain $(BIN)/python -m coverage run -m pytest tests/core tests/engine tests/stress tests/compat/test_names.py \
 		tests/faces/test_buffers.py tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py $(ARGS)
 	$(BIN)/python -m coverage report
 

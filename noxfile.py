@@ -13,7 +13,8 @@ from pathlib import Path
 import nox
 
 WANTED = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t", "pypy3"]
-LIGHT = ["tests/core", "tests/stress", "tests/compat/test_names.py"]  # what needs pytest and hypothesis only
+LIGHT = ["tests/core", "tests/engine", "tests/stress", "tests/compat/test_names.py"]  # need pytest and hypothesis only
+PARALLEL = ["-n", "auto", "--dist", "loadfile"]  # a file's tests in one process: some of them share what they make
 
 nox.options.sessions = ["matrix"]
 
@@ -35,11 +36,11 @@ if len(FOUND) < len(WANTED):
 
 @nox.session(python=FOUND)
 def matrix(session: nox.Session) -> None:
-    """Core, stress and compatibility, with nothing but pytest and hypothesis. What is added goes to pytest."""
-    session.install("--only-binary=:all:", "pytest", "hypothesis")
+    """Core, engine, stress and names, with nothing but pytest and hypothesis. What is added goes to pytest."""
+    session.install("--only-binary=:all:", "pytest", "pytest-xdist", "hypothesis")
     session.install("--no-deps", "--editable", ".")
     session.run("python", "-c", "import sys; print(sys.version, getattr(sys, '_is_gil_enabled', lambda: True)())")
-    session.run("python", "-m", "pytest", *(session.posargs or LIGHT))
+    session.run("python", "-m", "pytest", *PARALLEL, *(session.posargs or LIGHT))
 
 
 @nox.session(python=FOUND)
@@ -47,4 +48,4 @@ def tests(session: nox.Session) -> None:
     """All tests, with all libraries. What is added on the command line goes to pytest."""
     extra = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it
     session.install("--only-binary=:all:", "--editable", f".[{extra}]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)

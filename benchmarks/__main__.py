@@ -23,7 +23,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="smmap beside its limits and peers")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="a subject, or part of a row's name; all without one")
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: a minute in all")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: two minutes in all")
     parser.add_argument("--rounds", type=int, help="rounds of each row, in each process")
     parser.add_argument("--processes", type=int, help="processes for each row; the median of their ratios counts")
     parser.add_argument(
@@ -86,7 +86,9 @@ def run(one: Row, settings: Settings, options: argparse.Namespace) -> Result:
 
 def skipped(one: Row, why: str, failed: bool = False) -> Result:
     """What stands for a row that cannot be measured here."""
-    return Result(one.name, one.subject, one.limit, one.goal, one.stretch, skipped=why, failed=failed)
+    return Result(
+        one.name, one.subject, one.limit, one.goal, one.stretch, one.against, one.figure, skipped=why, failed=failed
+    )
 
 
 def only(options: argparse.Namespace) -> set[str]:
@@ -122,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.from_json:
         results, where = report.read_json(*options.from_json)
-        print(report.HEAD, *map(report.line, results), report.summary(results), sep="\n")
+        print(report.head(where), *map(report.line, results), report.summary(results), sep="\n")
         if options.write:
             publish(results, where)
         return 0
@@ -131,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     changes["cpu"] = options.cpu
     settings = dataclasses.replace(settings, **changes)
     where = report.machine()  # before the page is written, and as the code is now
-    print(report.HEAD)
+    print(report.head(where), flush=True)
     results = []
     for one in rows:
         results.append(run(one, settings if one.goal else settings.for_curves(), options))

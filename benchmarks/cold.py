@@ -7,9 +7,9 @@ from typing import Callable
 
 import smmap
 
-from . import least, peers
+from . import peers
 from .data import MIB, file_of, spread, walk, zipf
-from .harness import Build, Contender, Settings, loop, row
+from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, Build, Contender, Settings, loop, row
 
 LENGTH = 256 * MIB
 WINDOW = MIB
@@ -21,7 +21,7 @@ LRU = "lru_cache of mmaps"
 
 
 def positions_of(settings: Settings, pattern: str) -> list[int]:
-    """Where reads begin; none crosses a window's border."""
+    """Where reads start; none crosses a window's border."""
     count = settings.few(COUNT)
     if pattern == "uniform":
         return spread(count, 0, LENGTH, SIZE, WINDOW)
@@ -40,17 +40,18 @@ def others(path: str, positions: list[int], limit: int, pread: str) -> list[Cont
     ]
 
 
-def rows(face: str, limit: str, goals: tuple[float, float, float]) -> Callable[[Build], Build]:
+def rows(face: str, limit: str, goal: float) -> Callable[[Build], Build]:
     """A row for each pattern and each limit of memory, of which 16 MiB is the issue's."""
 
     def enter(build: Build) -> Build:
-        for pattern, goal in reversed(list(zip(("uniform", "zipf", "walk"), goals))):
+        for pattern in ("walk", "zipf", "uniform"):
             for megabytes in (256, 128, 64, 16, 4):
                 main = megabytes == 16
                 build = row(
                     f"{face} cold, {pattern}" if main else f"{face} cold, {pattern}, {megabytes} MiB",
                     limit=limit,
                     goal=goal if main else None,
+                    against=SMMAP_5,
                     figure="cold",
                     panel=f"{face}, {pattern}",
                     x=megabytes,
@@ -63,7 +64,7 @@ def rows(face: str, limit: str, goals: tuple[float, float, float]) -> Callable[[
     return enter
 
 
-@rows("buffer", PREAD, (1.6, 1.5, 2.0))
+@rows("buffer", PREAD, NO_SLOWER)
 def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     """Copies: where smmap is free to read instead of mapping."""
     path, positions = file_of(LENGTH), positions_of(settings, pattern)
@@ -74,8 +75,7 @@ def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
         loop(
             "smmap", expression, positions, role="ours", buf=smmap.SlidingWindowMapManager(WINDOW, memory).buffer(path)
         ),
-        loop(least.NAME, expression, positions, buf=least.LeastCold(os.open(path, os.O_RDONLY))),
-        loop("smmap 5", expression, positions, buf=peers.smmap5().SlidingWindowMapBuffer(old.make_cursor(path))),
+        loop(SMMAP_5, expression, positions, buf=peers.smmap5().SlidingWindowMapBuffer(old.make_cursor(path))),
     ]
     if not settings.quick and memory == 16 * MIB:
         import numpy as np
@@ -86,7 +86,7 @@ def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     return contenders
 
 
-@rows("cursor", LRU, (1.35, 1.5, 1.4))
+@rows("cursor", LRU, AT_MOST_DEARER)
 def cursor(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     """Copies made from a cursor's view, which always maps."""
     path, positions = file_of(LENGTH), positions_of(settings, pattern)
@@ -96,5 +96,5 @@ def cursor(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     return [
         *others(path, positions, memory, "peer"),
         loop("smmap", expression, positions, role="ours", cursor=own),
-        loop("smmap 5", expression, positions, cursor=old),
+        loop(SMMAP_5, expression, positions, cursor=old),
     ]

@@ -10,7 +10,7 @@ import smmap
 from . import peers
 from .data import directory
 from .files import growth
-from .harness import Contender, Derived, Result, Settings, derived, once, row
+from .harness import NO_SLOWER, SMMAP_5, Contender, Derived, Result, Settings, derived, once, row
 
 WINDOW = 2 * 4096
 
@@ -27,19 +27,29 @@ def sparse(size: int) -> str:
     return str(path)
 
 
-@row("collect, N = 1,000", limit="closing N mmaps", goal=2.2, figure="collect", panel="a region", x=1000, count=1000)
+@row(
+    "collect, N = 1,000",
+    limit="closing N mmaps",
+    goal=NO_SLOWER,
+    against=SMMAP_5,
+    figure="collect",
+    panel="a region",
+    x=1000,
+    count=1000,
+)
 @row("collect, N = 3,000", limit="closing N mmaps", figure="collect", panel="a region", x=3000, count=3000, quick=False)
 @row(
     "collect, N = 10,000",
     limit="closing N mmaps",
-    goal=2.2,
+    goal=NO_SLOWER,
+    against=SMMAP_5,
     figure="collect",
     panel="a region",
     x=10000,
     count=10000,
     quick=False,
 )
-@row("collect, N = 30,000", limit="closing N mmaps", goal=2.2, figure="collect", panel="a region", x=30000, count=30000)
+@row("collect, N = 30,000", limit="closing N mmaps", figure="collect", panel="a region", x=30000, count=30000)
 def collect(settings: Settings, count: int) -> list[Contender]:
     """`manager.collect()` with so many idle regions of one file, of each of which a byte was read."""
     path = sparse(count * WINDOW)
@@ -73,7 +83,7 @@ def collect(settings: Settings, count: int) -> list[Contender]:
     if count <= (1000 if settings.quick else 10_000):
         # Its regions keep a descriptor each, and it needs minutes for more.
         old = peers.smmap5().SlidingWindowMapManager(WINDOW, max_open_handles=40_000)
-        contenders.append(once("smmap 5", old.collect, setup=use_all(old), operations=count))
+        contenders.append(once(SMMAP_5, old.collect, setup=use_all(old), operations=count))
     return contenders
 
 

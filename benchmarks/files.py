@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 
 import smmap
 
-from . import least, peers
+from . import peers
 from .data import KIB, directory, files_of, spread
-from .harness import Contender, Derived, Result, Settings, derived, loop, row
+from .harness import NO_SLOWER, SMMAP_5, Contender, Derived, Result, Settings, derived, loop, row
 
 SIZE = 64 * KIB
 HANDLES = 256
@@ -18,18 +17,44 @@ SLICE = "[i & 65535:(i & 65535) + 4096]"
 LIMIT = "the better of lru_cache of mmaps and os.pread with an LRU of descriptors"
 
 
-@row("files, F = 100", limit=LIMIT, goal=2.5, figure="files", panel="buffers kept open", x=100, count=100)
+@row(
+    "files, F = 100",
+    limit=LIMIT,
+    goal=NO_SLOWER,
+    against=SMMAP_5,
+    figure="files",
+    panel="buffers kept open",
+    x=100,
+    count=100,
+)
 @row("files, F = 300", limit=LIMIT, figure="files", panel="buffers kept open", x=300, count=300, quick=False)
-@row("files, F = 1,000", limit=LIMIT, goal=1.6, figure="files", panel="buffers kept open", x=1000, count=1000)
+@row(
+    "files, F = 1,000",
+    limit=LIMIT,
+    goal=NO_SLOWER,
+    against=SMMAP_5,
+    figure="files",
+    panel="buffers kept open",
+    x=1000,
+    count=1000,
+)
 @row("files, F = 3,000", limit=LIMIT, figure="files", panel="buffers kept open", x=3000, count=3000, quick=False)
-@row("files, F = 10,000", limit=LIMIT, goal=1.6, figure="files", panel="buffers kept open", x=10000, count=10000)
+@row(
+    "files, F = 10,000",
+    limit=LIMIT,
+    goal=NO_SLOWER,
+    against=SMMAP_5,
+    figure="files",
+    panel="buffers kept open",
+    x=10000,
+    count=10000,
+)
 def kept(settings: Settings, count: int) -> list[Contender]:
     """A buffer for each file; a file holds 64 KiB, 256 maps and descriptors are allowed."""
     paths = files_of(count, SIZE)
     positions = spread(settings.few(COUNT), 0, count * SIZE, 4096, SIZE)
     manager = smmap.SlidingWindowMapManager(max_open_handles=HANDLES)
     maps = peers.lru_of_files(paths, HANDLES)
-    opened: OrderedDict[least.LeastFile, int] = OrderedDict()
     contenders = [
         loop("lru_cache", f"window(i >> 16){SLICE}", positions, role="limit", window=maps),
         loop(
@@ -46,12 +71,6 @@ def kept(settings: Settings, count: int) -> list[Contender]:
             positions,
             role="ours",
             buffers=[manager.buffer(path) for path in paths],
-        ),
-        loop(
-            least.NAME,
-            f"buffers[i >> 16]{SLICE}",
-            positions,
-            buffers=[least.LeastFile(path, opened, HANDLES) for path in paths],
         ),
         loop(
             "cachetools",
@@ -75,7 +94,7 @@ def kept(settings: Settings, count: int) -> list[Contender]:
     ragged = peers.ragged(directory(f"data/ragged-{count}x{SIZE}"), paths)
     return [
         *contenders,
-        loop("smmap 5", "read(i >> 16, i & 65535)", positions, read=read),
+        loop(SMMAP_5, "read(i >> 16, i & 65535)", positions, read=read),
         loop("mmap_ninja", f"ragged[i >> 16]{SLICE}.tobytes()", positions, ragged=ragged),
     ]
 

@@ -14,7 +14,7 @@ import smmap
 
 from . import peers
 from .data import directory
-from .harness import Contender, Settings, loop, row
+from .harness import NO_SLOWER, SMMAP_5, Contender, Settings, loop, row
 
 COMMITS = 1200
 FILES = 300
@@ -128,7 +128,7 @@ def contenders(expression: str, names: Sequence[Any], given: Callable[[Any, Any]
     for name, role, library in (
         ("mmap", "limit", bare()),
         ("smmap", "ours", smmap),
-        ("smmap 5", "peer", peers.smmap5()),
+        (SMMAP_5, "peer", peers.smmap5()),
     ):
         gitdb = gitdb_on(library)
         made.append(loop(name, expression, names, role=role, **given(gitdb, gitdb.GitDB(objects))))
@@ -146,7 +146,7 @@ def chosen(count: int) -> list[bytes]:
     return random.Random(1).sample(names, min(count, len(names)))
 
 
-@row("gitdb, open", limit="gitdb on a bare mmap", goal=1.03)
+@row("gitdb, open", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
 def opening(_settings: Settings) -> list[Contender]:
     """A new database and its first object."""
     objects, _ = repository()
@@ -155,27 +155,27 @@ def opening(_settings: Settings) -> list[Contender]:
     )
 
 
-@row("gitdb, index lookup", limit="gitdb on a bare mmap", goal=1.03)
+@row("gitdb, index lookup", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
 def lookup(_settings: Settings) -> list[Contender]:
     """Whether an object is there, and where in its pack."""
     return contenders("has(i)", chosen(1000), lambda _, database: {"has": packed_of(database).has_object})
 
 
-@row("gitdb, info", limit="gitdb on a bare mmap", goal=1.03)
+@row("gitdb, info", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
 def info(_settings: Settings) -> list[Contender]:
     """Types and sizes."""
     return contenders("info(i).size", chosen(300), lambda _, database: {"info": database.info})
 
 
-@row("gitdb, stream", limit="gitdb on a bare mmap", goal=1.03)
+@row("gitdb, stream", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
 def stream(_settings: Settings) -> list[Contender]:
     """The content of objects, most of them deltas."""
     return contenders("stream(i).read()", chosen(100), lambda _, database: {"stream": database.stream})
 
 
-@row("gitdb, whole packs", limit="gitdb on a bare mmap", goal=1.03, quick=False)
+@row("gitdb, whole packs", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5, quick=False)
 def packs(_settings: Settings) -> list[Contender]:
-    """Going through the packs from begin to end."""
+    """Going through the packs from start to end."""
 
     def given(_gitdb: Any, database: Any) -> dict[str, Any]:
         return {"packs": [entity.pack() for entity in packed_of(database).entities()]}

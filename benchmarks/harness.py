@@ -1,9 +1,11 @@
 """Times contenders against each other. Knows nothing of what they do, nor how results are shown.
 
-A *row* is one workload with its *contenders*: ours, the *limits* (what a Python program cannot beat), and *peers*. All
-of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that what
-else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth timing.
-What counts is the least time of any round: noise only ever adds.
+A *row* is one workload with its *contenders*: ours, the *limits* (what a Python program cannot beat), and *peers*. Its
+goal says how much of the limit's time ours may take, or, with `against`, of that peer's.
+
+All of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that
+what else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth
+timing. What counts is the least time of any round: noise only ever adds.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable
 
 __all__ = [
+    "AT_MOST_DEARER",
     "DERIVED",
+    "NO_SLOWER",
     "ROWS",
+    "SMMAP_5",
+    "TWICE_AS_FAST",
     "Build",
     "Contender",
     "Derived",
@@ -37,6 +43,11 @@ __all__ = [
 ]
 
 Build = Callable[..., "Sequence[Contender] | Sized"]
+
+SMMAP_5 = "smmap 5"
+TWICE_AS_FAST = 0.5  # as smmap 5: what hits through buffers have to be
+NO_SLOWER = 1.1  # a tenth is noise
+AT_MOST_DEARER = 2.5  # where smmap 5 leaves out what a promise needs
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,8 @@ class Row:
     panel: str = ""
     x: float | None = None
     stretch: float | None = None
-    old: str = ""
+    against: str = ""
+    """The peer that the goal is a multiple of; the limit without one."""
     quick: bool = True
     free_threaded: bool = False
 
@@ -140,13 +152,14 @@ class Result:
     limit: str
     goal: float | None
     stretch: float | None = None
+    against: str = ""
     figure: str = ""
     panel: str = ""
     x: float | None = None
     contenders: dict[str, Measured] = field(default_factory=dict)
     ratio: float | None = None
     ratios: list[float] = field(default_factory=list)
-    """The ratio of each process."""
+    """What is judged, of each process."""
     size: int | None = None
     factors: tuple[float, float] | None = None
     """The limit's and ours, where factors are compared instead of times."""
@@ -154,9 +167,19 @@ class Result:
     failed: bool = False
 
     @property
+    def judged(self) -> float | None:
+        """What the goal is for: the ratio to the peer that it names, else to the limit, else a size."""
+        if self.size is not None:
+            return self.size
+        if not self.against:
+            return self.ratio
+        peer, ours = self.contenders.get(self.against), self.best("ours")
+        return ours / peer.least if peer is not None and peer.rounds and ours else None
+
+    @property
     def holds(self) -> bool | None:
         """Whether the goal is met; None without a goal or a measurement."""
-        value = self.ratio if self.size is None else self.size
+        value = self.judged
         return None if self.goal is None or value is None else value <= self.goal
 
     def best(self, role: str) -> float | None:
@@ -184,6 +207,7 @@ def row(
     limit: str,
     goal: float | None = None,
     stretch: float | None = None,
+    against: str = "",
     figure: str = "",
     panel: str = "",
     x: float | None = None,
@@ -211,6 +235,7 @@ def row(
                 panel=panel,
                 x=x,
                 stretch=stretch,
+                against=against if goal else "",
                 quick=quick,
                 free_threaded=free_threaded,
             ),
@@ -363,6 +388,7 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
         chosen.limit,
         chosen.goal,
         chosen.stretch,
+        chosen.against,
         chosen.figure,
         chosen.panel,
         chosen.x,
@@ -373,7 +399,7 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
         result.limit = " + ".join(f"{name} {size}" for name, size in built.sizes.items())
         return result
     if only:
-        built = [one for one in built if one.role != "peer" or one.name in only]
+        built = [one for one in built if one.role != "peer" or one.name in only or one.name == chosen.against]
     notes = compare(built)
     contenders = [one for one in built if not notes.get(one.name, "").startswith("fails")]
     passes = {}
@@ -393,7 +419,8 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
         for number in range(settings.rounds):
             turn = number % len(contenders)
             for one in contenders[turn:] + contenders[:turn]:
-                enough = 3 if not settings.quick else 1 if one.role == "peer" else 2
+                by_the_way = one.role == "peer" and one.name != chosen.against
+                enough = 3 if not settings.quick else 1 if by_the_way else 2
                 if number >= enough and spent[one.name] > settings.budget:
                     continue
                 start = time.perf_counter()
@@ -413,13 +440,14 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
     limit, ours = result.best("limit"), result.best("ours")
     if limit and ours:
         result.ratio = ours / limit
-        result.ratios = [result.ratio]
+    if result.judged:
+        result.ratios = [result.judged]
     return result
 
 
 def join(results: Sequence[Result]) -> Result:
-    """One result of those that several processes gave: the one whose ratio is the median of theirs."""
-    order = sorted(results, key=lambda one: one.ratio or 0)
+    """One result of those that several processes gave: the one whose judged ratio is the median of theirs."""
+    order = sorted(results, key=lambda one: one.judged or 0)
     joined = order[(len(order) - 1) // 2]
-    joined.ratios = [one.ratio for one in order if one.ratio is not None]
+    joined.ratios = [one.judged for one in order if one.judged is not None]
     return joined

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from smmap import SlidingWindowMapManager
+import smmap
 
-from . import least, peers
+from . import peers
 from .data import MIB, file_of, spread
-from .harness import Contender, Settings, loop, row
+from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, TWICE_AS_FAST, Contender, Settings, loop, row
 
 LENGTH = 64 * MIB
 SIZE = 4096
@@ -26,20 +26,22 @@ def place(settings: Settings, where: str, windows: int, size: int) -> tuple[int,
     return LENGTH // windows, spread(count, 0, LENGTH, size)
 
 
+def mapping_all(library: Any, window: int) -> Any:
+    """A manager that has all windows of the file mapped."""
+    manager = library.SlidingWindowMapManager(window, 4 * LENGTH)
+    for start in range(0, LENGTH, window):
+        manager.make_cursor(file_of(LENGTH)).use_region(start, window)
+    return manager
+
+
 def ours(window: int) -> Any:
     """A buffer over windows that are all mapped."""
-    manager = SlidingWindowMapManager(window, 4 * LENGTH)
-    buffer = manager.buffer(file_of(LENGTH))
-    for _ in buffer.iter_views(size=window):
-        pass
-    return buffer
+    return mapping_all(smmap, window).buffer(file_of(LENGTH))
 
 
 def theirs(window: int) -> Any:
     """The same with smmap 5."""
-    manager = peers.smmap5().SlidingWindowMapManager(window, 4 * LENGTH)
-    for start in range(0, LENGTH, window):
-        manager.make_cursor(file_of(LENGTH)).use_region(start, window)
+    manager = mapping_all(peers.smmap5(), window)
     return peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(file_of(LENGTH)))
 
 
@@ -50,11 +52,20 @@ def array() -> Any:
     return np.memmap(file_of(LENGTH), mode="r")
 
 
-@row("buf[i] near", limit="mmap[i]", goal=6.5, where="near")
-@row("buf[i] one window", limit="mmap[i]", goal=2.2, figure="hits", panel="buf[i]", x=1)
+@row("buf[i] near", limit="mmap[i]", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
+@row("buf[i] one window", limit="mmap[i]", goal=TWICE_AS_FAST, against=SMMAP_5, figure="hits", panel="buf[i]", x=1)
 @row("buf[i] 4 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=4, windows=4, quick=False)
 @row("buf[i] 16 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=16, windows=16, quick=False)
-@row("buf[i] 64 windows", limit="mmap[i]", goal=3.8, figure="hits", panel="buf[i]", x=64, windows=64)
+@row(
+    "buf[i] 64 windows",
+    limit="mmap[i]",
+    goal=TWICE_AS_FAST,
+    against=SMMAP_5,
+    figure="hits",
+    panel="buf[i]",
+    x=64,
+    windows=64,
+)
 @row("buf[i] 1024 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=1024, windows=1024, quick=False)
 def index(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """One byte."""
@@ -62,21 +73,28 @@ def index(settings: Settings, where: str = "", windows: int = 1) -> list[Contend
     return [
         loop("mmap", "buf[i]", positions, role="limit", buf=peers.mapped(file_of(LENGTH))),
         loop("smmap", "buf[i]", positions, role="ours", buf=ours(window)),
-        loop(least.NAME, "buf[i]", positions, buf=least.least_of(file_of(LENGTH), window)),
-        loop("smmap 5", "buf[i]", positions, buf=theirs(window)),
+        loop(SMMAP_5, "buf[i]", positions, buf=theirs(window)),
         loop("np.memmap kept", "int(buf[i])", positions, buf=array()),
     ]
 
 
-@row("buf[i:i+4096] near", limit="mmap[i:j]", goal=2.6, stretch=2.0, where="near")
-@row("buf[i:i+4096] one window", limit="mmap[i:j]", goal=1.25, stretch=1.2, figure="hits", panel="buf[i:j]", x=1)
+@row("buf[i:i+4096] near", limit="mmap[i:j]", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
+@row(
+    "buf[i:i+4096] one window",
+    limit="mmap[i:j]",
+    goal=TWICE_AS_FAST,
+    against=SMMAP_5,
+    figure="hits",
+    panel="buf[i:j]",
+    x=1,
+)
 @row("buf[i:i+4096] 4 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=4, windows=4, quick=False)
 @row("buf[i:i+4096] 16 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=16, windows=16, quick=False)
 @row(
     "buf[i:i+4096] 64 windows",
     limit="mmap[i:j]",
-    goal=1.9,
-    stretch=1.5,
+    goal=TWICE_AS_FAST,
+    against=SMMAP_5,
     figure="hits",
     panel="buf[i:j]",
     x=64,
@@ -93,8 +111,7 @@ def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
     contenders = [
         loop("mmap", expression, positions, role="limit", buf=peers.mapped(path)),
         loop("smmap", expression, positions, role="ours", buf=ours(window)),
-        loop(least.NAME, expression, positions, buf=least.least_of(path, window)),
-        loop("smmap 5", expression, positions, buf=theirs(window)),
+        loop(SMMAP_5, f"bytes({expression})", positions, buf=theirs(window)),
         loop("np.memmap kept", f"{expression}.tobytes()", positions, buf=array()),
         loop("os.pread", "pread(fd, 4096, i)", positions, pread=os.pread, fd=os.open(path, os.O_RDONLY)),
     ]
@@ -106,11 +123,28 @@ def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
     return contenders
 
 
-@row("buf.view near", limit="memoryview slice", goal=3.3, where="near")
-@row("buf.view one window", limit="memoryview slice", goal=1.8, figure="hits", panel="buf.view", x=1)
+@row("buf.view near", limit="memoryview slice", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
+@row(
+    "buf.view one window",
+    limit="memoryview slice",
+    goal=TWICE_AS_FAST,
+    against=SMMAP_5,
+    figure="hits",
+    panel="buf.view",
+    x=1,
+)
 @row("buf.view 4 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=4, windows=4, quick=False)
 @row("buf.view 16 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=16, windows=16, quick=False)
-@row("buf.view 64 windows", limit="memoryview slice", goal=4.0, figure="hits", panel="buf.view", x=64, windows=64)
+@row(
+    "buf.view 64 windows",
+    limit="memoryview slice",
+    goal=TWICE_AS_FAST,
+    against=SMMAP_5,
+    figure="hits",
+    panel="buf.view",
+    x=64,
+    windows=64,
+)
 @row(
     "buf.view 1024 windows",
     limit="memoryview slice",
@@ -127,21 +161,20 @@ def views(settings: Settings, where: str = "", windows: int = 1) -> list[Contend
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
         loop("smmap", "buf.view(i, i + 4096)", positions, role="ours", buf=ours(window)),
-        loop(least.NAME, "buf.view(i, i + 4096)", positions, buf=least.least_of(path, window)),
-        loop("smmap 5", "memoryview(buf[i:i + 4096])", positions, buf=theirs(window)),
+        loop(SMMAP_5, "memoryview(buf[i:i + 4096])", positions, buf=theirs(window)),
         loop("np.memmap kept", "buf[i:i + 4096]", positions, buf=array()),
     ]
 
 
-@row("cursor near", limit="memoryview slice", goal=2.6, where="near")
+@row("cursor near", limit="memoryview slice", goal=NO_SLOWER, against=SMMAP_5, where="near")
 @row("cursor one window", limit="memoryview slice", figure="hits", panel="cursor", x=1, quick=False)
 @row("cursor 4 windows", limit="memoryview slice", figure="hits", panel="cursor", x=4, windows=4, quick=False)
 @row("cursor 16 windows", limit="memoryview slice", figure="hits", panel="cursor", x=16, windows=16, quick=False)
 @row(
     "cursor 64 windows",
     limit="memoryview slice",
-    goal=8.0,
-    stretch=4.5,
+    goal=NO_SLOWER,
+    against=SMMAP_5,
     figure="hits",
     panel="cursor",
     x=64,
@@ -153,30 +186,34 @@ def cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
     expression = "cursor.use_region(i, 4096).buffer()"
-    own = ours(window)._manager.make_cursor(path)
-    old = theirs(window).cursor()._manager.make_cursor(path)
+    own = mapping_all(smmap, window).make_cursor(path)
+    old = mapping_all(peers.smmap5(), window).make_cursor(path)
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
         loop("smmap", expression, positions, role="ours", cursor=own),
-        loop(least.NAME, expression, positions, cursor=least.LeastCursor(least.LeastWindows(path, window))),
-        loop("smmap 5", expression, positions, cursor=old),
+        loop(SMMAP_5, expression, positions, cursor=old),
     ]
 
 
-@row("new cursor each time, near", limit="os.stat + memoryview slice", goal=1.6, where="near")
-@row("new cursor each time, 64 windows", limit="os.stat + memoryview slice", goal=1.6, windows=64)
+@row(
+    "new cursor each time, near", limit="os.stat + memoryview slice", goal=AT_MOST_DEARER, against=SMMAP_5, where="near"
+)
+@row(
+    "new cursor each time, 64 windows",
+    limit="os.stat + memoryview slice",
+    goal=AT_MOST_DEARER,
+    against=SMMAP_5,
+    windows=64,
+)
 def new_cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """A cursor of its own for each read, of a file that is known."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
     expression = "make(path).use_region(i, 4096).buffer()"
     view = memoryview(peers.mapped(path))
-    own, old = ours(window), theirs(window)
+    own, old = mapping_all(smmap, window).make_cursor, mapping_all(peers.smmap5(), window).make_cursor
     return [
         loop("mmap", "stat(path) and view[i:i + 4096]", positions, role="limit", stat=os.stat, path=path, view=view),
-        loop("smmap", expression, positions, role="ours", make=own._manager.make_cursor, path=path),
-        loop(
-            least.NAME, expression, positions, make=least.LeastCursor.maker(least.LeastWindows(path, window)), path=path
-        ),
-        loop("smmap 5", expression, positions, make=old.cursor()._manager.make_cursor, path=path),
+        loop("smmap", expression, positions, role="ours", make=own, path=path),
+        loop(SMMAP_5, expression, positions, make=old, path=path),
     ]

@@ -43,37 +43,28 @@ def bytes_each(manager: Any, make: Any) -> Sized:
     return Sized({name: -(-size // COUNT) for name, size in after.items() if size >= COUNT})
 
 
-@row("memory, buffer", limit="sys.getsizeof", goal=299)
+@row("memory, buffer", limit="sys.getsizeof")
 def buffer(_settings: Settings) -> Sized:
     """A buffer over a file that has others."""
     path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(MIB)
     return bytes_each(manager, lambda number: manager.buffer(path, number, 4096))
 
 
-@row("memory, cursor", limit="sys.getsizeof", goal=249)
+@row("memory, cursor", limit="sys.getsizeof")
 def cursor(_settings: Settings) -> Sized:
-    """A cursor that holds a region."""
+    """A cursor that uses a region."""
     path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(MIB)
     return bytes_each(manager, lambda number: manager.make_cursor(path).use_region(4096 + number, 512))
 
 
-@row("memory, idle region", limit="sys.getsizeof", goal=599)
+@row("memory, idle region", limit="sys.getsizeof")
 def region(_settings: Settings) -> Sized:
-    """A region that nobody holds, its map and its places in the tables included, after a buffer's search mapped it."""
-    path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(8 * KIB)
-    buffer = manager.buffer(path)
-    return bytes_each(manager, lambda number: buffer.find(b"no such bytes", number * 8 * KIB, number * 8 * KIB + 99))
-
-
-@row("memory, idle region, viewed", limit="sys.getsizeof")
-def viewed(_settings: Settings) -> Sized:
-    """The same after a cursor gave a view of it: a view of the manager's own then keeps the map from being closed."""
+    """A region that no one uses any more, its map and its places in the tables included."""
     path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(8 * KIB)
     mover = manager.make_cursor(path)
 
     def use(number: int) -> None:
-        mover.use_region(number * 8 * KIB, 1).buffer()[0]
-        mover.unuse_region()
+        mover.use_region(number * 8 * KIB, 1).unuse_region()
 
     return bytes_each(manager, use)
 

@@ -12,7 +12,7 @@ NEEDLE = b"a needle at the end"
 WINDOW = 8 * MIB
 
 
-@row("find at the end", limit="mmap.find", goal=1.08)
+@row("find at the end", limit="mmap.find")
 def find(settings: Settings) -> list[Contender]:
     """A needle at the end; all windows are mapped afresh each time, as is the whole file for `mmap`."""
     path = file_of(GIB // 4 if settings.quick else GIB, NEEDLE)

@@ -1,4 +1,4 @@
-"""Reading a large file from begin to end, once: maps are made and given back within the time taken."""
+"""Reading a large file from start to end, once: maps are made and given back within the time taken."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import smmap
 
 from . import peers
 from .data import GIB, MIB, file_of
-from .harness import Contender, Settings, once, row
+from .harness import NO_SLOWER, SMMAP_5, Contender, Settings, once, row
 
 WINDOW = 8 * MIB
 PIECE = MIB
 
 
-@row("sequential, crc32", limit="whole-file mmap", goal=1.05)
+@row("sequential, crc32", limit="whole-file mmap", goal=NO_SLOWER, against=SMMAP_5)
 def crc32(settings: Settings) -> list[Contender]:
     """The checksum of views of 1 MiB."""
     length = GIB // 4 if settings.quick else GIB
@@ -63,12 +63,12 @@ def crc32(settings: Settings) -> list[Contender]:
         once("mmap", bare, role="limit", operations=pieces),
         once("smmap", ours, role="ours", operations=pieces),
         once("smmap, cursor", ours_by_cursor, operations=pieces),
-        once("smmap 5", theirs, operations=pieces),
+        once(SMMAP_5, theirs, operations=pieces),
         once("file.read", read, operations=pieces),
     ]
 
 
-@row("sequential, copy", limit="whole-file mmap", goal=1.1)
+@row("sequential, copy", limit="whole-file mmap", goal=NO_SLOWER, against=SMMAP_5)
 def copy(settings: Settings) -> list[Contender]:
     """Slices of 1 MiB as bytes."""
     length = GIB // 4 if settings.quick else GIB
@@ -116,6 +116,6 @@ def copy(settings: Settings) -> list[Contender]:
     return [
         once("mmap", bare, role="limit", results=of_bare, operations=len(pieces)),
         once("smmap", ours, role="ours", results=of_ours, operations=len(pieces)),
-        once("smmap 5", theirs, results=of_theirs, operations=len(pieces)),
+        once(SMMAP_5, theirs, results=of_theirs, operations=len(pieces)),
         once("file.read", read, results=of_read, operations=len(pieces)),
     ]

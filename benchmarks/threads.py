@@ -13,11 +13,10 @@ from typing import Any, Callable
 
 import smmap
 
-from . import cold, hits, least, peers
+from . import cold, hits, peers
 from .data import MIB, file_of, spread
 from .harness import Build, Contender, Settings, loop, row
 
-NO_SLOWER = 1.05  # "no slower", as exactly as threads can be timed
 COUNT = 40_000
 
 
@@ -41,13 +40,6 @@ def crew(name: str, expression: str, positions: Sequence[int], names: Sequence[d
     return Contender(name, run, results, role=role, operations=len(positions))
 
 
-def judged(threads: int, free: bool, shared: bool) -> float | None:
-    """The goal."""
-    if threads == 1:
-        return None
-    return 1 / 1.7 if free and not shared and threads == 2 else None if free and not shared else NO_SLOWER
-
-
 def rows(work: str, *, shared: Sequence[bool] = (False,), free: bool = False) -> Callable[[Build], Build]:
     """A row for 1, 2 and 4 threads."""
 
@@ -58,7 +50,6 @@ def rows(work: str, *, shared: Sequence[bool] = (False,), free: bool = False) ->
                     f"{work}{', one buffer' if one else ''}, {threads} thread{'s' * (threads > 1)}"
                     + (", free-threaded" if free else ""),
                     limit="mmap, one thread" if threads == 1 else "smmap, one thread",
-                    goal=judged(threads, free, one),
                     figure="threads",
                     panel=f"{work}{', one buffer' if one else ''}{', free-threaded' if free else ''}",
                     x=threads,
@@ -91,13 +82,14 @@ def contenders(
 def hit(settings: Settings, threads: int, shared: bool) -> list[Contender]:
     """Copies of 4 KiB, of windows that are all mapped."""
     path = file_of(hits.LENGTH)
-    first = hits.ours(MIB)
+    manager = hits.mapping_all(smmap, MIB)
+    first = manager.buffer(path)
     whole = peers.mapped(path)
     return contenders(
         threads,
         "buf[i:i + 4096]",
         spread(settings.few(COUNT), 0, hits.LENGTH, 4096),
-        lambda: {"buf": first if shared else first._manager.buffer(path)},
+        lambda: {"buf": first if shared else manager.buffer(path)},
         "buf[i:i + 4096]",
         lambda: {"buf": whole if shared else peers.mapped(path)},
     )
@@ -109,19 +101,14 @@ def miss(settings: Settings, threads: int) -> list[Contender]:
     path, positions = file_of(cold.LENGTH), cold.positions_of(settings, "uniform")
     manager = smmap.SlidingWindowMapManager(cold.WINDOW, 16 * MIB)
     descriptor = os.open(path, os.O_RDONLY)
-    bare = {"buf": least.LeastCold(descriptor)}
-    return [
-        *contenders(
-            threads,
-            "buf[i:i + 4096]",
-            positions,
-            lambda: {"buf": manager.buffer(path)},
-            "pread(fd, 4096, i)",
-            lambda: {"pread": os.pread, "fd": descriptor},
-        ),
-        crew(least.NAME, "buf[i:i + 4096]", positions, [bare] * threads, "peer"),
-        *([crew(least.ONE_THREAD, "buf[i:i + 4096]", positions, [bare], "peer")] if threads > 1 else []),
-    ]
+    return contenders(
+        threads,
+        "buf[i:i + 4096]",
+        positions,
+        lambda: {"buf": manager.buffer(path)},
+        "pread(fd, 4096, i)",
+        lambda: {"pread": os.pread, "fd": descriptor},
+    )
 
 
 @rows("misses, cursor")

@@ -88,13 +88,13 @@ def run(arguments: argparse.Namespace, paths: list[str], console: Console) -> in
         Client(cluster) as client,
         Progress(console=console) as progress,
     ):
-        began = time.perf_counter()
+        start = time.perf_counter()
         bar = progress.add_task(f"{len(paths)} files", total=len(paths))
         futures = client.map(search, batches, pattern=pattern)
         for future in as_completed(futures):
             found.update(future.result())
             progress.update(bar, completed=len(found))
-        took = time.perf_counter() - began
+        took = time.perf_counter() - start
         workers = client.run(state)
 
     table = Table(title=f"{arguments.workers} workers, each within {arguments.memory} and {arguments.handles} handles")
@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace, paths: list[str], console: Console) -> in
         table.add_row(str(process), *map(str, (stats.misses, stats.evictions, stats.peak_mapped)), peak)
     console.print(table)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     wanted = search_plainly(paths, pattern)
-    alone = time.perf_counter() - began
+    alone = time.perf_counter() - start
     wrong = sum(found.get(path) != wanted[path] for path in paths)
     table = Table(title="checked against a search of whole files")
     for heading in ("", "files", "MiB", "matches", "seconds"):
@@ -131,7 +131,9 @@ def main(command: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="of each worker")
     parser.add_argument("--memory", default="8M", help="how much each worker may keep mapped")
     parser.add_argument("--window", default="1M", help="how much is mapped at once")
-    parser.add_argument("--handles", type=int, default=32, help="how many maps and descriptors each worker may have")
+    parser.add_argument(
+        "--handles", type=int, default=32, help="how many maps and cached descriptors each worker may have"
+    )
     parser.add_argument("--batch", type=int, default=4, help="files in a task")
     parser.add_argument("--files", type=int, default=100, help="how many files to make")
     parser.add_argument("--size", type=int, default=1500 << 10, help="of each file made, in bytes")

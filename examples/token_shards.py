@@ -4,8 +4,9 @@
     python examples/token_shards.py --shards 500 --workers 2 --context 1024
 
 Makes the files in a temporary folder, from a function that says which token stands at which place, so that every token
-of every batch can be checked. Then reads the same batches in two ways, and counts what the workers held; first with all
-sequences equally likely, then with nine of ten from a fiftieth of the files, as where sources have weights:
+of every batch can be checked. Then reads the same batches in two ways, and counts what the workers have mapped and
+open; first with all sequences equally likely, then with nine of ten from a fiftieth of the files, as where sources have
+weights:
 
 - through `smmap.numpy.Shards`, one long array over all files;
 - with an `np.memmap` made anew for each sequence, since one kept for each file ends at the limit of descriptors, which
@@ -110,7 +111,7 @@ class Done(NamedTuple):
 dataset: TokenDataset
 
 
-def begin(data: bytes, memory: int, handles: int) -> None:
+def set_up(data: bytes, memory: int, handles: int) -> None:
     """A worker gets the data set once, and limits for its own default manager."""
     global dataset
     smmap.configure(max_memory_size=memory, max_open_handles=handles)
@@ -127,7 +128,8 @@ def read_batch(numbers: Sequence[int]) -> Done:
         places = np.arange(number * dataset.context, (number + 1) * dataset.context + 1)
         wrong += int((tokens != tokens_at(places[:-1])).sum() + (following != tokens_at(places[1:])).sum())
     stats = smmap.default_manager().stats()
-    return Done(wrong, seconds, stats.peak_mapped + stats.descriptors, stats.peak_memory)
+    handles = max(stats.peak_mapped, stats.mapped + stats.descriptors)
+    return Done(wrong, seconds, handles, stats.peak_memory)
 
 
 def keep_memmaps(paths: Sequence[Path], descriptors: int) -> str:
@@ -153,7 +155,7 @@ def run(tokens: Any, options: argparse.Namespace, batches: list[list[int]]) -> l
     """All batches through fresh workers."""
     data = pickle.dumps(TokenDataset(tokens, options.context))
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(options.workers, begin, (data, options.memory << 20, options.handles)) as pool:
+    with spawn.Pool(options.workers, set_up, (data, options.memory << 20, options.handles)) as pool:
         done = list(pool.imap_unordered(read_batch, batches, chunksize=4))
         pool.close()
         pool.join()
@@ -169,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="sequences in a batch")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--memory", type=int, default=64, help="MiB that each worker may have mapped")
-    parser.add_argument("--handles", type=int, default=256, help="maps and descriptors that each worker may have")
+    parser.add_argument(
+        "--handles", type=int, default=256, help="maps and cached descriptors that each worker may have"
+    )
     options = parser.parse_args(arguments)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 f"  {kind:9} np.memmap anew {costs[0]:6.1f}   smmap {costs[1]:6.1f}   ratio {costs[0] / costs[1]:.1f}"
             )
-        print(f"smmap held at most {most_handles} handles and {most_memory / 2**20:.1f} MiB in any worker")
+        print(f"smmap used at most {most_handles} handles and {most_memory / 2**20:.1f} MiB in any worker")
         print(f"wrong tokens: {wrong}")
         if most_handles > options.handles or most_memory > options.memory << 20:
             print("the limits were not kept", file=sys.stderr)

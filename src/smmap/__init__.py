@@ -1,11 +1,13 @@
 """Read-only sliding window memory maps of many files, within limits: an implementation of smmap's interface."""
 
+from . import _compat as _compat
 from ._buffer import SlidingWindowMapBuffer, buffer
+from ._cache import Stats
 from ._cursor import WindowCursor
 from ._default import configure, default_manager
+from ._engine import engine, engine_error
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError, SmmapError
-from ._ledger import Stats
-from ._manager import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import open as open  # noqa: A004  # not in __all__: `from smmap import *` leaves the built-in alone
 
 __version__ = "5.1.0"
@@ -26,5 +28,7 @@ __all__ = [
     "buffer",
     "configure",
     "default_manager",
+    "engine",
+    "engine_error",
     "version_info",
 ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Container
 from typing import Any
 
 from ._errors import SmmapError
-from ._lock import under
-from ._manager import SlidingWindowMapManager, StaticWindowMapManager
+from ._lock import Lock
+from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 
 __all__ = ["chosen", "configure", "default_manager", "parse_size", "settings"]
 
@@ -20,7 +19,7 @@ _VARIABLES = {
 }
 _UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGTP", 1) for end in ("", "B", "IB")}}
 
-_lock = threading.RLock()
+_lock = Lock()
 _manager: SlidingWindowMapManager | None = None
 _settings: dict[str, Any] = {}
 
@@ -54,7 +53,7 @@ def configure(
         "max_open_handles": max_open_handles,
         "backing": backing,
     }
-    under(_lock, _configure_locked, {name: value for name, value in given.items() if value is not None})
+    _lock.run(_configure_locked, {name: value for name, value in given.items() if value is not None})
 
 
 def default_manager() -> SlidingWindowMapManager:
@@ -63,7 +62,7 @@ def default_manager() -> SlidingWindowMapManager:
     Raises `ValueError` for an environment variable that is not a size, unless `configure` goes before it. Once it has
     been closed, the next call makes another one.
     """
-    return _in_use() or under(_lock, _make_locked)
+    return _in_use() or _lock.run(_make_locked)
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:
@@ -80,7 +79,7 @@ def settings(**given: Any) -> dict[str, Any]:
 
     A variable of the environment is looked at only where nothing goes before it.
     """
-    return under(_lock, _settings_locked, given)
+    return _lock.run(_settings_locked, given)
 
 
 def _configure_locked(given: dict[str, Any]) -> None:
@@ -106,7 +105,7 @@ def _settings_locked(given: dict[str, Any]) -> dict[str, Any]:
 
 def _in_use() -> SlidingWindowMapManager | None:
     manager = _manager
-    return None if manager is None or manager._closed else manager
+    return None if manager is None or manager.closed else manager
 
 
 def _from_environment(known: Container[str]) -> dict[str, Any]:
@@ -123,9 +122,8 @@ def _from_environment(known: Container[str]) -> dict[str, Any]:
 
 
 def _after_fork_in_child() -> None:
-    global _manager, _lock
+    global _manager
     _manager = None
-    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none

@@ -7,8 +7,9 @@ system itself refuses (a missing file, a folder, no permission) is raised as the
 from __future__ import annotations
 
 import errno
+from typing import NoReturn
 
-__all__ = ["ClosedError", "FileChangedError", "LimitError", "ReentryError", "SmmapError"]
+__all__ = ["ClosedError", "FileChangedError", "LimitError", "ReentryError", "SmmapError", "refuse_state"]
 
 
 class SmmapError(Exception):
@@ -37,8 +38,14 @@ class LimitError(SmmapError, OSError):
 
 
 class ReentryError(SmmapError, RuntimeError):
-    """A finalizer or signal handler used a manager in the very thread whose work on that manager it interrupted.
+    """A finalizer or signal handler asked for a window that it would have had to wait for, perhaps forever.
 
-    Waiting would never end, so it is refused. Letting go (`close`, `unuse_region`, `collect`) is never refused: it is
-    put off until the interrupted call has finished.
+    It interrupted its own thread in the middle of a call of a manager. A read of that manager is refused; so is a read
+    of another one while that one is busy. Letting go (`close`, `unuse_region`, `collect`) is never refused: it happens
+    once the busy manager is free.
     """
+
+
+def refuse_state(thing: object, _state: object) -> NoReturn:
+    """For `__setstate__`: a pickle says how a thing is made, not what it is afterwards."""
+    raise TypeError(f"{type(thing).__name__} takes no state: what it refers to is checked when it is made")

@@ -1,25 +1,153 @@
-"""What is done under a lock that is free again afterwards, whatever the handler of a signal raises meanwhile."""
+"""The lock of a manager: what signal handlers, finalizers and forks do to it. Knows nothing of what it protects."""
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
+from collections import deque
+from functools import partial
 from typing import Any, Callable, TypeVar
 
-__all__ = ["under"]
+from ._errors import ReentryError
+
+__all__ = ["Lock"]
 
 T = TypeVar("T")
 
+_locks: dict[int, weakref.ref[Lock]] = {}
+_taken_for_fork: list[Any] = []
 
-def under(lock: Any, operation: Callable[..., T], *args: Any) -> T:
-    """`operation(*args)` under `lock`, a `threading.RLock`.
 
-    `with` alone is not enough: CPython 3.14 lets a handler run after the lock was taken and before the block begins,
-    3.9 and 3.10 after the block and before the lock is let go. What the handler raises then leaves the lock taken.
+class _Thread(threading.local):
+    """What a thread is in the middle of: a finalizer or signal handler may interrupt it there."""
+
+    rlock: Any = None
+
+
+_thread = _Thread()
+
+
+class Lock:
+    """Runs operations one at a time, and never waits where waiting might not end.
+
+    A finalizer or signal handler may run in the middle of an operation, in the same thread. There, an operation under
+    the same lock is refused, and one under another lock is refused if that is not free: two threads that wait for each
+    other's locks in this way would wait forever. What must neither wait nor be refused is noted (`soon`), and done by
+    the next holder of the lock before anything else. `settle` is called after that.
     """
-    nested = lock._is_owned()  # threading.Condition asks for it, too
-    try:
-        with lock:
-            return operation(*args)
-    except BaseException:
-        if not nested and lock._is_owned():
-            lock.release()
-        raise
+
+    __slots__ = ("__weakref__", "_notes", "_rlock", "_settle")
+
+    def __init__(self, settle: Callable[[], object] | None = None) -> None:
+        self._rlock: Any = threading.RLock()
+        self._notes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._settle = settle
+        _locks[id(self)] = weakref.ref(self, partial(_locks.pop, id(self)))
+
+    def run(self, operation: Callable[..., T], *args: Any) -> T:
+        """`operation(*args)`, once the lock is free; `ReentryError` where that may not be waited for."""
+        rlock, outer = self._rlock, _thread.rlock
+        may_wait = outer is None or not outer._is_owned()
+        if not rlock._is_owned():
+            try:
+                if may_wait or rlock.acquire(blocking=False):
+                    with rlock:
+                        if not may_wait:
+                            rlock.release()  # taken twice: only a `with` block gives back what it took, in any event
+                        _thread.rlock = rlock
+                        self._settle_all()
+                        return operation(*args)
+            finally:
+                _release(rlock, outer)
+                if self._notes:  # by those who did not wait meanwhile
+                    self._attempt()
+        raise ReentryError(
+            "a finalizer or signal handler interrupted a call of a manager in its own thread, and cannot wait for a "
+            "busy manager there: use smmap in it only to close or to let go"
+        )
+
+    def soon(self, operation: Callable[..., object], *args: Any) -> None:
+        """Let the holder of the lock do it: at once if it is free. Never waits, so finalizers may call it.
+
+        An exception raised meanwhile may have it done twice, which must change nothing.
+        """
+        self._notes.append((operation, args))
+        self._attempt()
+
+    def _attempt(self) -> None:
+        """Do what was noted, if the lock is free."""
+        rlock, outer = self._rlock, _thread.rlock
+        if rlock._is_owned():
+            return
+        try:
+            if rlock.acquire(blocking=False):
+                with rlock:
+                    rlock.release()  # as above
+                    _thread.rlock = rlock
+                    self._settle_all()
+        finally:
+            _release(rlock, outer)
+
+    def _settle_all(self) -> None:
+        notes = self._notes
+        while notes:
+            operation, args = notes[0]
+            operation(*args)
+            del operation, args
+            notes.popleft()  # last: an exception raised before is no reason to lose the note
+        if self._settle is not None:
+            self._settle()
+
+
+def _release(rlock: Any, outer: Any) -> None:
+    """After a block under `rlock`, in which the thread was in the middle of something under `outer`.
+
+    `with` alone is not enough: CPython 3.14 lets a signal handler raise after the lock was taken and before the block
+    starts, 3.9 and 3.10 after the block and before the lock is released.
+    """
+    while rlock._is_owned():
+        rlock.release()
+    _thread.rlock = outer
+
+
+def _before_fork() -> None:
+    """Take every lock, so that no manager is copied in the middle of an operation.
+
+    None is waited for while others are held: a thread that holds one may be about to try another.
+    """
+    while True:
+        locks = _living()
+        lock: Lock | None
+        for lock in locks:
+            if not lock._rlock.acquire(blocking=False):
+                break
+            _taken_for_fork.append(lock._rlock)
+        else:
+            if {id(lock) for lock in _living()} <= {id(lock) for lock in locks}:
+                return
+            lock = None  # another one was made meanwhile: once more, with it
+        _after_fork_in_parent()
+        if lock is not None:
+            with lock._rlock:
+                pass
+
+
+def _living() -> list[Lock]:
+    return [lock for lock in (ref() for ref in _locks.copy().values()) if lock is not None]
+
+
+def _after_fork_in_parent() -> None:
+    while _taken_for_fork:
+        _taken_for_fork.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _taken_for_fork.clear()
+    _thread.rlock = None
+    for lock in _living():
+        lock._rlock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -8,26 +8,30 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 import warnings
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 from ._buffer import SlidingWindowMapBuffer, buffer
-from ._errors import ClosedError
+from ._errors import ClosedError, refuse_state
 
 if TYPE_CHECKING:
-    from ._manager import StaticWindowMapManager
+    from ._managers import StaticWindowMapManager
 
 __all__ = ["BufferedFileReader", "FileReader", "open"]
 
 _LARGEST = (1 << 63) - 1  # what a position in a file may be
+_LARGEST_WHENCE = (1 << 31) - 1
+_DATA, _HOLE = (getattr(os, name, None) for name in ("SEEK_DATA", "SEEK_HOLE"))
 
 
 class FileReader(io.RawIOBase):
     """The raw file object: reads of a buffer at a position. Made by `smmap.open(path, buffering=0)`.
 
-    Behaves as the `io.FileIO` of `open(path, "rb", buffering=0)` does, but has no descriptor. Each read is one copy,
-    straight out of a mapped window. The size is the file's when it was opened. One thread at a time.
+    Behaves as the `io.FileIO` of `open(path, "rb", buffering=0)` does, also in what it accepts and refuses, but has no
+    descriptor. Each read is one copy, straight out of a mapped window. The size is the file's when it was opened. One
+    thread at a time.
 
     Pickles as path, size, mtime and position, if it is over a path; it opens again at the first read, on the default
     manager of the process that it came to.
@@ -35,11 +39,25 @@ class FileReader(io.RawIOBase):
 
     mode = "rb"
 
+    _buffer = SlidingWindowMapBuffer()  # of no file: for an object that no constructor has finished, which closes too
+    _position = 0
+    _name: Any = None
+
+    @property
+    def name(self) -> Any:
+        """The path, or the descriptor, that the file was opened by."""
+        return self._name
+
     def __init__(self, data: SlidingWindowMapBuffer, position: int = 0) -> None:
         super().__init__()
+        if not isinstance(data, SlidingWindowMapBuffer):
+            raise TypeError(f"data must be a buffer of smmap, not {type(data).__name__}")
+        if not 0 <= index(position) <= _LARGEST:
+            raise ValueError(f"no position in a file: {position}")
         self._buffer = data
-        self._position = position
-        self.name: Any = data._given if isinstance(data._given, int) else os.fspath(data._given)
+        self._position = index(position)
+        given = data._access.client.given
+        self._name = given if isinstance(given, int) else os.fspath(given)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"position={self._position}"
@@ -48,6 +66,8 @@ class FileReader(io.RawIOBase):
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
         return _reopened, (self._buffer, self._position, 0)
+
+    __setstate__ = refuse_state
 
     def __copy__(self) -> FileReader:
         self._check_open()
@@ -99,26 +119,32 @@ class FileReader(io.RawIOBase):
         self._check_open()
         return self._position
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to `offset` from the begin (`whence` 0), the position (1) or the end (2); the new position.
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to `offset` from the start (`whence` 0), the position (1) or the end (2); the new position.
 
-        Past the end is allowed, there is nothing to be read there. `OSError` (EINVAL) for a position before the begin.
+        Past the end is allowed, there is nothing to be read there. `OSError` (EINVAL) for a position before the start.
+        `os.SEEK_DATA` and `os.SEEK_HOLE` take the file for one without holes.
         """
+        whence = _integer(whence, _LARGEST_WHENCE)
         self._check_open()
-        offset = index(offset)
-        if not -_LARGEST - 1 <= offset <= _LARGEST:
-            raise OverflowError(f"offset {offset} is too large for a file")
-        if whence == io.SEEK_CUR:
-            offset += self._position
-        elif whence == io.SEEK_END:
-            offset += len(self._buffer)
-        if not 0 <= offset <= _LARGEST or whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        offset = _integer(offset, _LARGEST)
+        size = len(self._buffer)
+        code = 0
+        if whence in (_DATA, _HOLE):
+            code = 0 if 0 <= offset < size else errno.ENXIO
+            offset = offset if whence == _DATA else size
+        elif whence in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+            offset += (0, self._position, size)[whence]
+            code = 0 if 0 <= offset <= _LARGEST else errno.EINVAL
+        else:
+            code = errno.EINVAL
+        if code:
+            raise OSError(code, os.strerror(code))
         self._position = offset
         return offset
 
-    def readinto(self, target: Any) -> int:
-        """Fill a writable bytes-like object from the position on, as far as there are bytes; how many.
+    def readinto(self, target: Any, /) -> int:
+        """Fill a writable bytes-like object, of any format, from the position on, as far as there are bytes; how many.
 
         One copy. May raise `FileChangedError`, `LimitError` or the system's error; the position then stays.
         """
@@ -127,34 +153,39 @@ class FileReader(io.RawIOBase):
         self._position += count
         return count
 
-    def read(self, size: int | None = -1) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         """The next `size` bytes, fewer at the end of the file only; all that are left for -1. See `readinto`."""
-        if size is None or size < 0:
+        count = -1 if size is None else _integer(size, sys.maxsize)
+        if count < 0:
             return self.readall()
         self._check_open()
-        data: bytes = self._buffer[self._position : self._position + index(size)]
-        self._position += len(data)
-        return data
+        return self._take(self._position + count)
 
     def readall(self) -> bytes:
         """All bytes from the position on. See `readinto`."""
         self._check_open()
-        data = self._buffer
-        size = len(data) - self._position
-        if data._lies_in_one_window(self._position):
-            return self.read(max(size, 0))
-        store = io.BytesIO()  # gives its bytes away without a copy; joining the windows' bytes would need them twice
-        store.seek(size - 1)
-        store.write(b"\0")
-        with store.getbuffer() as target:
-            self.readinto(target)
-        return store.getvalue()
+        return self._take(max(len(self._buffer), self._position))
+
+    def _take(self, stop: int) -> bytes:
+        data: bytes = self._buffer[self._position : stop]
+        self._position += len(data)
+        return data
+
+
+def _integer(value: Any, largest: int) -> int:
+    """The number that a value is, as C code takes numbers: `OverflowError` for one that is too large."""
+    number = int(index(value))
+    if not -largest - 1 <= number <= largest:
+        raise OverflowError(f"{number} is too large for a file")
+    return number
 
 
 class BufferedFileReader(io.BufferedReader):
     """The file object that `smmap.open` gives: `io.BufferedReader` over a `FileReader`, and pickles like it."""
 
     def __init__(self, raw: FileReader, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
+        if not isinstance(raw, FileReader):
+            raise TypeError(f"raw must be a FileReader, not {type(raw).__name__}")
         super().__init__(raw, buffer_size)
         self._buffer_size = buffer_size
 
@@ -164,6 +195,8 @@ class BufferedFileReader(io.BufferedReader):
             raise ValueError("raw stream has been detached")
         raw._check_open()
         return _reopened, (raw._buffer, self.tell(), self._buffer_size)
+
+    __setstate__ = refuse_state
 
     def __copy__(self) -> BufferedFileReader:
         place, original = self.tell(), cast("FileReader", self.raw)
@@ -204,10 +237,14 @@ def open(  # noqa: A001
     if size == 1:
         warnings.warn("line buffering (buffering=1) is not for bytes, the default size is used", RuntimeWarning, 2)
     data = buffer(path, manager=manager)
-    return _reopened(data, 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
+    return _over(data, 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
+
+
+def _over(data: SlidingWindowMapBuffer, position: int, buffering: int) -> FileReader | BufferedFileReader:
+    raw = FileReader(data, position)
+    return BufferedFileReader(raw, buffering) if buffering else raw
 
 
 def _reopened(data: SlidingWindowMapBuffer, position: int, buffering: int) -> FileReader | BufferedFileReader:
-    """The file object over a buffer, at a position. Opens nothing."""
-    raw = FileReader(data, position)
-    return BufferedFileReader(raw, buffering) if buffering else raw
+    """Unpickled: the file object over a buffer of its own, whatever else the pickle has of it. Opens nothing."""
+    return _over(data.__copy__(), position, buffering)

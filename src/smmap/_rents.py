@@ -30,7 +30,7 @@ def patience(windows: int) -> int:
 
 
 class Rents:
-    """What was paid lately for cold windows; several threads may lose a payment to each other, never more."""
+    """The rents paid lately for cold windows; several threads may lose a payment to each other, never more."""
 
     __slots__ = ("_old", "_young")
 
@@ -39,7 +39,7 @@ class Rents:
         self._old: dict[int, int] = {}
 
     def due(self, window: int, size: int, price: int, patience: int) -> bool:
-        """Pay for reading `size` bytes of a window; whether its price is reached, so that it is to be bought now."""
+        """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now."""
         young = self._young
         rent = young.get(window)
         if rent is None:

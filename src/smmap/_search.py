@@ -1,11 +1,12 @@
-"""Searching in bytes that lie in many windows: one window at a time, then what straddles its border.
+"""Searching in bytes that lie in many windows: one window at a time, then what lies across its border.
 
-Knows nothing of files: a buffer gives copies, and its windows themselves. Offsets are in the buffer.
+Knows nothing of files: a buffer gives copies, and the regions that are mapped. Offsets are in the buffer.
 """
 
 from __future__ import annotations
 
 import sys
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from . import _system
@@ -15,53 +16,123 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
 
-    from ._region import Store
-
     class Searchable(Protocol):
         """What is searched."""
 
         def copy(self, start: int, stop: int) -> bytes:
             """A copy of [start, stop)."""
 
-        def window_at(self, start: int) -> tuple[Store | bytes, int, int]:
-            """The store of the grid window at `start`, and where it begins and ends."""
+        def window(self) -> int:
+            """Bytes in a window."""
+
+        def border(self, start: int) -> int:
+            """Where the window at `start` stops."""
+
+        def mapped(self, start: int) -> tuple[Any, int, int] | None:
+            """The region of the window at `start`, if it is mapped, and where that starts and stops."""
+
+        def check(self) -> None:
+            """An error if the search must not go on."""
 
 
-__all__ = ["STEP", "Match", "count", "find", "finditer", "rfind"]
+__all__ = ["STEP", "Match", "bounds", "count", "find", "finditer", "rfind"]
 
 STEP = 1 << 20  # bytes copied at once where a whole range is gone through
+_FIRST = 1 << 12  # bytes copied first where a match may be near; each further copy is larger, up to STEP
+_GROWTH = 4
 _FAST_FIND = sys.version_info >= (3, 11) and not _system.PYPY  # before, mmap.find is slower than copying and bytes.find
 
 
+def bounds(size: int, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
+    """The needle, and the bounds as `bytes.find` takes them: a start past the end stays there."""
+    if type(sub) is bytes:
+        needle = sub
+    else:
+        try:
+            b"".find(sub)  # raises what bytes raise for it
+        except TypeError:
+            if not hasattr(sub, "__index__"):  # PyPy's bytes take nothing that has it but int
+                raise
+        try:
+            # As a number only then: numpy's are bytes-like, too
+            needle = bytes((sub,)) if type(sub) is int else b"".join((sub,))
+        except TypeError:
+            needle = bytes((index(sub),))
+    low = 0 if start is None else int(index(start))
+    high = size if end is None else int(index(end))
+    return needle, max(low + size, 0) if low < 0 else low, max(high + size, 0) if high < 0 else min(high, size)
+
+
 def find(data: Searchable, needle: bytes, start: int, end: int) -> int:
-    """The lowest index of the needle (not empty) in [start, end), or -1."""
-    while end - start >= len(needle):
-        stop, found = _in_window(data, needle, start, end, False)
-        if found < 0:
-            found = _across(data, needle, start, stop, end, False)
-        if found >= 0:
-            return found
+    """The lowest index of the needle in [start, end), or -1."""
+    size, step = len(needle), _FIRST
+    if not size:
+        return start if start <= end else -1
+    long = _is_long(data, needle)
+    while end - start >= size:
+        mapped = data.mapped(start) if _FAST_FIND and not long else None
+        if mapped is not None:
+            region, base, stop = mapped
+            stop = min(stop, end)
+            place = region.find(needle, start - base, stop - base)
+        else:
+            base = start
+            stop = min(end, end if long else data.border(start), start + max(step, 2 * size if long else 0))
+            step = min(step * _GROWTH, STEP)
+            place = data.copy(start, stop).find(needle)
+        if place >= 0:
+            return int(place + base)
+        if stop == end:
+            break
+        low = max(start, stop - size + 1)
+        place = data.copy(low, min(end, stop + size - 1)).find(needle)
+        if place >= 0:
+            return place + low
         start = stop
     return -1
 
 
 def rfind(data: Searchable, needle: bytes, start: int, end: int) -> int:
-    """The highest index of the needle (not empty) in [start, end), or -1."""
-    stop = end
+    """The highest index of the needle in [start, end), or -1."""
+    size, step, stop = len(needle), _FIRST, end
+    if not size:
+        return end if start <= end else -1
+    long = _is_long(data, needle)
     while start < stop:
-        low = max(start, data.window_at(stop - 1)[1], stop - _longest())
-        found = _across(data, needle, start, stop, end, True)
-        if found < 0:
-            found = _in_window(data, needle, low, stop, True)[1]
-        if found >= 0:
-            return found
+        mapped = data.mapped(stop - 1) if _FAST_FIND and not long else None
+        if mapped is not None:
+            low = max(start, mapped[1])
+        else:
+            low = start if long else max(start, data.border(stop - 1) - data.window())
+            low = max(low, stop - max(step, 2 * size if long else 0))
+            step = min(step * _GROWTH, STEP)
+        if stop < end:
+            first = max(start, stop - size + 1)
+            place = data.copy(first, min(end, stop + size - 1)).rfind(needle)
+            if place >= 0:
+                return place + first
+        if mapped is not None:
+            region, base, _ = mapped
+            place = region.rfind(needle, low - base, stop - base)
+        else:
+            base = low
+            place = data.copy(low, stop).rfind(needle)
+        if place >= 0:
+            return int(place + base)
         stop = low
     return -1
 
 
+def _is_long(data: Searchable, needle: bytes) -> bool:
+    """Whether windows are of no use: what lies across each border is twice as long as the needle."""
+    return 2 * len(needle) > data.window()
+
+
 def count(data: Searchable, needle: bytes, start: int, end: int) -> int:
-    """How often the needle (not empty) is found in [start, end) without overlapping."""
+    """How often the needle is found in [start, end) without overlapping."""
     found = 0
+    if not needle:
+        return max(end - start + 1, 0)
     while end - start >= len(needle):
         stop = min(end, start + max(STEP, 2 * len(needle)))
         piece = data.copy(start, stop)
@@ -73,37 +144,8 @@ def count(data: Searchable, needle: bytes, start: int, end: int) -> int:
             found += len(between) - 1
             if stop == end:
                 break
-            start = stop - min(len(between[-1]), len(needle) - 1)  # what follows the last match may begin another
+            start = stop - min(len(between[-1]), len(needle) - 1)  # what follows the last match may start another
     return found
-
-
-def _longest() -> int:
-    """How much is searched at once: a whole window, where that needs no copy."""
-    return sys.maxsize if _FAST_FIND else STEP
-
-
-def _in_window(data: Searchable, needle: bytes, start: int, end: int, backwards: bool) -> tuple[int, int]:
-    """Search in what one window has of [start, end): where that ends, and where the needle is, or -1."""
-    while True:
-        store, begin, stop = data.window_at(start)
-        stop = min(stop, end, start + _longest())
-        try:
-            if _FAST_FIND:
-                found = (store.rfind if backwards else store.find)(needle, start - begin, stop - begin)
-                return stop, found + begin if found >= 0 else -1
-            piece = store[start - begin : stop - begin]
-        except ValueError:  # PyPy: evicted and closed meanwhile
-            continue
-        found = piece.rfind(needle) if backwards else piece.find(needle)
-        return stop, found + start if found >= 0 else -1
-
-
-def _across(data: Searchable, needle: bytes, start: int, border: int, end: int, backwards: bool) -> int:
-    """Where the needle is if it begins before the border and ends after it, or -1."""
-    low = max(start, border - len(needle) + 1)
-    piece = data.copy(low, min(end, border + len(needle) - 1))
-    found = piece.rfind(needle) if backwards else piece.find(needle)
-    return found + low if found >= 0 else -1
 
 
 class Match:
@@ -153,12 +195,12 @@ class Match:
         return self._match.groupdict(default)
 
     def span(self, group: int | str = 0) -> tuple[int, int]:
-        """Where a group begins and ends in the buffer; (-1, -1) if it took no part."""
+        """Where a group starts and ends in the buffer; (-1, -1) if it took no part."""
         start, end = self._match.span(group)
         return (start, end) if start < 0 else (start + self._offset, end + self._offset)
 
     def start(self, group: int | str = 0) -> int:
-        """Where a group begins in the buffer; -1 if it took no part."""
+        """Where a group starts in the buffer; -1 if it took no part."""
         return self.span(group)[0]
 
     def end(self, group: int | str = 0) -> int:
@@ -179,12 +221,13 @@ def finditer(data: Searchable, pattern: bytes | re.Pattern[bytes], end: int, lon
 def _finditer(data: Searchable, compiled: re.Pattern[bytes], end: int, longest: int) -> Iterator[Match]:
     """The same, piece by piece.
 
-    A match is final once `longest` bytes from its begin were in sight; `longest` bytes before the place where the
-    search goes on stay in sight for what looks behind. No match that begins before `final` is left when a piece is
+    A match is final once `longest` bytes from its start were in sight; `longest` bytes before the place where the
+    search goes on stay in sight for what looks behind. No match that starts before `final` is left when a piece is
     done, and the search never goes on where an empty match was, so it goes on as it would have in one piece.
     """
     place = 0  # where the search goes on
     while True:
+        data.check()
         low = max(0, place - longest)
         high = min(end, place + STEP + 2 * longest)
         final = high if high == end else high - longest

@@ -1,7 +1,6 @@
-"""Every system call that smmap makes, and where platforms and interpreters differ. Knows nothing of windows.
+"""Where platforms and interpreters differ, the limits of the system, and what its refusals mean.
 
-All other modules call `status`, `open_file`, `status_of`, `read_at`, `map_at` through this module, so a test can make
-any of them fail in one place.
+Knows nothing of windows. The system calls on files are the engine's.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, Union
+from typing import NamedTuple, Union
 
 __all__ = [
     "FREE_THREADED",
     "GONE",
     "KEEPS_DESCRIPTORS",
-    "MAP_LOOKS",
+    "MAP_COSTS_DESCRIPTOR",
+    "OPENING",
     "PYPY",
     "RECLAIMS_LATE",
     "REFUSALS",
-    "TRACKS_DESCRIPTOR",
     "UNMAPPABLE",
-    "Descriptor",
+    "WINDOWS",
+    "HandleLimits",
     "Where",
     "advice_for",
     "called",
@@ -34,15 +33,8 @@ __all__ = [
     "collect_garbage",
     "handle_limits",
     "is_readable",
-    "is_shared",
-    "map_at",
-    "name_of",
     "named",
-    "open_file",
-    "read_at",
     "span_of",
-    "status",
-    "status_of",
 ]
 
 Where = Union[str, bytes, int]
@@ -54,31 +46,29 @@ RECLAIMS_LATE = PYPY or FREE_THREADED
 """Whether an object may live on for a while after its last reference went."""
 
 WINDOWS = os.name == "nt"
-_HAS_PREAD = hasattr(os, "pread")
-KEEPS_DESCRIPTORS = _HAS_PREAD and not WINDOWS
-"""Whether files can be read at an offset by a descriptor kept open (on Windows an open one blocks deletion)."""
-
-MAP_LOOKS = not PYPY and not WINDOWS
-"""Whether making a map looks at the file's size itself, and refuses what lies beyond: CPython asks `fstat` there."""
+KEEPS_DESCRIPTORS = hasattr(os, "pread") and not WINDOWS
+"""Whether files can be read at an offset by a cached descriptor (on Windows an open one blocks deletion)."""
 
 REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""What the system says when it has run out: letting something go may help."""
+"""What the system says when it has run out: evicting something may help."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EBADF})
 """What opening gives where a file was deleted, or a descriptor closed, since it was examined."""
 
-UNMAPPABLE = frozenset({errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL})
+UNMAPPABLE = frozenset(
+    {errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+)
 """What a correctly aligned map of a readable file gives where the file system cannot map at all."""
 
-_OPENING = os.O_RDONLY | sum(
+OPENING = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_NOINHERIT")
 )
+"""The flags with which files are opened: O_NONBLOCK so that a pipe put in a file's place cannot make the call wait."""
+
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_EXCL
-_REOPENS = sys.platform == "linux"
-_LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
 
 
-def _probe_trackfd() -> bool:
+def _map_costs_descriptor() -> bool:
     try:
         mmap.mmap(-1, 1, trackfd=False).close()  # type: ignore[call-arg, unused-ignore]
     except TypeError:
@@ -86,20 +76,8 @@ def _probe_trackfd() -> bool:
     return False
 
 
-TRACKS_DESCRIPTOR = _probe_trackfd()
-"""Whether each map costs a descriptor (before Python 3.13, and on Windows)."""
-
-
-def name_of(path: Any) -> str | bytes:
-    """A path made absolute now, so that a later `chdir` does not lead it elsewhere; links and `..` stay as they are."""
-    name: str | bytes = os.fspath(path)
-    if not name:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    if os.path.isabs(name):
-        return name
-    if WINDOWS:
-        return os.path.abspath(name)
-    return os.path.join(os.getcwd(), name) if isinstance(name, str) else os.path.join(os.getcwdb(), name)
+MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
+"""Whether each map of Python's own costs a descriptor (before Python 3.13, and on Windows)."""
 
 
 def called(where: Where) -> str | bytes:
@@ -107,101 +85,16 @@ def called(where: Where) -> str | bytes:
     return f"descriptor {where}" if isinstance(where, int) else where
 
 
-def span_of(begin: int, end: int) -> str:
+def span_of(start: int, stop: int) -> str:
     """What errors call a byte range; nothing for an empty one."""
-    return f"[{begin}, {end}): " if end > begin else ""
+    return f"[{start}, {stop}): " if stop > start else ""
 
 
-def named(error: OSError, where: Where, begin: int = 0, end: int = 0) -> OSError:
-    """The system's error again, with the file's name and the range that was asked for; any other as it is."""
-    if error.errno is None:  # what the handler of a signal raised, as TimeoutError
-        return error
-    return OSError(error.errno, f"{span_of(begin, end)}{error.strerror}", called(where))
-
-
-def status(where: Where) -> os.stat_result:
-    """`os.stat` of a path or descriptor."""
-    return os.fstat(where) if isinstance(where, int) else os.stat(where)
-
-
-def status_of(number: int) -> os.stat_result:
-    """`os.fstat` of a descriptor of ours."""
-    return os.fstat(number)
-
-
-def open_file(where: Where, flags: int) -> Descriptor:
-    """A descriptor of our own, read-only and not inherited: of the path, or of what the user's descriptor refers to.
-
-    A duplicate of that would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write, and keep them
-    after the user closed it; Linux can open the same file anew. Whoever calls verifies what was opened.
-    """
-    if not isinstance(where, int):
-        return _owned(map(os.open, (where,), (_OPENING | flags,)))
-    if _REOPENS:
-        try:
-            return _owned(map(os.open, (f"/proc/self/fd/{where}",), (_OPENING | flags,)))
-        except OSError as error:
-            if error.errno in REFUSALS:
-                raise
-    return _owned(map(os.dup, (where,)))
-
-
-def _owned(call: Iterator[int]) -> Descriptor:
-    """The new descriptor that a call gives when it is made, which somebody owns before a signal's handler can raise."""
-    descriptor = Descriptor()
-    opened: list[int] = []
-    descriptor.opened = opened
-    opened.extend(call)  # calls and stores in one: no handler runs between
-    descriptor.number = opened[0]
-    descriptor.opened = ()
-    return descriptor
-
-
-def read_at(number: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes at `offset`; fewer only where the file ends."""
-    if not _HAS_PREAD:
-        os.lseek(number, offset, os.SEEK_SET)  # only ever a descriptor that no one else uses
-        return os.read(number, size)
-    data = os.pread(number, size if size < _LONGEST_READ else _LONGEST_READ, offset)  # noqa: FURB136 - saves a call
-    if len(data) == size:
-        return data
-    pieces = []
-    while data:
-        pieces.append(data)
-        offset += len(data)
-        size -= len(data)
-        data = os.pread(number, min(size, _LONGEST_READ), offset) if size else b""
-    return b"".join(pieces)
-
-
-def map_at(number: int, size: int, offset: int, access: str = "normal") -> mmap.mmap:
-    """A read-only map of `size` bytes at `offset`, which outlives the descriptor; `access` is advice to the system."""
-    extra: dict[str, Any] = {} if TRACKS_DESCRIPTOR else {"trackfd": False}
-    store = mmap.mmap(number, size, access=mmap.ACCESS_READ, offset=offset, **extra)
-    advice = None if access == "normal" else getattr(mmap, f"MADV_{access.upper()}", None)
-    if advice is not None:
-        try:
-            store.madvise(advice)
-        except OSError:
-            pass  # it was advice
-    return store
-
-
-def is_shared(store: object, unknown: bool) -> bool:
-    """Whether an object is referred to by more than the one variable that the caller passed on; or `unknown`."""
-    count = getattr(sys, "getrefcount", None)
-    return unknown if count is None else count(store) > _REFERENCES_OF_ONE_CALLER
-
-
-def _references_of_one_caller() -> int:
-    def count(store: object) -> int:
-        return sys.getrefcount(store)
-
-    only = bytearray(1)
-    return count(only) if hasattr(sys, "getrefcount") else 0
-
-
-_REFERENCES_OF_ONE_CALLER = _references_of_one_caller()
+def named(error: OSError | MemoryError, where: Where, start: int = 0, stop: int = 0) -> OSError | MemoryError:
+    """The system's error again, with the file's name and the requested range; any other as it is."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is not None:
+        return error  # a signal handler's `TimeoutError`, say, has no number
+    return OSError(error.errno, f"{span_of(start, stop)}{error.strerror}", called(where))
 
 
 def is_readable(number: int) -> bool:
@@ -221,14 +114,26 @@ def check_flags(flags: int) -> int:
     return flags
 
 
-def handle_limits() -> tuple[int, int]:
-    """How many (maps, descriptors) a manager may use by default: at least half of each is left to the program."""
+class HandleLimits(NamedTuple):
+    """How many handles a manager may use: maps and cached descriptors together."""
+
+    handles: int
+    descriptors: int
+    """How many of them may be cached descriptors."""
+    hard: bool
+    """Whether a request that would exceed `handles` is refused: the user set it. Else it only says what is cached."""
+
+
+def handle_limits(given: int = sys.maxsize) -> HandleLimits:
+    """The limits in force where the user gave `given` (sys.maxsize: none). At least half is left to the program."""
     maps, descriptors = 65530, 1 << 20
     try:
         with open("/proc/sys/vm/max_map_count", "rb") as file:
-            maps = int(file.read())
-    except (OSError, ValueError):
-        pass
+            found = file.read().strip()
+        maps = int(found) if found.isdigit() else maps
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise
     try:
         import resource
     except ImportError:
@@ -236,11 +141,17 @@ def handle_limits() -> tuple[int, int]:
     else:
         try:
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        except OSError:
+        except OSError as error:
+            if error.errno is None:  # as above
+                raise
             soft = resource.RLIM_INFINITY
         if soft != resource.RLIM_INFINITY:
             descriptors = soft
-    return max(1, (min(maps, descriptors) if TRACKS_DESCRIPTOR else maps) // 2), descriptors // 4
+    if given != sys.maxsize:
+        return HandleLimits(given, descriptors // 4, True)
+    return HandleLimits(
+        max(1, (min(maps, descriptors) if MAP_COSTS_DESCRIPTOR else maps) // 2), descriptors // 4, False
+    )
 
 
 _collecting = threading.RLock()
@@ -266,8 +177,13 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
 
 
 def code_of(error: OSError | MemoryError) -> int:
-    """The number of a system's error; for a `MemoryError` that of the system's own, so that both are treated alike."""
-    return error.errno or 0 if isinstance(error, OSError) else errno.ENOMEM
+    """The number of a system's error; for a `MemoryError` that of the system's own, so that both are treated alike.
+
+    Python's own has no arguments. 0 for what the handler of a signal may have raised.
+    """
+    if isinstance(error, OSError):
+        return error.errno or 0
+    return 0 if error.args else errno.ENOMEM
 
 
 def advice_for(code: int) -> str:
@@ -279,48 +195,3 @@ def advice_for(code: int) -> str:
     if code == errno.EAGAIN:
         return "the system locks no more memory or a lease is on the file: raise RLIMIT_MEMLOCK (ulimit -l)"
     return "no map or address space is left: raise the sysctl vm.max_map_count or RLIMIT_AS (ulimit -v)"
-
-
-class Descriptor:
-    """A descriptor of our own, closed once.
-
-    `readers` counts who reads from it now (under the manager's lock); `shared` says that it was ever kept, so that
-    there may be several.
-    """
-
-    __slots__ = ("number", "opened", "readers", "shared")
-
-    number: int
-    opened: Sequence[int]
-    """What is to become the number: see `_owned`."""
-
-    def __init__(self) -> None:
-        self.number = -1
-        self.opened = ()
-        self.readers = 0
-        self.shared = False
-
-    def close(self, _close: Any = os.close) -> None:
-        """Close the number; harmless the second time."""
-        number, self.number = self.number, -1
-        if number >= 0:
-            try:
-                _close(number)
-            except OSError:
-                pass  # it is closed nevertheless, and nothing was written that could be lost
-
-    @property
-    def closes_itself(self) -> bool:
-        """Whether its last reference closes it: who reads keeps one, so that nobody need say when it has read."""
-        return self.shared and not PYPY
-
-    def retire(self) -> None:
-        """Be closed, once nobody reads, unless it closes itself."""
-        if not self.closes_itself:
-            self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "opened", ()) and self.number < 0:
-            self.number = self.opened[0]
-        if hasattr(self, "number"):  # a signal handler may have raised before it was
-            self.close()

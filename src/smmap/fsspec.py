@@ -24,8 +24,8 @@ except ImportError as error:
 
 from . import _default
 from ._buffer import SlidingWindowMapBuffer
-from ._errors import SmmapError
-from ._manager import SlidingWindowMapManager, StaticWindowMapManager
+from ._errors import SmmapError, refuse_state
+from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Shared:
         manager = self.manager  # the default one is another after it was closed
         with self._lock:
             found = self._recent.get(path)
-            if found is not None and found[0] == key and found[1]._manager is manager:
+            if found is not None and found[0] == key and found[1]._access.client.manager is manager:
                 self._recent.move_to_end(path)
                 return found[1]
         buffer: SlidingWindowMapBuffer = manager.buffer(path)
@@ -101,7 +101,7 @@ class SmmapFile(BufferedFileReader):
         super().__init__(FileReader(buffer, position))
         self._source = buffer
         self.fs = fs
-        self.path: str = buffer._given
+        self.path: str = buffer._access.client.given
         self.size = len(buffer)
 
     def __copy__(self) -> SmmapFile:
@@ -109,13 +109,15 @@ class SmmapFile(BufferedFileReader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self.tell()
-        _, _, _, _, length, mtime, _ = self._source.__reduce__()[1]
-        return _reopened, (self.fs, self.path, length, mtime, place)
+        client = self._source._access.client
+        return _reopened, (self.fs, self.path, client.size, client.mtime, place)
 
 
 def _reopened(fs: SmmapFileSystem, path: str, length: int, mtime: int, place: int) -> SmmapFile:
     """A file object that opens its file at the first read."""
-    return SmmapFile(fs, SlidingWindowMapBuffer.later(fs._share().own, path, 0, length, length, mtime), place)
+    if not isinstance(fs, SmmapFileSystem):
+        raise TypeError(f"fs must be a SmmapFileSystem, not {type(fs).__name__}")
+    return SmmapFile(fs, SlidingWindowMapBuffer._later(fs._share().own, path, 0, length, length, mtime), place)
 
 
 class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -133,6 +135,8 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     protocol = "smmap"
     root_marker = "/"
+
+    __setstate__ = refuse_state
 
     def __init__(
         self,

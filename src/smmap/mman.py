@@ -1,6 +1,6 @@
 """The import path of smmap 5 for managers and cursors."""
 
 from ._cursor import WindowCursor
-from ._manager import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 
 __all__ = ["SlidingWindowMapManager", "StaticWindowMapManager", "WindowCursor"]

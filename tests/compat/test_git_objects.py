@@ -111,7 +111,7 @@ def test_the_comparison_sees_a_window_that_is_too_small(repo: GitRepo, catalogue
 def test_the_comparison_sees_the_defects_of_smmap_5(
     windows: int, late: bool, repo: GitRepo, smmap5_wheel: Path, record_property: Any
 ) -> None:
-    """The published smmap 5 with the very window of the tests below: its windows end where others began, so objects
+    """The published smmap 5 with the very window of the tests below: its windows end where others started, so objects
     come back short; and with a limit it fails while a stream lives. Were nothing found here, the tests below would
     prove nothing.
     """
@@ -170,7 +170,7 @@ def test_gitdb_refuses_an_index_that_is_larger_than_the_window(repo: GitRepo) ->
 
 
 def test_nothing_can_stay(repo: GitRepo, catalogue: dict[str, GitObject]) -> None:
-    """A memory limit of one byte, and few more maps than gitdb's cursors hold: deltas may lie in six windows."""
+    """A memory limit of one byte, and few more maps than gitdb pins: deltas may lie in six windows."""
     handles = 2 * len(repo.packs) + 6
     window = window_for(repo)
     manager = smmap.SlidingWindowMapManager(window_size=window, max_memory_size=1, max_open_handles=handles)
@@ -198,17 +198,17 @@ def test_streams_kept_and_read_late(
 
 
 def test_a_stream_outlives_everything(repo: GitRepo, catalogue: dict[str, GitObject], tight: Any) -> None:
-    """Half a stream is read, then its database goes and the manager is collected, which counts the window as lent."""
+    """Half a stream is read, then its database goes and the manager is collected: the region is detached."""
     name = max(repo.packed().items(), key=lambda item: item[1].size)[0]
     db = open_db(repo)
     stream = db.stream(bytes.fromhex(name))
-    begin = stream.read(1000)
+    start = stream.read(1000)
     del db
     gc.collect()
     assert tight.collect() >= 1
     stats = tight.stats()
-    assert (stats.held, stats.idle, stats.lent) == (0, 0, 1)
-    assert begin + stream.read() == catalogue[name].data
+    assert (stats.pinned, stats.idle, stats.detached) == (0, 0, 1)
+    assert start + stream.read() == catalogue[name].data
 
 
 @GITDB_IS_DEPRECATED
@@ -220,12 +220,12 @@ def test_closing_a_gitpython_repository_with_a_living_stream(
     blobs = [name for name in sorted(repo.packed()) if catalogue[name].type == b"blob"]
     with git.Repo(str(repo.path), odbt=git.GitDB) as opened:
         streams = [(name, opened.odb.stream(bytes.fromhex(name))) for name in blobs]
-        begins = {name: stream.read(4096) for name, stream in streams}
+        starts = {name: stream.read(4096) for name, stream in streams}
         opened.close()
         opened.close()
-        assert tight.stats().lent > 0
+        assert tight.stats().detached > 0
         for name, stream in reversed(streams):
-            assert begins[name] + stream.read() == catalogue[name].data
+            assert starts[name] + stream.read() == catalogue[name].data
         # and the repository can still be used
         head = opened.head.commit
         assert head.hexsha == repo.git("rev-parse", "HEAD").decode().strip()
@@ -356,7 +356,7 @@ def test_repack_while_threads_read(own_copy: GitRepo, catalogue: dict[str, GitOb
     assert problems == []
 
 
-# A pack of more than 1 GiB, the size at which smmap 5 begins to cut objects off
+# A pack of more than 1 GiB, the size at which smmap 5 starts to cut objects off
 
 
 @pytest.fixture(scope="module")

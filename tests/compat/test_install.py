@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import smmap
+
 from . import _gitrepo, _wheels
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -71,7 +73,7 @@ def test_gitpython_keeps_this_smmap(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["versions"]["smmap"] == told["version"] == "5.1.0"
     assert home.resolve() in Path(told["file"]).resolve().parents
-    assert told["manager"] == "smmap._manager.SlidingWindowMapManager"
+    assert told["manager"] == f"{smmap.SlidingWindowMapManager.__module__}.SlidingWindowMapManager"
     assert told["mapped"] > 0
     assert told["walked"] == repo.git("rev-list", "main").decode().split()
     assert told["blobs"] == {

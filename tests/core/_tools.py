@@ -10,6 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ __all__ = [
     "TRACKS",
     "File",
     "G",
+    "World",
     "agree",
+    "assert_zero",
     "borders",
     "collecting_always",
     "descriptors",
@@ -36,6 +39,7 @@ __all__ = [
     "lengths",
     "linux",
     "maps",
+    "open_to_all",
     "pages",
     "payload",
     "reclaim",
@@ -63,9 +67,79 @@ class File(NamedTuple):
         return self.path.name
 
 
+class World:
+    """A folder of files whose bytes differ at every offset, and the managers that read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._managers: list[Any] = []
+
+    def file(self, size: int, name: str = "data", data: bytes | None = None) -> File:
+        """A file of `size` bytes below the folder; each name has other bytes."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = payload(size, name) if data is None else data
+        path.write_bytes(content)
+        return File(path, content)
+
+    def manager(
+        self,
+        window_size: int = -1,
+        max_memory_size: int = 0,
+        max_open_handles: int = sys.maxsize,
+        *,
+        static: bool = False,
+        backing: str = "auto",
+    ) -> Any:
+        """A manager, which is checked when the test ends."""
+        cls: Callable[..., Any] = smmap.StaticWindowMapManager if static else smmap.SlidingWindowMapManager
+        manager = cls(0 if static else window_size, max_memory_size, max_open_handles, backing=backing)
+        self._managers.append(manager)
+        return manager
+
+    def maps(self) -> list[str]:
+        """The names of the files that the system has mapped now, one a map."""
+        return maps(self.folder)
+
+    def pages(self) -> Counter[tuple[str, int]]:
+        """The granules that the system has mapped now, as (name, number)."""
+        return pages(self.folder)
+
+    def descriptors(self) -> list[str]:
+        """The files that the system has open now."""
+        return descriptors(self.folder)
+
+    def check_zero(self) -> None:
+        """Nothing is mapped or open any more, and every manager says so everywhere."""
+        for manager in self._managers:
+            manager._check()
+            manager.collect()
+            if manager.stats()[:7] != (0,) * 7:
+                reclaim()
+                manager.collect()
+                reclaim()
+            assert_zero(manager)
+
+
+def assert_zero(manager: Any) -> None:
+    """Nothing is mapped, pinned, detached or open, and the manager says so everywhere."""
+    manager._check()
+    assert manager.stats()[:7] == (0,) * 7, manager.stats()
+    assert manager.num_file_handles() == 0
+    assert manager.num_open_files() == 0
+    assert manager.mapped_memory_size() == 0
+
+
 def payload(size: int, seed: object = 0) -> bytes:
     """`size` bytes without a period: any eight of them in a row are found at one offset only."""
     return hashlib.shake_128(repr(seed).encode()).digest(size)
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users come to a folder below the one for temporary files."""
+    while folder != Path(tempfile.gettempdir()) and folder != folder.parent:
+        folder.chmod(0o755)
+        folder = folder.parent
 
 
 def reclaim() -> None:

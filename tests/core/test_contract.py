@@ -18,6 +18,7 @@ from typing import Any, Callable, NamedTuple
 import pytest
 
 import smmap
+from core._tools import World
 from smmap.util import MapRegion, MapRegionList
 
 from ._tools import LATE, File, G, borders, descriptors, expected_size, lengths, linux, payload
@@ -90,29 +91,29 @@ def check_cursor(cursor: Any, data: bytes, window: int, offset: int, size: int) 
     for outside in (offset - 1, cursor.ofs_end()):
         assert not cursor.includes_ofs(outside), where
     region = cursor.region()
-    begin, end = region.ofs_begin(), region.ofs_end()
-    assert begin % G == 0
-    assert 0 <= begin <= offset < cursor.ofs_end() <= end <= len(data), where
-    assert region.size() == end - begin <= (window + G if window else len(data)), where
-    assert region.includes_ofs(begin)
-    assert region.includes_ofs(end - 1)
-    assert not region.includes_ofs(begin - 1)
-    assert not region.includes_ofs(end)
+    start, stop = region.ofs_begin(), region.ofs_end()
+    assert start % G == 0
+    assert 0 <= start <= offset < cursor.ofs_end() <= stop <= len(data), where
+    assert region.size() == stop - start <= (window + G if window else len(data)), where
+    assert region.includes_ofs(start)
+    assert region.includes_ofs(stop - 1)
+    assert not region.includes_ofs(start - 1)
+    assert not region.includes_ofs(stop)
     raw = cursor.map()
     assert raw is region.map()
-    assert len(raw) == end - begin
-    piece = raw[offset - begin : offset - begin + cursor.size()]
+    assert len(raw) == stop - start
+    piece = raw[offset - start : offset - start + cursor.size()]
     assert isinstance(piece, bytes)
     assert piece == view
-    assert struct.unpack_from("B", raw, offset - begin) == (data[offset],)
+    assert struct.unpack_from("B", raw, offset - start) == (data[offset],)
 
 
 @backings
 @settings
-def test_cursor_at_every_border(setting: Setting, backing: str, make_file: Any, make_manager: Any) -> None:
+def test_cursor_at_every_border(setting: Setting, backing: str, world: World) -> None:
     for size in SIZES:
-        file = make_file(size, f"data{size}")
-        manager = setting.make(make_manager, backing)
+        file = world.file(size, f"data{size}")
+        manager = setting.make(world.manager, backing)
         window = manager.window_size() if manager.window_size() < 1 << 20 else 0
         pairs = [(offset, n) for offset in borders(size, window or 4 * G) for n in lengths(window or 4 * G)]
         pairs += [(offset, n) for offset in (size + 1, size + G, sys.maxsize) for n in (0, 1, sys.maxsize)]
@@ -126,16 +127,16 @@ def test_cursor_at_every_border(setting: Setting, backing: str, make_file: Any, 
 
 
 @settings
-def test_cursors_and_history_do_not_change_sizes(setting: Setting, make_file: Any, make_manager: Any) -> None:
+def test_cursors_and_history_do_not_change_sizes(setting: Setting, world: World) -> None:
     """A cursor with no history, one with a long one, and one of a manager full of windows get the same sizes."""
-    file = make_file(9 * G + 123)
-    manager = setting.make(make_manager, "auto")
+    file = world.file(9 * G + 123)
+    manager = setting.make(world.manager, "auto")
     window = manager.window_size() if manager.window_size() < 1 << 20 else 4 * G
     old = manager.make_cursor(file.path)
     chance = random.Random(5)
     for _ in range(300):
         offset, n = chance.choice(borders(len(file.data), window)), chance.choice(lengths(window))
-        fresh = setting.make(make_manager, "auto")
+        fresh = setting.make(world.manager, "auto")
         with fresh.make_cursor(file.path) as young:
             young.use_region(offset, n)
             old.use_region(offset, n)
@@ -151,9 +152,9 @@ def test_cursors_and_history_do_not_change_sizes(setting: Setting, make_file: An
 
 @backings
 @settings
-def test_every_way_to_name_a_file(setting: Setting, backing: str, make_file: Any, make_manager: Any) -> None:
-    file = make_file(9 * G + 123)
-    manager = setting.make(make_manager, backing)
+def test_every_way_to_name_a_file(setting: Setting, backing: str, world: World) -> None:
+    file = world.file(9 * G + 123)
+    manager = setting.make(world.manager, backing)
     window = manager.window_size() if manager.window_size() < 1 << 20 else 0
     for kind, name in ways(file):
         cursor = manager.make_cursor(name)
@@ -176,10 +177,10 @@ def test_every_way_to_name_a_file(setting: Setting, backing: str, make_file: Any
 
 
 @backings
-def test_empty_file(backing: str, make_file: Any, make_manager: Any) -> None:
-    file = make_file(0)
+def test_empty_file(backing: str, world: World) -> None:
+    file = world.file(0)
     for setting in SETTINGS:
-        manager = setting.make(make_manager, backing)
+        manager = setting.make(world.manager, backing)
         for _, name in ways(file):
             with manager.make_cursor(name) as cursor:
                 for offset in (0, 1, G):
@@ -200,10 +201,10 @@ def test_empty_file(backing: str, make_file: Any, make_manager: Any) -> None:
 
 @linux
 @settings
-def test_descriptors_of_the_user_are_left_alone(setting: Setting, make_file: Any, make_manager: Any) -> None:
+def test_descriptors_of_the_user_are_left_alone(setting: Setting, world: World) -> None:
     """Neither closed nor moved: its own file position is the user's."""
-    file = make_file(9 * G)
-    manager = setting.make(make_manager, "auto")
+    file = world.file(9 * G)
+    manager = setting.make(world.manager, "auto")
     number = os.open(file.path, os.O_RDONLY)
     os.lseek(number, 77, os.SEEK_SET)
     with manager.make_cursor(number) as cursor:
@@ -218,21 +219,21 @@ def test_descriptors_of_the_user_are_left_alone(setting: Setting, make_file: Any
 
 
 @settings
-def test_copies_and_assigns(setting: Setting, make_file: Any, make_manager: Any) -> None:
+def test_copies_and_assigns(setting: Setting, world: World) -> None:
     import copy
 
-    file, other = make_file(9 * G + 123), make_file(5 * G, "other")
-    manager = setting.make(make_manager, "auto")
+    file, other = world.file(9 * G + 123), world.file(5 * G, "other")
+    manager = setting.make(world.manager, "auto")
     cursor = manager.make_cursor(file.path).use_region(3 * G + 1, G)
     twin = copy.copy(cursor)
     assert (twin.ofs_begin(), twin.size(), twin.path_or_fd()) == (3 * G + 1, G, file.path)
     assert twin.region() is cursor.region()
     cursor.use_region(0, 5)
     assert twin.buffer() == file.data[3 * G + 1 : 4 * G + 1]
-    held = cursor.buffer()
+    view = cursor.buffer()
     cursor.assign(twin)
     assert cursor.buffer() == twin.buffer()
-    assert held == file.data[:5]
+    assert view == file.data[:5]
     twin.close()
     assert cursor.buffer() == file.data[3 * G + 1 : 4 * G + 1]
     cursor.assign(manager.make_cursor(other.path))
@@ -250,61 +251,61 @@ def test_copies_and_assigns(setting: Setting, make_file: Any, make_manager: Any)
 
 
 @pytest.mark.parametrize("windows", [(2 * G, 8 * G), (8 * G, 2 * G)])
-def test_a_copy_has_the_windows_of_its_manager(make_file: Any, make_manager: Any, windows: Any) -> None:
-    file = make_file(24 * G)
-    own, other = (make_manager(window) for window in windows)
+def test_a_copy_has_the_windows_of_its_manager(world: World, windows: Any) -> None:
+    file = world.file(24 * G)
+    own, other = (world.manager(window) for window in windows)
     rhs = other.make_cursor(file.path)
-    held = [other.make_cursor(file.path).use_region(offset, 9) for offset in range(0, 24 * G, 2 * G)]
+    pinning = [other.make_cursor(file.path).use_region(offset, 9) for offset in range(0, 24 * G, 2 * G)]
     cursor = own.make_cursor(file.path).use_region(0, 9)
     cursor.assign(rhs)
     for offset, size in ((5, 9), (10 * G + 1, 9), (4 * G - 5, 0), (7, 6 * G), (22 * G, 0), (18 * G, 4 * G)):
         cursor.use_region(offset, size)
         assert cursor.size() == expected_size(offset, size, windows[1], 24 * G)
         assert cursor.buffer() == file.data[offset : offset + cursor.size()]
-    for each in (cursor, rhs, *held):
+    for each in (cursor, rhs, *pinning):
         each.close()
 
 
-def test_unuse_any_number_of_times(make_file: Any, make_manager: Any) -> None:
-    file = make_file(3 * G)
-    manager = make_manager(2 * G)
+def test_unuse_any_number_of_times(world: World) -> None:
+    file = world.file(3 * G)
+    manager = world.manager(2 * G)
     cursor = manager.make_cursor(file.path)
     cursor.unuse_region()
     for _ in range(3):
         cursor.use_region(G, 7)
-        assert manager.stats().held == 1
+        assert manager.stats().pinned == 1
         for _ in range(3):
             cursor.unuse_region()
             assert not cursor.is_valid()
             assert cursor.is_associated()
-            assert manager.stats().held == 0
+            assert manager.stats().pinned == 0
     assert manager.stats().idle == 1
     for _ in range(3):
         cursor._destroy()
 
 
-def test_window_sizes(make_manager: Any) -> None:
+def test_window_sizes(world: World) -> None:
     """Rounded up to twice the granularity, and at most an eighth of a memory limit if none is asked for."""
     for window in (1, G, 2 * G - 1, 2 * G, 2 * G + 1, 64 * G):
-        manager = make_manager(window)
+        manager = world.manager(window)
         rounded = manager.window_size()
         assert rounded % (2 * G) == 0
         assert window <= rounded < window + 2 * G
-    assert make_manager(0).window_size() == 0
-    assert make_manager(static=True).window_size() == 0
-    assert make_manager().window_size() == (4 << 30 if sys.maxsize > 1 << 32 else 64 << 20)
-    assert make_manager(backing="read").window_size() == 8 << 20
-    assert make_manager(-1, 160 * G).window_size() <= 20 * G
-    assert make_manager(-1, 160 * G).window_size() % (2 * G) == 0
-    assert make_manager(16 * G, 32 * G).window_size() == 16 * G
-    default = make_manager()
+    assert world.manager(0).window_size() == 0
+    assert world.manager(static=True).window_size() == 0
+    assert world.manager().window_size() == (4 << 30 if sys.maxsize > 1 << 32 else 64 << 20)
+    assert world.manager(backing="read").window_size() == 8 << 20
+    assert world.manager(-1, 160 * G).window_size() <= 20 * G
+    assert world.manager(-1, 160 * G).window_size() % (2 * G) == 0
+    assert world.manager(16 * G, 32 * G).window_size() == 16 * G
+    default = world.manager()
     assert default.max_mapped_memory_size() == (32 << 30 if sys.maxsize > 1 << 32 else 1 << 30)
-    assert make_manager(16 * G, 32 * G, 5).max_mapped_memory_size() == 32 * G
-    assert make_manager(16 * G, 32 * G, 5).max_file_handles() == 5
+    assert world.manager(16 * G, 32 * G, 5).max_mapped_memory_size() == 32 * G
+    assert world.manager(16 * G, 32 * G, 5).max_file_handles() == 5
 
 
-def test_a_region_of_its_own(make_file: Any) -> None:
-    file = make_file(5 * G + 9)
+def test_a_region_of_its_own(world: World) -> None:
+    file = world.file(5 * G + 9)
     region = MapRegion(str(file.path), 2 * G, 2 * G)
     assert (region.ofs_begin(), region.ofs_end(), region.size()) == (2 * G, 4 * G, 2 * G)
     assert region.buffer() == file.data[2 * G : 4 * G]
@@ -320,8 +321,8 @@ def test_a_region_of_its_own(make_file: Any) -> None:
             MapRegion(file.path, offset, size)
 
 
-def test_region_list(make_file: Any, make_manager: Any) -> None:
-    file = make_file(5 * G + 9)
+def test_region_list(world: World) -> None:
+    file = world.file(5 * G + 9)
     listed = MapRegionList(str(file.path))
     assert len(listed) == 0
     assert list(listed) == []
@@ -339,9 +340,9 @@ def accepted(call: Callable[[], Any]) -> bool:
 
 
 @settings
-def test_where_a_buffer_may_begin(setting: Setting, make_file: Any, make_manager: Any, tmp_path: Path) -> None:
-    file = make_file(3 * G + 5)
-    manager = setting.make(make_manager, "auto")
+def test_where_a_buffer_may_start(setting: Setting, world: World, tmp_path: Path) -> None:
+    file = world.file(3 * G + 5)
+    manager = setting.make(world.manager, "auto")
     cursor = manager.make_cursor(file.path)
     for offset in borders(len(file.data), 2 * G):
         fine = accepted(lambda: smmap.SlidingWindowMapBuffer(cursor, offset).close())

@@ -1,4 +1,4 @@
-"""What is held stays valid whatever goes before it; what is dropped is given back; what is closed says so.
+"""What you hold stays valid, what you drop is given back, what is closed says so.
 
 Whatever could hang or die runs in an interpreter of its own, with a watchdog that shows where it hangs.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import gc
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +18,22 @@ from typing import Any
 import pytest
 
 import smmap
-from smmap import ClosedError
+from smmap import ClosedError, _system
+from smmap._engine import chosen as engine
+from smmap.util import MapRegion
 
-from ._tools import LATE, PYPY, File, G, collecting_always, descriptors, linux, maps, reclaim, run_python
+from ._tools import LATE, PYPY, File, G, World, collecting_always, descriptors, linux, maps, reclaim, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
 Buffer: Any = smmap.SlidingWindowMapBuffer
 backings = pytest.mark.parametrize("backing", ["mmap", "read"])
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
+plain = pytest.mark.skipif(smmap.engine != "plain", reason="patches what the plain engine uses")
 
 
 @pytest.fixture
-def file(make_file: Any) -> File:
-    made: File = make_file(SIZE)
+def file(world: World) -> File:
+    made: File = world.file(SIZE)
     return made
 
 
@@ -37,7 +41,7 @@ def file(make_file: Any) -> File:
 
 
 @backings
-def test_views_outlive_everything(backing: str, file: File) -> None:
+def test_views_outlive_all_they_came_from(backing: str, file: File) -> None:
     manager = smmap.SlidingWindowMapManager(W, 2 * W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(W + 1, 99)
     buffer = Buffer(manager.make_cursor(file.path))
@@ -78,8 +82,8 @@ def test_views_outlive_everything(backing: str, file: File) -> None:
 
 
 @backings
-def test_releasing_a_view_is_ones_own_business(backing: str, file: File, make_manager: Any) -> None:
-    manager = make_manager(W, backing=backing)
+def test_releasing_a_view_hurts_no_other(backing: str, file: File, world: World) -> None:
+    manager = world.manager(W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(W, 9)
     buffer = Buffer(manager.make_cursor(file.path))
     with cursor.buffer() as view, cursor.region().buffer() as whole, buffer.view(0, 5) as other:
@@ -97,9 +101,9 @@ def test_releasing_a_view_is_ones_own_business(backing: str, file: File, make_ma
 
 
 @pytest.mark.skipif(PYPY, reason="its mmap closes under views")
-def test_nobody_unmaps_under_others(file: File, make_manager: Any) -> None:
+def test_map_refuses_to_be_closed_under_others(file: File, world: World) -> None:
     """A user may try to close the map itself: it is refused, or does no harm."""
-    manager = make_manager(W)
+    manager = world.manager(W)
     cursor, other = (manager.make_cursor(file.path).use_region(W, 9) for _ in range(2))
     for _ in range(3):
         with pytest.raises(BufferError):
@@ -116,8 +120,8 @@ def test_nobody_unmaps_under_others(file: File, make_manager: Any) -> None:
 
 
 @backings
-def test_nothing_can_be_written(backing: str, file: File, make_manager: Any) -> None:
-    manager = make_manager(W, backing=backing)
+def test_views_and_maps_cannot_be_written(backing: str, file: File, world: World) -> None:
+    manager = world.manager(W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(W, 96)
     buffer = Buffer(manager.make_cursor(file.path))
     for view in (cursor.buffer(), cursor.region().buffer(), buffer.view(0, 96), buffer.view(W - 48, W + 48)):
@@ -157,9 +161,9 @@ def test_nothing_can_be_written(backing: str, file: File, make_manager: Any) -> 
     buffer.close()
 
 
-def test_arrays_are_read_only(file: File, make_manager: Any) -> None:
+def test_arrays_are_read_only(file: File, world: World) -> None:
     numpy = pytest.importorskip("numpy")
-    manager = make_manager(W)
+    manager = world.manager(W)
     cursor = manager.make_cursor(file.path).use_region(W, 96)
     array = numpy.frombuffer(cursor.buffer(), "<u2")
     assert array.tobytes() == file.data[W : W + 96]
@@ -170,19 +174,19 @@ def test_arrays_are_read_only(file: File, make_manager: Any) -> None:
         array[0] = 1
     cursor.close()
     manager.collect()
-    assert manager.stats().lent == 1
+    assert manager.stats().detached == 1
     assert array.tobytes() == file.data[W : W + 96]
     del array
     reclaim()
-    assert manager.stats().lent == 0
+    assert manager.stats().detached == 0
 
 
 # Closing
 
 
 @backings
-def test_everything_closes_twice(backing: str, file: File, make_manager: Any) -> None:
-    manager = make_manager(W, backing=backing)
+def test_everything_closes_twice(backing: str, file: File, world: World) -> None:
+    manager = world.manager(W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(W, 9)
     buffer = Buffer(cursor)
     inner = buffer.cursor()
@@ -212,8 +216,8 @@ def test_context_managers(file: File) -> None:
     with smmap.SlidingWindowMapManager(W) as manager:
         with manager.make_cursor(file.path) as cursor:
             assert cursor.use_region(0, 5).buffer() == file.data[:5]
-            assert manager.stats().held == 1
-        assert manager.stats().held == 0
+            assert manager.stats().pinned == 1
+        assert manager.stats().pinned == 0
         assert not cursor.is_valid()
         with Buffer(manager.make_cursor(file.path)) as buffer:
             assert buffer[0] == file.data[0]
@@ -231,7 +235,7 @@ def test_context_managers(file: File) -> None:
     assert manager.stats().mapped == 0
 
 
-def test_using_what_a_closed_manager_gave(file: File) -> None:
+def test_clients_of_a_closed_manager_say_so(file: File) -> None:
     """Everything says so, and names the file; what is in hand stays."""
     manager = smmap.SlidingWindowMapManager(W)
     cursor = manager.make_cursor(file.path).use_region(W, 9)
@@ -255,7 +259,7 @@ def test_using_what_a_closed_manager_gave(file: File) -> None:
 
 
 @backings
-def test_a_closed_manager_revives_nothing(backing: str, file: File) -> None:
+def test_closed_manager_finds_no_detached_region(backing: str, file: File) -> None:
     manager = smmap.SlidingWindowMapManager(W, backing=backing)
     cursor = manager.make_cursor(file.path)
     buffer = Buffer(cursor)
@@ -269,7 +273,7 @@ def test_a_closed_manager_revives_nothing(backing: str, file: File) -> None:
         manager._check()
         assert manager.stats()[1:3] == (0, 0)
     reclaim()
-    assert manager.stats().lent == 2
+    assert manager.stats().detached == 2
     assert views == [file.data[:9], file.data[W : W + 9]]
 
 
@@ -284,9 +288,9 @@ class Node:
 
 
 @backings
-def test_cursors_and_buffers_in_cycles(backing: str, file: File, make_manager: Any) -> None:
+def test_cursors_and_buffers_in_cycles_are_let_go(backing: str, file: File, world: World) -> None:
     """Everything given back although only the collector finds it, which may run at any allocation."""
-    manager = make_manager(W, 2 * W, 4, backing=backing)
+    manager = world.manager(W, 2 * W, 4, backing=backing)
     with collecting_always():
         for number in range(60):
             cursor = manager.make_cursor(file.path).use_region(number % 6 * W, 9)
@@ -299,10 +303,10 @@ def test_cursors_and_buffers_in_cycles(backing: str, file: File, make_manager: A
                 reclaim()
     del cursor, buffer
     reclaim()
-    assert manager.stats().held == 0
+    assert manager.stats().pinned == 0
 
 
-def test_a_manager_in_a_cycle(file: File, tmp_path: Path) -> None:
+def test_manager_in_a_cycle_is_collected(file: File, tmp_path: Path) -> None:
     manager: Any = smmap.SlidingWindowMapManager(W)
     cursor = manager.make_cursor(file.path).use_region(W, 9)
     buffer = Buffer(manager.make_cursor(file.path))
@@ -319,135 +323,232 @@ def test_a_manager_in_a_cycle(file: File, tmp_path: Path) -> None:
         assert descriptors(tmp_path) == []
 
 
-FINALIZERS = """
-import gc, random, sys
-import smmap
-path, window = sys.argv[1], int(sys.argv[2])
-with open(path, "rb") as file:
-    data = file.read()
-manager = smmap.SlidingWindowMapManager(window, 3 * window, 4)
-buffer = smmap.SlidingWindowMapBuffer(manager.make_cursor(path))
-done = refused = 0
+def test_views_in_cycles_are_collected_before_a_limit_is_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where objects die late."""
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+    file = world.file(12 * W)
+    manager = world.manager(W, 0, 3)
 
-class Finalizer:
-    def __init__(self, kind):
-        self.kind, self.me = "none", self   # as long as it is not made
-        if kind in ("close", "unuse"):
-            self.cursor = manager.make_cursor(path).use_region(0, 5)
-            self.view = self.cursor.buffer()
-        self.kind = kind
+    def lose_a_view(number: int) -> None:
+        cycle: list[Any] = []
+        with manager.make_cursor(file.path) as cursor:
+            cycle += [cursor.use_region(number * W, 9).buffer(), cycle]
 
-    def __del__(self):
-        global done, refused
-        done += 1
-        try:
-            if self.kind == "collect":
-                assert manager.collect() >= 0
-            elif self.kind == "stats":
-                manager.stats(), manager.num_file_handles(), repr(manager)
-            elif self.kind == "close":
-                self.cursor.close()
-            elif self.kind == "unuse":
-                self.cursor.unuse_region()
-            elif self.kind == "release":
-                assert manager.release(path) >= 0
-            elif self.kind == "read":
-                assert buffer[7 * window // 2] == data[7 * window // 2]
-            elif self.kind == "map":
-                with manager.make_cursor(path) as cursor:
-                    assert cursor.use_region(2 * window, 5).buffer() == data[2 * window:2 * window + 5]
-        except smmap.ReentryError:
-            refused += 1
-            assert self.kind in ("read", "map"), self.kind
-        except smmap.LimitError:
-            assert self.kind == "map"
-
-def threshold(number):
-    if hasattr(gc, "set_threshold"):
-        gc.set_threshold(number)
-    else:
-        gc.collect()
-
-KINDS = ["collect", "stats", "close", "unuse", "release", "read", "map"]
-chance = random.Random(3)
-threshold(1)
-for step in range(int(sys.argv[3])):
-    try:
-        Finalizer(KINDS[step % len(KINDS)])
-        cursor = manager.make_cursor(path)
-        offset = chance.randrange(len(data))
-        assert cursor.use_region(offset, 9).buffer() == data[offset:offset + 9]
-        at = chance.randrange(len(data))
-        assert buffer[at:at + 99] == data[at:at + 99]
-        manager.stats()
-        copy = [cursor]
-        copy.append(copy)
-        del cursor, copy
-    except smmap.LimitError:        # the collector may be late with cursors in cycles
-        gc.collect()
-    manager._check()
-threshold(700)
-for _ in range(3):
     gc.collect()
-manager._check()
-assert manager.stats().held == 0, manager.stats()
-buffer.close()
-manager.collect()
-for _ in range(3):
-    gc.collect()
-assert manager.stats().mapped == 0, manager.stats()
-assert done >= int(sys.argv[3]) - 9, done
-"""
-
-
-def test_finalizers_that_use_the_manager_while_it_works(file: File) -> None:
-    """They can run inside its lock, in the same thread: never a deadlock. Letting go is never refused."""
-    steps = 700 if sys.implementation.name == "cpython" else 70
-    run_python(FINALIZERS, file.path, W, steps)
-
-
-SIGNALS = """
-import random, signal, sys, time
-import smmap
-path, window = sys.argv[1], int(sys.argv[2])
-with open(path, "rb") as file:
-    data = file.read()
-manager = smmap.SlidingWindowMapManager(window, 3 * window, 4)
-buffer = smmap.SlidingWindowMapBuffer(manager.make_cursor(path))
-calls = refused = 0
-
-def handler(number, frame):
-    global calls, refused
-    calls += 1
+    gc.disable()
     try:
+        for number in range(9):
+            lose_a_view(number)
+        with manager.make_cursor(file.path) as cursor:
+            assert cursor.use_region(10 * W, 9).buffer() == file.data[10 * W : 10 * W + 9]
+        lose_a_view(11)
+        manager.collect()  # does the same
+        assert manager.stats().detached == 0
+    finally:
+        gc.enable()
+    pinned = [manager.make_cursor(file.path).use_region(number * W, 9) for number in range(3)]
+    with manager.make_cursor(file.path) as cursor:
+        with pytest.raises(smmap.LimitError):
+            cursor.use_region(5 * W, 9)
+    for each in pinned:
+        each.close()
+
+
+def test_garbage_is_not_collected_at_each_miss_over_the_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where objects die late: what collecting did not bring down before is remembered."""
+    monkeypatch.setattr(_system, "RECLAIMS_LATE", True)
+    file = world.file(12 * W)
+    manager = world.manager(W, 2 * W)
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    with manager.make_cursor(file.path) as cursor:
+        views = [cursor.use_region(number * W, 9).buffer() for number in range(6)]
+    assert 0 < len(collected) < 6
+    assert [view == file.data[number * W : number * W + 9] for number, view in enumerate(views)] == [True] * 6
+    assert manager.stats().mapped_memory >= 5 * W
+    views.clear()
+    del cursor
+    monkeypatch.undo()
+    reclaim()
+
+
+def test_garbage_is_collected_while_another_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a second, no more; and what it did not take it does not give back."""
+
+    class Busy:
+        def acquire(self, timeout: float) -> bool:
+            return False
+
+        def release(self) -> None:
+            raise AssertionError("not ours")
+
+    collected: list[int] = []
+    monkeypatch.setattr(_system, "_collecting", Busy())
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    _system.collect_garbage()
+    assert collected == [1]
+    _system._after_fork_in_child()
+    _system.collect_garbage()
+    assert collected == [1, 1]
+
+
+@plain
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda data: data[W + 5],
+        lambda data: data[W + 5 : W + 50],
+        lambda data: data[W + 5 : W + 50 : 7],
+        lambda data: data[W - 5 : W + 5],
+        lambda data: data[-1],
+        lambda data: data.find(bytes(data[W + 9 : W + 30])),
+    ],
+    ids=["index", "slice", "steps", "across", "last", "find"],
+)
+def test_reader_asks_again_where_its_region_was_unmapped_meanwhile(
+    read: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on PyPy, where an evicted region that was never exported is unmapped at once."""
+    for module in ("plain_regions", "plain_clients"):
+        monkeypatch.setattr(f"smmap._engine.{module}.PYPY", True)
+    file = world.file(3 * W + 77)
+    manager = world.manager(W)
+    with manager.make_cursor(file.path) as cursor:
+        for number in range(4):
+            cursor.use_region(number * W, 1)
+    buffer = manager.buffer(file.path)
+    real = engine.Order.touch
+
+    def racing(order: Any, key: Any) -> bool:
+        found = real(order, key)
+        if order is manager._cache.idle:
+            manager.collect()
+        return found
+
+    monkeypatch.setattr(engine.Order, "touch", racing)
+    assert read(buffer) == read(file.data)
+    buffer.close()
+
+
+@plain
+def test_region_that_was_never_exported_is_unmapped_when_it_is_evicted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on PyPy; one that was exported never is, nor one that a cursor uses."""
+    for module in ("plain_regions", "plain_clients"):
+        monkeypatch.setattr(f"smmap._engine.{module}.PYPY", True)
+    file = world.file(8 * W)
+    manager = world.manager(W)
+    buffer = Buffer(manager.make_cursor(file.path))
+    assert buffer[5] == file.data[5]
+    with manager.make_cursor(file.path) as cursor:
+        view = cursor.use_region(W, 9).buffer()
+    pinned = manager.make_cursor(file.path).use_region(3 * W, 9)
+    copied, exported = list(manager._cache.idle)
+    manager.collect()
+    assert copied.closed
+    assert not exported.closed
+    assert view == file.data[W : W + 9]
+    assert pinned.buffer() == file.data[3 * W : 3 * W + 9]
+    assert buffer[5] == file.data[5]  # by asking again
+    assert buffer[W + 5 : W + 50] == file.data[W + 5 : W + 50]
+    del view, copied, exported
+    buffer.close()
+    pinned.close()
+
+
+@linux
+def test_cached_descriptor_is_closed_by_collect_at_once(world: World) -> None:
+    """It does not wait for a collector."""
+    file = world.file(8 * W)
+    manager = world.manager(W)
+    with manager.make_cursor(file.path) as cursor, manager.buffer(file.path) as buffer:
+        for number in range(3):
+            assert cursor.use_region(number * W, 9).buffer() == file.data[number * W : number * W + 9]
+            assert buffer[(number + 4) * W] == file.data[(number + 4) * W]
+        cursor.unuse_region()
+        assert manager.stats().descriptors == 1
         manager.collect()
-        manager.stats()
-        assert buffer[3 * window] == data[3 * window]
-        with manager.make_cursor(path) as cursor:
-            assert cursor.use_region(window, 9).buffer() == data[window:window + 9]
-    except smmap.ReentryError:
-        refused += 1
-
-signal.signal(signal.SIGALRM, handler)
-chance = random.Random(3)
-cursor = manager.make_cursor(path)
-armed = -1
-while calls < 300:
-    if armed < calls:                   # one after the other, so that handlers do not interrupt themselves
-        armed = calls
-        signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.0007 * chance.random())
-    offset = chance.randrange(len(data))
-    assert cursor.use_region(offset, 9).buffer() == data[offset:offset + 9]
-    assert buffer[offset:offset + 99] == data[offset:offset + 99]
-signal.setitimer(signal.ITIMER_REAL, 0)
-cursor.close()
-manager._check()
-"""
+        assert world.descriptors() == [] or LATE
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no such signals there")
-def test_signal_handlers_that_use_the_manager_while_it_works(file: File) -> None:
-    run_python(SIGNALS, file.path, W)
+@linux
+def test_region_of_its_own_goes_when_it_is_released(world: World) -> None:
+    """`MapRegion` without a manager."""
+    file = world.file(3 * W + 77)
+    region = MapRegion(str(file.path), W, 5 * W)
+    assert (region.ofs_begin(), region.ofs_end(), region.size()) == (W, len(file.data), 2 * W + 77)
+    assert region.client_count() == 1
+    assert not region.increment_client_count()
+    assert region.client_count() == 2
+    assert not region.increment_client_count(-1)
+    assert region.buffer() == file.data[W:]
+    assert region.map()[:9] == file.data[W : W + 9]
+    assert region.increment_client_count(-1)
+    assert region.client_count() == 0
+    for call in (region.buffer, region.map):
+        with pytest.raises(ClosedError):
+            call()
+    assert "released" in repr(region)
+    region.release()
+    for number in range(5):
+        with pytest.raises(OSError, match="missing"):
+            MapRegion(str(world.folder / "missing" / str(number)), 0, 5)
+        with pytest.raises(ValueError, match="past the end"):
+            MapRegion(str(file.path), 4 * W, 5)
+        MapRegion(str(file.path), 0, W)
+    reclaim()
+    assert world.maps() == []
+    assert world.descriptors() == []
+
+
+def test_cursor_whose_constructor_failed_dies_quietly() -> None:
+    class Broken(smmap.WindowCursor):
+        def __init__(self) -> None:
+            raise RuntimeError("too early")
+
+    with pytest.raises(RuntimeError, match="too early"):
+        Broken()
+    reclaim()
+
+
+def test_buffer_closed_before_it_was_opened_is_not_opened(world: World) -> None:
+    buffer = pickle.loads(pickle.dumps(world.manager(W).buffer(world.file(3 * W).path)))
+    buffer.close()
+    for read in (lambda: buffer[0], lambda: buffer[:], lambda: buffer.view(), lambda: bytes(buffer)):
+        with pytest.raises(ClosedError):
+            read()
+    assert buffer.closed
+
+
+def test_buffer_of_a_file_of_1970_is_not_taken_for_a_closed_one(world: World) -> None:
+    """Some archives and reproducible builds date all files so."""
+    file = world.file(2 * G)
+    os.utime(file.path, ns=(0, 0))
+    with pickle.loads(pickle.dumps(world.manager(2 * G).buffer(file.path))) as buffer:
+        assert buffer[:9] == file.data[:9]
+
+
+def test_manager_closed_while_a_buffer_is_made_keeps_nothing_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was examined, and is about to be opened."""
+    file = world.file(6 * G)
+    manager = world.manager(2 * G)
+    real = type(manager).client
+
+    def racing(self: Any, *args: Any) -> Any:
+        found = real(self, *args)
+        self.close()
+        return found
+
+    monkeypatch.setattr(type(manager), "client", racing)
+    with pytest.raises(smmap.ClosedError, match=file.path.name):
+        manager.buffer(file.path)
+    manager._check()
+    assert manager.stats().descriptors == 0
 
 
 # The end of the interpreter
@@ -498,179 +599,3 @@ view = buffer.view(0, 5)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_interpreter_ends_without_noise(ending: str, backing: str, file: File) -> None:
     run_python(ENDING + ENDINGS[ending], file.path, W, backing)
-
-
-# Fork
-
-FORK = """
-import os, random, signal, sys, threading, time
-import smmap
-path, window = sys.argv[1], int(sys.argv[2])
-with open(path, "rb") as file:
-    data = file.read()
-manager = smmap.SlidingWindowMapManager(window, 3 * window, 4, backing=sys.argv[3])
-cursor = manager.make_cursor(path).use_region(window, 9)
-buffer = smmap.SlidingWindowMapBuffer(manager.make_cursor(path))
-view = buffer.view(2 * window, 2 * window + 9)
-
-def check(seed, rounds=20):
-    chance = random.Random(seed)
-    assert view == data[2 * window:2 * window + 9]
-    assert cursor.buffer() == data[cursor.ofs_begin():cursor.ofs_end()]
-    with manager.make_cursor(path) as mine:
-        for _ in range(rounds):
-            offset = chance.randrange(len(data))
-            assert mine.use_region(offset, 9).buffer() == data[offset:offset + 9]
-            assert buffer[offset:offset + 99] == data[offset:offset + 99]
-            manager._check()
-    cursor.use_region(chance.randrange(len(data)), 9)
-    manager.collect()
-    stats = manager.stats()
-    assert stats.held == 1, stats
-    manager._check()
-
-def fork(seed):
-    child = os.fork()
-    if not child:
-        try:
-            signal.alarm(5 if "free-threading" in sys.version else 30)  # the watchdog's thread is not here any more
-            check(seed)
-            if seed % 5 == 0:           # a child of the child
-                grandchild = os.fork()
-                if not grandchild:
-                    signal.alarm(30)
-                    check(seed + 1)
-                    os._exit(0)
-                assert os.waitpid(grandchild, 0)[1] == 0
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-    return child
-
-"""
-
-FORK_ALONE = (
-    FORK
-    + """
-for seed in range(12):
-    child = fork(seed)
-    check(-seed)                # both sides read and evict
-    assert os.waitpid(child, 0)[1] == 0
-"""
-)
-
-FORK_WITH_THREADS = (
-    FORK
-    + """
-stop = threading.Event()
-
-def work(seed):
-    chance = random.Random(seed)
-    with manager.make_cursor(path) as mine:
-        while not stop.is_set():
-            offset = chance.randrange(len(data))
-            try:
-                assert mine.use_region(offset, 9).buffer() == data[offset:offset + 9]
-                mine.unuse_region()
-            except smmap.LimitError:
-                pass
-
-manager = smmap.SlidingWindowMapManager(window, 0, 64, backing=sys.argv[3])
-cursor = manager.make_cursor(path).use_region(window, 9)
-buffer = smmap.SlidingWindowMapBuffer(manager.make_cursor(path))
-threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(2)]
-for thread in threads:
-    thread.start()
-
-def check(seed, rounds=5):
-    manager._check()            # the other threads' cursors may hold a window each: they are copied as they were
-    with manager.make_cursor(path) as mine:
-        for offset in range(0, len(data), window + 7):
-            assert mine.use_region(offset, 9).buffer() == data[offset:offset + 9]
-            assert buffer[offset:offset + 99] == data[offset:offset + 99]
-    manager.collect()
-    assert manager.stats().held <= 3
-    manager._check()
-
-# Free-threaded CPython 3.13 may copy a lock of its own (of a dict, say) that it has just handed to a thread which is
-# not in the child: there a child may hang in any Python code, without smmap as well.
-free = "free-threading" in sys.version
-ends = {0, signal.SIGALRM} if free else {0}
-good = 0
-for seed in range(8 if free else 25):
-    child = fork(seed)
-    status = os.waitpid(child, 0)[1]
-    assert status in ends, status
-    good += status == 0
-assert good > 3
-stop.set()
-for thread in threads:
-    thread.join()
-manager.collect()
-manager._check()
-"""
-)
-
-FORK_FROM_A_FINALIZER = (
-    FORK
-    + """
-import gc
-children = []
-
-class Forks:
-    def __init__(self):
-        self.me = self
-    def __del__(self):
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        children.append(child)
-
-for step in range(12):
-    Forks()
-    if hasattr(gc, "set_threshold"):
-        gc.set_threshold(1)
-    cursor.use_region(step % 6 * window, 9)
-    assert cursor.buffer() == data[step % 6 * window:][:9]
-    if hasattr(gc, "set_threshold"):
-        gc.set_threshold(700)
-    manager._check()
-gc.collect()
-for child in children:
-    assert os.waitpid(child, 0)[1] == 0
-check(5)
-"""
-)
-
-
-@forks
-@backings
-@pytest.mark.parametrize(
-    "script", [FORK_ALONE, FORK_WITH_THREADS, FORK_FROM_A_FINALIZER], ids=["alone", "threads", "finalizer"]
-)
-def test_fork(script: str, backing: str, file: File) -> None:
-    """Children read and evict on their own; a lock that was held at the fork is free in the child."""
-    run_python(script, file.path, W, backing, options=("-X", "dev", "-W", "ignore"))
-
-
-@linux
-@forks
-def test_a_child_keeps_what_the_parent_gives_up(file: File, tmp_path: Path) -> None:
-    script = FORK + (
-        """
-read, write = os.pipe()
-child = os.fork()
-if not child:
-    os.read(read, 1)
-    ok = view == data[2 * window:2 * window + 9] and cursor.buffer() == data[window:window + 9]
-    os._exit(0 if ok else 1)
-del view
-cursor.close(); buffer.close(); manager.close()
-os.unlink(path)
-os.write(write, b"x")
-assert os.waitpid(child, 0)[1] == 0
-"""
-    )
-    run_python(script, file.path, W, "mmap", options=("-X", "dev", "-W", "ignore"))

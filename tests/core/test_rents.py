@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
+import smmap
 from smmap import _system
+from smmap._engine import chosen as engine
 from smmap._rents import Rents, patience, price
 
-from ._tools import PYPY, G
+from ._tools import PYPY, G, World
 
 W = 2 * G
 
@@ -23,7 +24,7 @@ def reads_until_due(rents: Rents, window: int, size: int, cost: int, most: int =
     return most
 
 
-def test_what_a_window_costs() -> None:
+def test_price_of_a_window_that_is_read_grows_with_its_size() -> None:
     assert price(1 << 20, False) == price(4 << 30, False) == 8
     assert price(1 << 20, True) == 8 + 128
     assert price(8192, True) == 9
@@ -34,17 +35,17 @@ def test_what_a_window_costs() -> None:
     ("size", "cost", "reads"),
     [(1, 8, 8), (32767, 8, 8), (32768, 8, 4), (65536, 8, 3), (1 << 20, 8, 1), (1, 1, 1), (1, 9, 9), (32768, 9, 5)],
 )
-def test_long_reads_pay_more(size: int, cost: int, reads: int) -> None:
+def test_long_read_pays_more(size: int, cost: int, reads: int) -> None:
     assert reads_until_due(Rents(), 7, size, cost) == reads
 
 
-def test_what_was_bought_is_paid_for_again() -> None:
+def test_window_that_was_mapped_is_paid_for_again() -> None:
     """A window that was evicted is worth as much as before."""
     rents = Rents()
     assert [reads_until_due(rents, 7, 1, 8) for _ in range(3)] == [8, 8, 8]
 
 
-def test_windows_pay_for_themselves() -> None:
+def test_each_window_pays_for_itself() -> None:
     rents = Rents()
     assert not any(rents.due(window, 1, 3, 100) for window in range(50))
     assert not any(rents.due(window, 1, 3, 100) for window in range(50))
@@ -68,17 +69,24 @@ def test_rents_take_no_more_room_than_two_generations() -> None:
     assert len(rents._young) + len(rents._old) <= 2 * 17
 
 
+def test_rents_go_by_the_size_that_a_file_has_now(world: World) -> None:
+    file = world.file(G)
+    manager = world.manager(64 * W, max_memory_size=4 * 64 * W, max_open_handles=1000)
+    assert manager.client(file.path).file.patience == 4 * 64  # half as many as windows of that size are kept mapped
+    os.truncate(file.path, 64 * W)
+    assert manager.client(file.path).file.patience == 2
+
+
+@pytest.mark.skipif(smmap.engine != "plain", reason="patches what the plain engine uses")
 @pytest.mark.skipif(PYPY or not _system.KEEPS_DESCRIPTORS, reason="no read without the lock there")
-def test_no_descriptor_is_closed_under_a_reader(
-    make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_descriptor_is_closed_under_a_reader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number would be another file's at once."""
-    file, other = make_file(8 * W, "file"), make_file(8 * W, "other")
-    manager = make_manager(W)
+    file, other = world.file(8 * W, "file"), world.file(8 * W, "other")
+    manager = world.manager(W)
     buffer = manager.buffer(file.path)
     assert buffer[W : W + 9] == file.data[W : W + 9]
     taken: list[int] = []
-    read_at = _system.read_at
+    read_at = engine.read_at
 
     def late(number: int, size: int, offset: int) -> bytes:
         if not taken:
@@ -86,9 +94,10 @@ def test_no_descriptor_is_closed_under_a_reader(
             taken.append(os.open(other.path, os.O_RDONLY))
         return read_at(number, size, offset)
 
-    monkeypatch.setattr(_system, "read_at", late)
+    monkeypatch.setattr(engine, "read_at", late)
     try:
         assert buffer[3 * W : 3 * W + 9] == file.data[3 * W : 3 * W + 9]
     finally:
         os.close(taken[0])
     assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
+    buffer.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 import smmap
 
-from ._tools import File, G, collecting_always, expected_size, reclaim
+from ._tools import File, G, World, collecting_always, expected_size, payload, reclaim
 
 W = 2 * G
 SIZE = 9 * W + 77
@@ -87,33 +91,33 @@ LIMITS = [(W, 4 * W, 14), (W, 0, sys.maxsize), (0, 0, 14)]
 
 @pytest.mark.parametrize("backing", ["mmap", "read"])
 @pytest.mark.parametrize("limits", LIMITS, ids=["tight", "roomy", "whole"])
-def test_shared_buffer_and_own_cursors(backing: str, limits: Any, make_file: Any, make_manager: Any) -> None:
-    files = [make_file(SIZE, "a"), make_file(3 * W, "b"), make_file(W, "c")]
-    manager = make_manager(*limits, backing=backing)
+def test_threads_share_a_buffer_and_have_cursors_of_their_own(backing: str, limits: Any, world: World) -> None:
+    files = [world.file(SIZE, "a"), world.file(3 * W, "b"), world.file(W, "c")]
+    manager = world.manager(*limits, backing=backing)
     buffer = Buffer(manager.make_cursor(files[0].path))
     run(
         *(lambda seed=seed: cursors(manager, files, seed, limits[0]) for seed in range(THREADS // 2)),
         *(lambda seed=seed: reads(buffer, files[0].data, seed) for seed in range(THREADS // 2)),
     )
     manager._check()
-    assert manager.stats().held == 0
+    assert manager.stats().pinned == 0
     buffer.close()
 
 
 @pytest.mark.parametrize("backing", ["mmap", "read"])
-def test_one_window_shared_by_all(backing: str, make_file: Any, make_manager: Any) -> None:
-    file = make_file(W)
-    manager = make_manager(W, backing=backing)
+def test_window_that_all_threads_miss_is_mapped_once(backing: str, world: World) -> None:
+    file = world.file(W)
+    manager = world.manager(W, backing=backing)
     buffer = Buffer(manager.make_cursor(file.path))
     run(*(lambda seed=seed: reads(buffer, file.data, seed) for seed in range(THREADS)))
     manager._check()
-    assert manager.stats().mapped <= 1 or backing == "read"  # views of what is read have regions of their own
+    assert manager.stats().mapped <= 1
     buffer.close()
 
 
-def test_collecting_beside_readers(make_file: Any, make_manager: Any) -> None:
-    file = make_file(SIZE)
-    manager = make_manager(W, 4 * W)
+def test_collect_and_release_beside_readers(world: World) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W, 4 * W)
     buffer = Buffer(manager.make_cursor(file.path))
     done = threading.Event()
 
@@ -122,7 +126,7 @@ def test_collecting_beside_readers(make_file: Any, make_manager: Any) -> None:
             manager.collect()
             manager.release(file.path)
             stats = manager.stats()
-            assert stats.mapped == stats.held + stats.idle + stats.lent
+            assert stats.mapped == stats.pinned + stats.idle + stats.detached
             manager._check()
 
     def read(seed: int) -> None:
@@ -141,9 +145,9 @@ def test_collecting_beside_readers(make_file: Any, make_manager: Any) -> None:
     buffer.close()
 
 
-def test_closing_beside_readers(make_file: Any) -> None:
+def test_close_beside_readers(world: World) -> None:
     """Readers get right bytes or `ClosedError`."""
-    file = make_file(SIZE)
+    file = world.file(SIZE)
     for turn in range(8):
         manager = smmap.SlidingWindowMapManager(W, 4 * W)
         buffer = Buffer(manager.make_cursor(file.path))
@@ -181,10 +185,10 @@ def test_closing_beside_readers(make_file: Any) -> None:
         assert (stats.mapped, stats.descriptors) == (0, 0), turn
 
 
-def test_garbage_from_all_threads(make_file: Any, make_manager: Any) -> None:
+def test_cursors_in_cycles_from_all_threads_are_let_go(world: World) -> None:
     """Cursors in cycles, dropped in every thread, found by whichever the collector runs in."""
-    file = make_file(SIZE)
-    manager = make_manager(W, 4 * W)
+    file = world.file(SIZE)
+    manager = world.manager(W, 4 * W)
 
     def litter(seed: int) -> None:
         chance = random.Random(seed)
@@ -200,4 +204,260 @@ def test_garbage_from_all_threads(make_file: Any, make_manager: Any) -> None:
         run(*(lambda seed=seed: litter(seed) for seed in range(THREADS)))
     reclaim()
     manager._check()
-    assert manager.stats().held == 0
+    assert manager.stats().pinned == 0
+
+
+def test_cursors_are_copied_moved_and_dropped_beside_those_who_count(world: World) -> None:
+    """Each step settles what the others left; none of them may stumble over that."""
+    files = [world.file(4 * W, name) for name in "ab"]
+    manager = world.manager(W, 4 * W)
+    done = threading.Event()
+
+    def use(seed: int) -> None:
+        chance = random.Random(seed)
+        end = time.monotonic() + 0.7
+        try:
+            while time.monotonic() < end:
+                file = files[chance.randrange(2)]
+                cursor = manager.make_cursor(file.path).use_region(chance.randrange(4 * W - 9), 9)
+                twin = copy.copy(cursor)
+                assert twin.buffer() == cursor.buffer()
+                twin.use_region(chance.randrange(4 * W - 9), 9)
+                cursor.assign(twin)
+                assert cursor.buffer() == file.data[twin.ofs_begin() : twin.ofs_end()]
+                cursor.unuse_region()
+                cursor.use_region(5, 9)
+                twin.close()
+                del cursor, twin
+        finally:
+            done.set()
+
+    def count() -> None:
+        while not done.is_set():
+            manager.stats()
+            manager.collect()
+            manager.num_file_handles()
+
+    run(lambda: use(1), lambda: use(2), lambda: use(3), count)
+    reclaim()
+    manager._check()
+    assert manager.stats().pinned == 0
+
+
+# A buffer that is given another file
+
+
+SOURCES = str(Path(smmap.__file__).parent)
+NEEDLE = payload(6 * W, "two")[G + 107 : G + 127]
+
+
+def filled(data: Any, start: int, size: int) -> bytes:
+    """What `readinto` puts into a target of so many bytes."""
+    if isinstance(data, bytes):
+        return data[start : start + size]
+    target = bytearray(size)
+    return bytes(target[: data.readinto(start, target)])
+
+
+READS: dict[str, Callable[[Any], Any]] = {
+    "byte": lambda data: data[9],
+    "far byte": lambda data: data[W + 9],
+    "last byte": lambda data: data[-1],
+    "slice": lambda data: data[9:50],
+    "long slice": lambda data: data[9 : 3 * W + 9],
+    "steps": lambda data: data[9 : 3 * W : 37],
+    "view": lambda data: bytes(memoryview(data)[9:50] if isinstance(data, bytes) else data.view(9, 50)),
+    "long view": lambda data: bytes(memoryview(data)[9 : W + 9] if isinstance(data, bytes) else data.view(9, W + 9)),
+    "search": lambda data: data.find(NEEDLE),
+    "into": lambda data: filled(data, 9, 3 * W),
+    "all": lambda data: bytes(data),
+}
+reads_of = pytest.mark.parametrize("kind", READS)
+
+
+def answer(read: Callable[[Any], Any], data: Any) -> Any:
+    """What is read, or the kind of error that a change may lead to."""
+    try:
+        return read(data)
+    except (smmap.ClosedError, smmap.FileChangedError):
+        return smmap.ClosedError
+    except IndexError:
+        return IndexError
+
+
+@reads_of
+def test_buffer_switched_by_two_threads_reads_one_file_or_the_other(kind: str, world: World) -> None:
+    """Never a mixture, neither meanwhile nor afterwards."""
+    one, two = world.file(6 * W, "one"), world.file(5 * W, "two")
+    manager = world.manager(W, 8 * W)
+    buffer = Buffer(manager.make_cursor(one.path))
+    wanted = [READS[kind](one.data), READS[kind](two.data), smmap.ClosedError]
+    end = time.monotonic() + 0.25
+
+    def switch(file: File) -> None:
+        cursor = manager.make_cursor(file.path)
+        while time.monotonic() < end:
+            buffer.begin_access(cursor)
+        cursor.close()
+
+    def read() -> None:
+        while time.monotonic() < end:
+            assert answer(READS[kind], buffer) in (*wanted, IndexError)
+
+    run(lambda: switch(one), lambda: switch(two), read)
+    left = bytes(buffer)
+    assert left in (one.data, two.data)
+    for every in READS.values():
+        assert every(buffer) == every(left)
+    buffer.close()
+
+
+def trace_before(number: int, lock: Any, act: Callable[[], Any], call: Callable[[], Any]) -> tuple[bool, Any]:
+    """`call()`, with `act()` before its line of this number, of those without the lock; whether it has so many."""
+    left = number
+
+    def trace(frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal left
+        name = frame.f_code.co_filename
+        if not name.startswith(SOURCES) or name.endswith("_lock.py"):
+            return None
+        if event == "line" and not lock._is_owned():
+            left -= 1
+            if left == -1:
+                act()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        got = call()
+    finally:
+        sys.settrace(before)
+    return left < 0, got
+
+
+@pytest.mark.parametrize("change", ["close", "another file", "there and back"])
+@reads_of
+def test_buffer_changed_between_two_lines_of_a_read_is_of_before_or_after(kind: str, change: str, world: World) -> None:
+    """Whichever lines they are, as far as the engine has any: its bytes of before or after, or an error; and nothing of
+    before stays."""
+    one, two = world.file(6 * W, "one"), world.file(6 * W, "two")
+    read = READS[kind]
+    after = {
+        "another file": two.data[G + 7 :],
+        "there and back": one.data[: 4 * W],
+    }.get(change)
+    wanted = [answer(read, one.data[: 4 * W]), None if after is None else answer(read, after), smmap.ClosedError]
+
+    def turn(manager: Any, number: int, mapped: bool) -> bool:
+        buffer = manager.buffer(one.path, 0, 4 * W)
+        views = [buffer.view(start + 8, start + 9) for start in (0, W, 2 * W) if mapped]
+
+        def act() -> None:
+            if change == "close":
+                buffer.close()
+            elif change == "another file":
+                buffer.begin_access(manager.make_cursor(two.path), G + 7)
+            else:
+                buffer.begin_access(manager.make_cursor(two.path), G + 7)
+                buffer[9]
+                buffer.begin_access(manager.make_cursor(one.path), 0, 4 * W)
+
+        acted, got = trace_before(number, manager._lock._rlock, act, lambda: answer(read, buffer))
+        assert got in wanted
+        if acted:
+            for check in READS.values():
+                assert answer(check, buffer) == (smmap.ClosedError if after is None else answer(check, after))
+        buffer.close()
+        del views
+        return acted
+
+    for mapped in (False, True):
+        with smmap.SlidingWindowMapManager(W) as manager:
+            for number in range(1000):
+                if not turn(manager, number, mapped):
+                    break
+            else:
+                pytest.fail("there is no end of lines")
+
+
+@pytest.mark.parametrize("change", ["close", "another file"])
+def test_bound_that_changes_its_buffer_leads_to_one_file(world: World, change: str) -> None:
+    """The bytes of before, or an error."""
+    file, other = world.file(3 * W), world.file(2 * W, "other")
+    manager = world.manager(W)
+
+    class Bound:
+        def __index__(self) -> int:
+            if change == "close":
+                buffer.close()
+            else:
+                buffer.begin_access(manager.make_cursor(other.path))
+            return 5
+
+    reads: list[tuple[Callable[[], Any], Callable[[bytes], Any]]] = [
+        (lambda: bytes(buffer.view(Bound(), 9)), lambda data: data[5:9]),
+        (lambda: buffer[Bound() : W + 9], lambda data: data[5 : W + 9]),
+        (lambda: buffer[Bound() : W + 9 : 2], lambda data: data[5 : W + 9 : 2]),
+        (lambda: buffer[Bound()], lambda data: data[5]),
+    ]
+    for read, of in reads:
+        buffer = manager.buffer(file.path)
+        try:
+            assert read() in (of(file.data), of(other.data))
+        except smmap.ClosedError:
+            pass
+        assert buffer.closed == (change == "close")
+        buffer.close()
+
+
+def test_views_one_after_the_other_are_of_one_file(world: World) -> None:
+    file, other = world.file(3 * W), world.file(3 * W, "other")
+    manager = world.manager(W)
+    with manager.buffer(file.path) as buffer:
+        views = buffer.iter_views(0, None, G)
+        assert next(views) == file.data[:G]
+        buffer.begin_access(manager.make_cursor(other.path))
+        with pytest.raises(smmap.ClosedError):
+            next(views)
+
+
+@reads_of
+def test_unpickled_buffer_that_is_closed_while_it_opens_stays_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = world.file(6 * W)
+    buffer = pickle.loads(pickle.dumps(world.manager(W).buffer(file.path)))
+    manager = smmap.default_manager()
+    client = manager.client
+
+    def racing(*args: Any) -> Any:
+        found = client(*args)
+        buffer.close()
+        return found
+
+    monkeypatch.setattr(type(manager), "client", lambda self, *args: racing(*args))
+    with pytest.raises(smmap.ClosedError):
+        READS[kind](buffer)
+    monkeypatch.undo()
+    assert buffer.closed
+    assert len(buffer) == 0
+
+
+def test_unpickled_buffer_that_two_threads_open_at_once_is_read_by_both(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(3 * W)
+    buffer = pickle.loads(pickle.dumps(world.manager(W).buffer(file.path)))
+    manager = smmap.default_manager()
+    client = manager.client
+
+    def racing(*args: Any) -> Any:
+        monkeypatch.undo()
+        found = client(*args)
+        assert buffer[W - 9 : W] == file.data[W - 9 : W]  # the other thread
+        return found
+
+    monkeypatch.setattr(type(manager), "client", lambda self, *args: racing(*args))
+    assert buffer[W - 5 : W + 5] == file.data[W - 5 : W + 5]
+    buffer.close()

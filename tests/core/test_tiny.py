@@ -61,9 +61,9 @@ for length in lengths:
                 assert cursor.ofs_end() in (length, *range(window // 2, length, window // 2)), case
             assert (cursor.ofs_begin(), cursor.ofs_end()) == (offset, offset + got), case
             assert cursor.buffer() == data[offset:offset + got], case
-            begin = cursor.region().ofs_begin()
-            assert begin % granule == 0 and begin <= offset, case
-            assert cursor.map()[offset - begin:offset - begin + got] == data[offset:offset + got], case
+            first = cursor.region().ofs_begin()
+            assert first % granule == 0 and first <= offset, case
+            assert cursor.map()[offset - first:offset - first + got] == data[offset:offset + got], case
         manager._check()
     finish(manager)
 """

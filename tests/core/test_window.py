@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smmap import _window
-from smmap._window import MapWindow, align_to_mmap, reach, round_window, serving
+from smmap._window import Window, align_to_mmap, round_window, serving, within
+from smmap.util import MapWindow
 
 from ._tools import G
 
@@ -19,9 +20,8 @@ class Rule(NamedTuple):
     """What the rules say about one request."""
 
     kind: str  # whole, grid, seam or wide
-    begin: int
-    end: int
-    asked: int  # bytes that the window must hold from the offset on
+    start: int
+    stop: int
     given: int  # bytes that the client gets
 
 
@@ -33,21 +33,19 @@ def rule(offset: int, size: int, window: int, length: int, granule: int) -> Rule
     candidates = (
         [("whole", 0)]
         if not window
-        else [("grid", offset // window * window)] + [("seam", begin) for begin in range(window // 2, length, window)]
+        else [("grid", offset // window * window)] + [("seam", start) for start in range(window // 2, length, window)]
     )
-    for kind, begin in candidates:
-        end = min(begin + effective, length)
-        if begin <= offset and offset + asked <= end:
-            return Rule(kind, begin, end, asked, asked if size else end - offset)
-    begin = max(multiple for multiple in range(0, offset + 1, granule))
-    return Rule("wide", begin, offset + asked, asked, asked)
+    for kind, start in candidates:
+        stop = min(start + effective, length)
+        if start <= offset and offset + asked <= stop:
+            return Rule(kind, start, stop, asked if size else stop - offset)
+    start = max(multiple for multiple in range(0, offset + 1, granule))
+    return Rule("wide", start, offset + asked, asked)
 
 
-def extent(offset: int, size: int, window: int, length: int, granule: int = G) -> int:
-    """Where the bytes end that a client gets."""
-    if size:
-        return offset + reach(offset, size, window, length)
-    return serving(offset, 0, window, length, granule)[2]
+def given_bytes(offset: int, size: int, window: int, length: int, granule: int = G) -> int:
+    """How many bytes a client gets (promise 2): those it asked for, or all up to the end of the window."""
+    return min(size, window or length, length - offset) or serving(offset, 0, window, length, granule).stop - offset
 
 
 def small_cases(granule: int) -> Iterator[tuple[int, int]]:
@@ -64,33 +62,30 @@ def test_every_window_length_offset_and_size(granule: int) -> None:
         named: dict[object, tuple[int, int]] = {}
         for offset in range(length):
             for size in range(max(length, window) + 2):
-                key, begin, end = serving(offset, size, window, length, granule)
-                stop = extent(offset, size, window, length, granule)
-                case = (offset, size, window, length, key, begin, end, stop)
+                key, start, stop = found = serving(offset, size, window, length, granule)
+                assert type(found) is Window
+                case = (offset, size, window, length, *found)
                 want = rule(offset, size, window, length, granule)
+                given = given_bytes(offset, size, window, length, granule)
                 kinds.add(want.kind)
                 # the very window of the rules, and promise 2
-                assert (begin, end) == (want.begin, want.end), case
-                assert stop - offset == want.given, case
-                if size:
-                    assert stop - offset == min(size, window or length, length - offset), case
-                else:
-                    assert stop - offset >= min((window or length) // 2, length - offset), case
-                    assert stop == end, case
+                assert (start, stop) == (want.start, want.stop), case
+                assert given == want.given, case
+                assert size or given >= min((window or length) // 2, length - offset), case
                 # containment, alignment, clipping, the bound of a wide window
-                assert 0 <= begin <= offset < stop <= end <= length, case
-                assert begin % granule == 0, case
-                assert end - begin <= (window + granule - 1 if want.kind == "wide" else window or length), case
+                assert 0 <= start <= offset < offset + given <= stop <= length, case
+                assert start % granule == 0, case
+                assert stop - start <= (window + granule - 1 if want.kind == "wide" else window or length), case
                 assert want.kind != "wide" or size > window // 2, case
                 # a key names one window, and its form tells the kind
-                assert named.setdefault(key, (begin, end)) == (begin, end), case
+                assert named.setdefault(key, (start, stop)) == (start, stop), case
                 form = key if isinstance(key, tuple) else "seam" if key < 0 else "grid"
-                assert form == {"wide": (begin, end), "seam": "seam"}.get(want.kind, "grid"), case
+                assert form == {"wide": (start, stop), "seam": "seam"}.get(want.kind, "grid"), case
                 if form == "grid":
                     assert key == (offset // window if window else 0), case
                 elif form == "seam":
                     assert isinstance(key, int)
-                    assert begin == ~key * window + window // 2, case
+                    assert start == ~key * window + window // 2, case
         grid = [bounds for key, bounds in named.items() if isinstance(key, int) and key >= 0]
         assert sorted(grid) == [
             (first, min(first + (window or length), length)) for first in range(0, length, window or length)
@@ -99,14 +94,26 @@ def test_every_window_length_offset_and_size(granule: int) -> None:
 
 
 @pytest.mark.parametrize("granule", [1, 2, 4])
-def test_a_window_found_by_one_request_serves_every_request_it_contains(granule: int) -> None:
-    """Sizes for n > 0 are the same whichever of the windows that contain the request serves it."""
-    for window, length in small_cases(granule):
+def test_smallest_aligned_window_holds_every_request_and_no_more(granule: int) -> None:
+    """What is read instead of mapped: looked for among all ranges that start and stop where they may."""
+    for length in range(1, 5 * granule + 3):
+        starts = range(0, length, granule)
+        stops = [*range(granule, length, granule), length]
         for offset in range(length):
-            for size in range(1, window + 2):
-                stop = extent(offset, size, window, length, granule)
-                for other in range(1, stop - offset):
-                    assert extent(offset, other, window, length, granule) == offset + other
+            for size in range(1, length - offset + 1):
+                key, start, stop = found = within(offset, size, length, granule)
+                assert type(found) is Window
+                assert (start, stop) == min(
+                    ((low, high) for low in starts for high in stops if low <= offset and offset + size <= high),
+                    key=lambda bounds: bounds[1] - bounds[0],
+                ), (offset, size, length)
+                assert key == (start, stop)
+
+
+def test_large_windows_that_are_read_are_aligned_to_the_granularity() -> None:
+    assert within(5 * G + 1, 9, 1 << 50) == ((5 * G, 6 * G), 5 * G, 6 * G)
+    assert within((1 << 49) - 1, 2, 1 << 50) == (((1 << 49) - G, (1 << 49) + G), (1 << 49) - G, (1 << 49) + G)
+    assert within(5 * G + 1, 9, 5 * G + 10) == ((5 * G, 5 * G + 10), 5 * G, 5 * G + 10)
 
 
 def test_a_file_of_one_window_has_one_window() -> None:
@@ -135,22 +142,20 @@ big = st.integers(0, 1 << 62) | st.integers(0, 1 << 20).map(lambda n: n * G) | s
 @given(offset=big, size=big, half=st.integers(0, 1 << 20), rest=st.integers(1, 1 << 62), nudge=st.integers(-2, 2))
 def test_large_numbers(offset: int, size: int, half: int, rest: int, nudge: int) -> None:
     window, offset, length = 2 * half * G, max(offset + nudge, 0), offset + 2 + rest
-    key, begin, end = serving(offset, size, window, length)
-    stop = extent(offset, size, window, length)
-    assert 0 <= begin <= offset < stop <= end <= length
-    assert begin % G == 0
-    asked = min(size, window or length, length - offset)
-    if size:
-        assert stop - offset == asked
+    key, start, stop = serving(offset, size, window, length)
+    given = given_bytes(offset, size, window, length)
+    assert 0 <= start <= offset < offset + given <= stop <= length
+    assert start % G == 0
+    if not size:
+        assert given >= min((window or length) // 2, length - offset)
+    if not window:
+        assert (key, start, stop) == (0, 0, length)
+    elif isinstance(key, int):
+        assert start == (key * window if key >= 0 else ~key * window + half * G)
+        assert stop == min(start + window, length)
     else:
-        assert stop == end
-        assert stop - offset >= min((window or length) // 2, length - offset)
-    if window and isinstance(key, int):
-        assert begin == (key * window if key >= 0 else ~key * window + half * G)
-        assert end == min(begin + window, length)
-    elif window:
-        assert (begin, end) == (offset // G * G, offset + asked) == key
-    assert serving(offset, size, window, length) == (key, begin, end)
+        assert (start, stop) == (offset // G * G, offset + given) == key
+    assert serving(offset, size, window, length) == (key, start, stop)
 
 
 @pytest.mark.parametrize("granule", [1, 2, 3, 4, G])
@@ -223,19 +228,19 @@ def _stretch(left: MapWindow, right: MapWindow, most: int, to_left: bool) -> Non
     if left.ofs_end() > right.ofs:
         left, right = MapWindow(left.ofs, left.size), MapWindow(left.ofs_end() + right.ofs, right.size)
     grown, fixed = (right, left) if to_left else (left, right)
-    begin, end = bounds(grown)
+    start, stop = bounds(grown)
     before = bounds(fixed)
     if to_left:
         grown.extend_left_to(fixed, most)
     else:
         grown.extend_right_to(fixed, most)
     assert bounds(fixed) == before
-    gap = begin - before[1] if to_left else before[0] - end
-    if end - begin <= most:
-        assert grown.size == min(most, end - begin + gap)  # up to the neighbour, or as far as allowed
+    gap = start - before[1] if to_left else before[0] - stop
+    if stop - start <= most:
+        assert grown.size == min(most, stop - start + gap)  # up to the neighbour, or as far as allowed
     else:
-        assert grown.size == end - begin  # a window that is too large already is not cut
-    assert (grown.ofs_end() if to_left else grown.ofs) == (end if to_left else begin)
+        assert grown.size == stop - start  # a window that is too large already is not cut
+    assert (grown.ofs_end() if to_left else grown.ofs) == (stop if to_left else start)
 
 
 def test_map_window_from_region() -> None:

@@ -1,13 +1,15 @@
 """The documentation is true: its Python runs, its commands and extras exist, its site builds and needs no other host.
 
 The Python blocks of a page run in order, as in a notebook, in a fresh folder where `data.bin` lies. Processes that they
-spawn do not run the page again. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
+spawn do not run the page again. A page that starts processes also runs as one script, which those processes import, and
+runs twice. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
 `<!-- python: 3.12 -->` above a block for later Pythons only, `<!-- new process -->` above one that starts afresh.
 """
 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import re
 import shlex
@@ -41,7 +43,7 @@ exec(code)
 class Block(NamedTuple):
     language: str
     line: int
-    """Of the page, where the code begins; from 0."""
+    """Of the page, where the code starts; from 0."""
     code: str
     least: tuple[int, ...]
     """The first Python that it is for."""
@@ -83,37 +85,72 @@ def test_blocks_are_found(tmp_path: Path) -> None:
     assert [block.code for block in blocks(page, "sh")] == ["ls\n"]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
-def test_python_runs(page: Path, tmp_path: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for needed in NEEDS.findall(text):
+PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
+PROCESSES = re.compile(r"^(?:from|import) (?:distributed|multiprocessing)\b", re.MULTILINE)
+PROCESS_PAGES = [page for page in PYTHON_PAGES if any(PROCESSES.search(block.code) for block in blocks(page, "python"))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the code of a page runs."""
+    new = tmp_path / "folder"
+    new.mkdir()
+    (new / "data.bin").write_bytes(payload(1_000_000))
+    return new
+
+
+def skip_without_what_it_needs(page: Path) -> None:
+    for needed in NEEDS.findall(page.read_text(encoding="utf-8")):
         for module in needed.split(","):
             pytest.importorskip(module.strip())
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "data.bin").write_bytes(payload(1_000_000))
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=name)
+def test_python_runs(page: Path, folder: Path) -> None:
+    skip_without_what_it_needs(page)
     lines: list[str] = []
     for block in blocks(page, "python"):
         if block.fresh:
-            run(page, lines, folder)
+            run(page, lines, folder, "-c", NOTEBOOK)
             lines = []
-        if sys.version_info >= block.least:
-            lines += [""] * (block.line - len(lines))  # so that an error names the line of the page
-            lines += block.code.splitlines()
-    run(page, lines, folder)
+        add(lines, block)
+    run(page, lines, folder, "-c", NOTEBOOK)
 
 
-def run(page: Path, lines: list[str], folder: Path) -> None:
+def test_pages_that_start_processes_are_found() -> None:
+    assert {page.stem for page in PROCESS_PAGES} == {"start", "dask", "workers"}
+
+
+@pytest.mark.parametrize("page", PROCESS_PAGES, ids=name)
+def test_page_saved_as_one_script_runs_twice(page: Path, folder: Path) -> None:
+    """However processes are started that import the script: they must neither start others nor write files anew."""
+    skip_without_what_it_needs(page)
+    lines: list[str] = []
+    for block in blocks(page, "python"):
+        add(lines, block)
+    for method in ("spawn", "forkserver"):
+        if method in multiprocessing.get_all_start_methods():
+            run(page, lines, folder, DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD=method)
+
+
+def add(lines: list[str], block: Block) -> None:
+    """Add the code of a block, if this Python can run it, on the lines that it has in its page, for error messages."""
+    if sys.version_info >= block.least:
+        lines += [""] * (block.line - len(lines))
+        lines += block.code.splitlines()
+
+
+def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: str) -> None:
     """Run code of a page in the folder, by an interpreter of its own."""
-    script = folder.parent / f"{page.stem}.md"
+    script = folder.parent / f"page_{page.stem}.py"
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("SMMAP_", "FSSPEC_"))}
     variables["PYTHONPATH"] = str(Path(smmap.__file__).parents[1])
     variables["PYTHONWARNINGS"] = "error::ResourceWarning"
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", NOTEBOOK, str(script)],
+        [sys.executable, "-X", "faulthandler", *options, str(script)],
         cwd=folder,
-        env=variables,
+        env={**variables, **settings},
         capture_output=True,
         text=True,
         timeout=120,

@@ -10,6 +10,7 @@ import hashlib
 import io
 import mmap
 import os
+import pickle
 import re
 import struct
 import sys
@@ -24,8 +25,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import smmap
-from core._tools import LATE, File, G, agree, linux, maps, payload
-from smmap import _search, _system
+from core._tools import LATE, File, G, World, agree, linux, maps, payload
+from smmap import _engine, _search
 
 WINDOW = 2 * G
 LENGTH = 9 * G + 124
@@ -37,8 +38,8 @@ LIMITS = {"roomy": (WINDOW, 0, sys.maxsize), "tight": (WINDOW, 2 * WINDOW, 2), "
 
 
 @pytest.fixture(params=LIMITS, ids=str)
-def manager(request: pytest.FixtureRequest, make_manager: Any) -> Any:
-    return make_manager(*LIMITS[request.param])
+def manager(request: pytest.FixtureRequest, world: World) -> Any:
+    return world.manager(*LIMITS[request.param])
 
 
 # Whole: who takes anything that exports bytes
@@ -68,17 +69,17 @@ def shown(result: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_takes_a_view(name: str, manager: Any, make_file: Any) -> None:
+def test_takes_a_view(name: str, manager: Any, world: World) -> None:
     """What `.view()` gives works everywhere."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         assert shown(WHOLE[name](buffer.view())) == shown(WHOLE[name](file.data))
 
 
 @only_with_pep_688
 @pytest.mark.parametrize("name", WHOLE)
-def test_takes_a_buffer(name: str, manager: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_takes_a_buffer(name: str, manager: Any, world: World) -> None:
+    file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         assert shown(WHOLE[name](buffer)) == shown(WHOLE[name](file.data))
     with manager.buffer(file.path, G + 4, WINDOW + 8) as part:
@@ -87,18 +88,18 @@ def test_takes_a_buffer(name: str, manager: Any, make_file: Any) -> None:
 
 @pytest.mark.skipif(PEP_688, reason="there it works")
 @pytest.mark.parametrize("call", [zlib.crc32, hashlib.sha256, memoryview, lambda data: re.search(b"a", data)])
-def test_older_pythons_need_a_view(call: Any, make_file: Any, make_manager: Any) -> None:
-    file = make_file(100)
-    with make_manager().buffer(file.path) as buffer:
+def test_older_pythons_need_a_view(call: Any, world: World) -> None:
+    file = world.file(100)
+    with world.manager().buffer(file.path) as buffer:
         with pytest.raises(TypeError):
             call(buffer)
         call(buffer.view())
 
 
 @pytest.mark.skipif(sys.implementation.name == "pypy", reason="numpy on PyPy never lets go of a view")
-def test_numpy_from_a_view(manager: Any, make_file: Any) -> None:
+def test_numpy_from_a_view(manager: Any, world: World) -> None:
     np = pytest.importorskip("numpy")
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         for source in [buffer.view(), buffer] if sys.version_info >= (3, 12) else [buffer.view()]:
             array = np.frombuffer(source, "<u2")
@@ -110,9 +111,57 @@ def test_numpy_from_a_view(manager: Any, make_file: Any) -> None:
     del array, source
 
 
-def test_pyarrow_from_a_view(manager: Any, make_file: Any) -> None:
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="numpy on PyPy never lets go of a view")
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, None), (0, 0), (5, 1), (G + 1, WINDOW - 1), (WINDOW - 1, 2), (3, 3 * WINDOW)]
+)
+def test_numpy_takes_a_buffer_for_its_bytes_without_a_copy(
+    offset: int, length: Any, manager: Any, world: World
+) -> None:
+    np = pytest.importorskip("numpy")
+    file = world.file(LENGTH)
+    want = file.data[offset:] if length is None else file.data[offset : offset + length]
+    for buffer in (
+        manager.buffer(file.path, offset, length),
+        smmap.SlidingWindowMapBuffer(manager.make_cursor(file.path), offset, sys.maxsize if length is None else length),
+    ):
+        view = buffer.view()
+        arrays = [np.asarray(buffer), np.asanyarray(buffer), np.array(buffer, copy=False, ndmin=1)]
+        for made in arrays:
+            assert (made.dtype, made.shape, made.flags.writeable) == (np.uint8, (len(want),), False)
+            assert made.tobytes() == want
+            if want:
+                assert made.ctypes.data == np.frombuffer(view, np.uint8).ctypes.data
+        copied = np.array(buffer)
+        assert (copied.dtype, copied.tobytes(), copied.flags.writeable) == (np.uint8, want, True)
+        assert np.concatenate([buffer, buffer]).tobytes() == want * 2
+        del view, made
+        buffer.close()
+        manager.collect()
+        assert all(made.tobytes() == want for made in arrays)  # what is held stays valid
+        assert manager.stats().detached == bool(want)
+        del arrays, copied
+        manager._check()
+        assert LATE or manager.stats().mapped == 0
+        with pytest.raises(smmap.ClosedError):
+            np.asarray(buffer)
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="numpy on PyPy never lets go of a view")
+def test_libraries_over_numpy_take_a_buffer_for_its_bytes(manager: Any, world: World) -> None:
+    file = world.file(LENGTH)
+    buffer = manager.buffer(file.path)
+    pd = pytest.importorskip("pandas")
+    for series in (pd.Series(buffer), pd.Series(pickle.loads(pickle.dumps(buffer)))):
+        assert (series.dtype, len(series)) == ("uint8", LENGTH)
+        assert series.to_numpy().tobytes() == file.data
+    del series
+    smmap.default_manager().collect()
+
+
+def test_pyarrow_from_a_view(manager: Any, world: World) -> None:
     pa = pytest.importorskip("pyarrow")
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         for source in [buffer.view(), buffer] if sys.version_info >= (3, 12) else [buffer.view()]:
             arrow = pa.py_buffer(source)
@@ -123,16 +172,16 @@ def test_pyarrow_from_a_view(manager: Any, make_file: Any) -> None:
 
 
 @only_with_pep_688
-def test_the_wide_window_is_kept_while_it_is_exported(make_file: Any, make_manager: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_the_wide_window_is_kept_while_it_is_exported(world: World) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     buffer: Any = manager.buffer(file.path)
     assert manager.stats().mapped == 0
     first = memoryview(buffer)
     second = memoryview(buffer)
     assert (manager.stats().mapped, manager.stats().mapped_memory, manager.stats().misses) == (1, LENGTH, 1)
     manager.collect()
-    third = memoryview(buffer)  # the lent window is found again
+    third = memoryview(buffer)  # the detached region is found again
     assert (manager.stats().mapped, manager.stats().misses) == (1, 1)
     buffer.close()
     assert first == second == third == file.data
@@ -148,8 +197,8 @@ def test_the_wide_window_is_kept_while_it_is_exported(make_file: Any, make_manag
 
 @pytest.mark.parametrize("size", [1, 1000, G, WINDOW - 1, WINDOW, WINDOW + 1, sys.maxsize])
 @pytest.mark.parametrize(("offset", "length"), [(0, None), (G + 1, None), (WINDOW - 1, 2), (3, 0)])
-def test_iter_views(manager: Any, make_file: Any, size: int, offset: int, length: Any) -> None:
-    file = make_file(LENGTH)
+def test_iter_views(manager: Any, world: World, size: int, offset: int, length: Any) -> None:
+    file = world.file(LENGTH)
     want = file.data[offset:] if length is None else file.data[offset : offset + length]
     window = manager.window_size() or LENGTH
     if size == 1:
@@ -170,9 +219,9 @@ def test_iter_views(manager: Any, make_file: Any, size: int, offset: int, length
 
 
 @linux
-def test_iter_views_maps_one_window_at_a_time(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW, WINDOW, 1)
+def test_iter_views_maps_one_window_at_a_time(world: World, tmp_path: Path) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW, WINDOW, 1)
     buffer = manager.buffer(file.path)
     views = buffer.iter_views()
     for start in range(0, LENGTH, WINDOW):
@@ -185,8 +234,8 @@ def test_iter_views_maps_one_window_at_a_time(make_file: Any, make_manager: Any,
     assert LATE or manager.stats().misses == LENGTH // WINDOW + 1
 
 
-def test_iter_views_refuses(make_file: Any, make_manager: Any) -> None:
-    buffer = make_manager().buffer(make_file(10).path)
+def test_iter_views_refuses(world: World) -> None:
+    buffer = world.manager().buffer(world.file(10).path)
     for size in (0, -1):
         with pytest.raises(ValueError, match="positive"):
             next(buffer.iter_views(size=size))
@@ -290,8 +339,8 @@ def test_finditer_as_in_one_piece(
             assert got == [everything(match) for match in re.finditer(pattern, data)]
 
 
-def test_finditer_over_many_windows(manager: Any, make_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make_file(LENGTH)
+def test_finditer_over_many_windows(manager: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(LENGTH)
     monkeypatch.setattr(_search, "STEP", 3 * G // 2)
     with manager.buffer(file.path) as buffer:
         for pattern in (rb"[\x00-\x0f]{2,5}", rb"(?s)\xaa.{0,900}?\xbb", rb"(?<=\x07)[^\x08]{3}(?=\x09)?"):
@@ -304,11 +353,11 @@ def test_finditer_over_many_windows(manager: Any, make_file: Any, monkeypatch: p
         ]
 
 
-def test_finditer_cuts_no_match(make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finditer_cuts_no_match(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A match that is longer than was said is an error, not a part of it."""
-    file = make_file(0, data=b"b" * 50 + b"a" * 200 + b"b" * 50)
+    file = world.file(0, data=b"b" * 50 + b"a" * 200 + b"b" * 50)
     monkeypatch.setattr(_search, "STEP", 16)
-    buffer = make_manager().buffer(file.path)
+    buffer = world.manager().buffer(file.path)
     with pytest.raises(ValueError, match="max_match=20"):
         list(buffer.finditer(rb"a+", 20))
     assert [found.span() for found in buffer.finditer(rb"a+", 201)] == [(50, 250)]
@@ -328,8 +377,8 @@ def test_finditer_cuts_no_match(make_file: Any, make_manager: Any, monkeypatch: 
 # As a sequence, and as struct reads it
 
 
-def test_is_a_sequence(manager: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_is_a_sequence(manager: Any, world: World) -> None:
+    file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         assert isinstance(buffer, collections.abc.Sequence)
         assert list(buffer) == list(file.data)
@@ -341,8 +390,8 @@ def test_is_a_sequence(manager: Any, make_file: Any) -> None:
 
 
 @pytest.mark.parametrize("fmt", ["<I", ">QH", "B", "", "16s", f"{WINDOW + 3}s", f"{LENGTH}s", b"<d", "@lB"])
-def test_unpack_from(manager: Any, make_file: Any, fmt: Any) -> None:
-    file = make_file(LENGTH)
+def test_unpack_from(manager: Any, world: World, fmt: Any) -> None:
+    file = world.file(LENGTH)
     size = struct.calcsize(fmt)
     last = LENGTH - size
     with manager.buffer(file.path) as buffer:
@@ -379,9 +428,9 @@ def test_unpack_from(manager: Any, make_file: Any, fmt: Any) -> None:
 
 @pytest.mark.parametrize("offset", [0, 1, WINDOW - 1, WINDOW, LENGTH - 1, LENGTH])
 @pytest.mark.parametrize("size", [None, 0, 1, WINDOW + 1, LENGTH, LENGTH + 1, sys.maxsize, 1 << 70])
-def test_offset_and_size(make_file: Any, make_manager: Any, offset: int, size: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_offset_and_size(world: World, offset: int, size: Any) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     want = file.data[offset:] if size is None else file.data[offset : offset + size]
     for made in (manager.buffer(file.path, offset, size), smmap.buffer(file.path, offset, size, manager=manager)):
         assert len(made) == len(want)
@@ -402,14 +451,14 @@ def test_offset_and_size(make_file: Any, make_manager: Any, offset: int, size: A
         (None, 1, TypeError),
     ],
 )
-def test_wrong_offset_and_size(make_file: Any, make_manager: Any, offset: Any, size: Any, kind: Any) -> None:
-    file = make_file(LENGTH)
+def test_wrong_offset_and_size(world: World, offset: Any, size: Any, kind: Any) -> None:
+    file = world.file(LENGTH)
     with pytest.raises(kind):
-        make_manager().buffer(file.path, offset, size)
+        world.manager().buffer(file.path, offset, size)
 
 
-def test_an_empty_file(make_file: Any, make_manager: Any) -> None:
-    with make_manager().buffer(make_file(0).path) as buffer:
+def test_an_empty_file(world: World) -> None:
+    with world.manager().buffer(world.file(0).path) as buffer:
         assert len(buffer) == 0
         assert (buffer[:], buffer.view(), list(buffer.iter_views()), list(buffer)) == (b"", b"", [], [])
         assert [match.span() for match in buffer.finditer(b"")] == [(0, 0)]
@@ -418,8 +467,8 @@ def test_an_empty_file(make_file: Any, make_manager: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["str", "bytes", "Path", "relative", "descriptor"])
-def test_any_name_of_a_file(kind: str, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make_file(LENGTH)
+def test_any_name_of_a_file(kind: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(LENGTH)
     monkeypatch.chdir(file.path.parent)
     number = os.open(file.path, os.O_RDONLY)
     name: Any = {
@@ -430,7 +479,7 @@ def test_any_name_of_a_file(kind: str, make_file: Any, make_manager: Any, monkey
         "descriptor": number,
     }[kind]
     try:
-        with make_manager(WINDOW).buffer(name) as buffer:
+        with world.manager(WINDOW).buffer(name) as buffer:
             monkeypatch.chdir("/")
             assert buffer == file.data
             assert repr(name if kind != "descriptor" else f"descriptor {name}").strip("'") in repr(buffer)
@@ -438,8 +487,8 @@ def test_any_name_of_a_file(kind: str, make_file: Any, make_manager: Any, monkey
         os.close(number)
 
 
-def test_what_cannot_be_opened(tmp_path: Path, make_manager: Any) -> None:
-    manager = make_manager()
+def test_what_cannot_be_opened(tmp_path: Path, world: World) -> None:
+    manager = world.manager()
     with pytest.raises(FileNotFoundError) as caught:
         manager.buffer(tmp_path / "missing")
     assert caught.value.filename == str(tmp_path / "missing")
@@ -454,9 +503,9 @@ def test_what_cannot_be_opened(tmp_path: Path, make_manager: Any) -> None:
             manager.buffer(tmp_path / "pipe")
 
 
-def test_closing(make_file: Any, make_manager: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_closing(world: World) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     with manager.buffer(file.path) as buffer:
         assert not buffer.closed
         view = buffer.view(0, 9)
@@ -484,9 +533,9 @@ def test_closing(make_file: Any, make_manager: Any) -> None:
     del view
 
 
-def test_copies(make_file: Any, make_manager: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_copies(world: World) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     for copied in (copy.copy, copy.deepcopy):
         buffer = manager.buffer(file.path, 5, 3 * WINDOW)
         other = copied(buffer)
@@ -498,9 +547,9 @@ def test_copies(make_file: Any, make_manager: Any) -> None:
     assert manager.stats().misses >= 1
 
 
-def test_nothing_is_mapped_before_the_first_read(make_file: Any, make_manager: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_nothing_is_mapped_before_the_first_read(world: World) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     buffer = manager.buffer(file.path)
     assert len(buffer) == LENGTH
     assert manager.stats().mapped == manager.stats().cold_reads == 0
@@ -512,26 +561,30 @@ def test_nothing_is_mapped_before_the_first_read(make_file: Any, make_manager: A
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_RANDOM"), reason="no madvise")
 @pytest.mark.parametrize("access", ["normal", "random", "sequential"])
-def test_access_is_told_to_the_system(
-    access: str, make_file: Any, make_manager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_access_is_told_to_the_system(access: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
 
-    class Map(mmap.mmap):
+    engine: Any = _engine.chosen
+    if smmap.engine != "plain":
+        pytest.skip("the system call is not Python's")
+
+    class Map(engine.Region):
+        __slots__ = ()
+
         def madvise(self, option: int, *rest: Any) -> None:
             told.append(option)
             super().madvise(option, *rest)
 
-    monkeypatch.setattr(_system.mmap, "mmap", Map)
-    file = make_file(LENGTH)
-    with make_manager(WINDOW).buffer(file.path, access=access) as buffer:
+    monkeypatch.setattr(engine, "Region", Map)
+    file = world.file(LENGTH)
+    with world.manager(WINDOW).buffer(file.path, access=access) as buffer:
         assert buffer.view(0, 5) == file.data[:5]
     assert told == {"normal": [], "random": [mmap.MADV_RANDOM], "sequential": [mmap.MADV_SEQUENTIAL]}[access]
 
 
-def test_wrong_access(make_file: Any, make_manager: Any) -> None:
+def test_wrong_access(world: World) -> None:
     with pytest.raises(ValueError, match="access"):
-        make_manager().buffer(make_file(1).path, access="willneed")
+        world.manager().buffer(world.file(1).path, access="willneed")
 
 
 # Needles of other libraries
@@ -576,7 +629,7 @@ class NoNumber:
         raise TypeError("no number")
 
 
-def test_needles_of_any_kind(manager: Any, make_file: Any) -> None:
+def test_needles_of_any_kind(manager: Any, world: World) -> None:
     """What is bytes-like and a number, as numpy's numbers are, is the one to `find` and the other to `in`."""
     needles = [True, False, Both(b"abc"), Both(b"q"), Wide(b"ab"), Wide(b"q"), Broken(b"ab"), Broken(b"q")]
     needles += [memoryview(b"ab"), memoryview(b"a-b-")[::2], array.array("H", [0x6261]), NoNumber()]
@@ -586,7 +639,7 @@ def test_needles_of_any_kind(manager: Any, make_file: Any) -> None:
         pass
     else:
         needles += numpy_needles(np)
-    file = make_file(0, data=DATA)
+    file = world.file(0, data=DATA)
     with manager.buffer(file.path) as buffer:
         for needle in needles:
             for name in ("find", "rfind", "index", "rindex", "count", "__contains__"):
@@ -602,8 +655,8 @@ def test_needles_of_any_kind(manager: Any, make_file: Any) -> None:
 @pytest.mark.parametrize(
     "make", [bytearray, lambda size: memoryview(bytearray(size)), lambda size: mmap.mmap(-1, size)]
 )
-def test_readinto(manager: Any, make_file: Any, make: Any) -> None:
-    file = make_file(LENGTH)
+def test_readinto(manager: Any, world: World, make: Any) -> None:
+    file = world.file(LENGTH)
     with manager.buffer(file.path, 3) as buffer:
         for _ in range(2):  # cold, then as far as windows have been mapped
             for start in (0, 1, WINDOW - 4, WINDOW - 3, LENGTH - 10, LENGTH - 3, LENGTH):
@@ -624,11 +677,11 @@ def test_readinto(manager: Any, make_file: Any, make: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 5), (4, 5), (1, 1, 7), ()], ids=str)
-def test_readinto_of_any_shape(shape: Any, make_file: Any, make_manager: Any) -> None:
+def test_readinto_of_any_shape(shape: Any, world: World) -> None:
     """As the built-in file's."""
     np = pytest.importorskip("numpy")
-    file = make_file(LENGTH)
-    with make_manager(WINDOW).buffer(file.path) as buffer, open(file.path, "rb", buffering=0) as oracle:
+    file = world.file(LENGTH)
+    with world.manager(WINDOW).buffer(file.path) as buffer, open(file.path, "rb", buffering=0) as oracle:
         for start in (0, 5, LENGTH - 3, LENGTH, LENGTH + 9):
             ours, theirs = np.zeros(shape, "<u2"), np.zeros(shape, "<u2")
             oracle.seek(start)
@@ -639,16 +692,16 @@ def test_readinto_of_any_shape(shape: Any, make_file: Any, make_manager: Any) ->
         for file_like in (oracle.readinto, lambda target: buffer.readinto(0, target)):
             with pytest.raises((TypeError, ValueError)):
                 file_like(read_only)
-    with smmap.open(file.path, manager=make_manager(WINDOW), buffering=0) as raw:
+    with smmap.open(file.path, manager=world.manager(WINDOW), buffering=0) as raw:
         ours = np.ones(shape, "u1")
         assert raw.readinto(ours) == ours.size
         assert ours.tobytes() == file.data[: ours.size]
 
 
-def test_threads_share_a_buffer(make_file: Any, make_manager: Any) -> None:
+def test_threads_share_a_buffer(world: World) -> None:
     """Every way to read at once, under limits that evict all the time."""
-    file: File = make_file(LENGTH)
-    manager = make_manager(
+    file: File = world.file(LENGTH)
+    manager = world.manager(
         WINDOW, 2 * WINDOW, 99 if LATE else 8
     )  # views that are dropped may live on for a while there
     wrong: list[Any] = []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import smmap
-from core._tools import LATE, G, run_python
+from core._tools import LATE, G, World, run_python
 from smmap import _default
 
 HEAD = "import os, sys, smmap\nfrom mmap import ALLOCATIONGRANULARITY as G\n"
@@ -32,8 +31,8 @@ def show():
 """
 
 
-def test_it_is_made_late_and_once(make_file: Any) -> None:
-    file = make_file(3 * G)
+def test_it_is_made_late_and_once(world: World) -> None:
+    file = world.file(3 * G)
     script = """
 from smmap import _default
 assert _default._manager is None
@@ -185,8 +184,8 @@ assert len(found) == 8 and len(set(map(id, found))) == 1 and len(made) == 1
     run(script)
 
 
-def test_once_closed_the_next_is_another(make_file: Any) -> None:
-    file = make_file(3 * G)
+def test_once_closed_the_next_is_another(world: World) -> None:
+    file = world.file(3 * G)
     script = """
 first = smmap.default_manager()
 buffer = smmap.buffer(sys.argv[1])
@@ -206,15 +205,21 @@ print(smmap.buffer(sys.argv[1])[0])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_has_its_own(make_file: Any) -> None:
+def test_a_forked_child_has_its_own(world: World) -> None:
     """Also when another thread of the parent's is making it at that moment; settings are kept."""
-    file = make_file(3 * G)
+    file = world.file(3 * G)
     script = """
 import threading, time
 from smmap import _default
 smmap.configure(max_open_handles=11)
 data = open(sys.argv[1], "rb").read()
-_default._lock.acquire()  # as one that makes the manager has it
+started, made = threading.Event(), threading.Event()
+def make():
+    started.set()
+    made.wait(30)
+making = threading.Thread(target=_default._lock.run, args=(make,))  # as one that makes the manager
+making.start()
+started.wait(30)
 def child(expected):
     fresh = _default._manager is None
     manager = smmap.default_manager()
@@ -228,8 +233,10 @@ def fork(expected):
 thread = threading.Thread(target=lambda: found.append(fork(None)))
 found = []
 thread.start()
+time.sleep(0.1)
+made.set()
 thread.join()
-_default._lock.release()
+making.join()
 buffer = smmap.buffer(sys.argv[1])
 assert buffer.view() == data
 found.append(fork(smmap.default_manager()))
@@ -252,3 +259,16 @@ def test_what_is_no_manager(tmp_path: Path) -> None:
         for make in (smmap.buffer, smmap.open):
             with pytest.raises(TypeError, match="manager must be"):
                 make(tmp_path / "a.bin", manager=wrong)
+
+
+def test_child_has_a_default_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs after a fork, run by hand."""
+    monkeypatch.setattr(_default, "_manager", None)
+    monkeypatch.setattr(_default, "_lock", _default._lock)
+    mine = smmap.default_manager()
+    assert smmap.default_manager() is mine
+    _default._after_fork_in_child()
+    other = smmap.default_manager()
+    assert other is not mine
+    mine.close()
+    other.close()

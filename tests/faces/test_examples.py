@@ -49,7 +49,7 @@ def test_token_shards() -> None:
     assert re.search(r"^1,100 files, [\d,]+ tokens, 1 MiB$", shown, re.MULTILINE)
     if os.name == "posix":
         assert re.search(r"fails after (9\d\d|1,0\d\d) of 1,100 files: Too many open files$", shown, re.MULTILINE)
-    held = re.search(r"smmap held at most (\d+) handles and [\d.]+ MiB in any worker$", shown, re.MULTILINE)
-    assert held
-    assert 1 <= int(held[1]) <= 5
+    used = re.search(r"smmap used at most (\d+) handles and [\d.]+ MiB in any worker$", shown, re.MULTILINE)
+    assert used
+    assert 1 <= int(used[1]) <= 5
     assert shown.endswith("\nwrong tokens: 0\n")

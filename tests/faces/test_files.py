@@ -6,11 +6,13 @@ import array
 import bz2
 import copy
 import csv
+import ctypes
 import errno
 import gzip
 import hashlib
 import io
 import lzma
+import mmap
 import os
 import pickle
 import random
@@ -21,13 +23,14 @@ import tarfile
 import threading
 import wave
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 import smmap
-from core._tools import LATE, G, agree, descriptors, linux, maps, payload
+from core._tools import LATE, G, World, agree, descriptors, linux, maps, payload
 
 WINDOW = 2 * G
 LENGTH = 9 * G + 123
@@ -36,13 +39,13 @@ BUFFERING = [0, -1, 2, 7, G, WINDOW + 1, 1 << 20]
 
 
 @pytest.fixture(params=LIMITS, ids=str)
-def manager(request: pytest.FixtureRequest, make_manager: Any) -> Any:
-    return make_manager(*LIMITS[request.param])
+def manager(request: pytest.FixtureRequest, world: World) -> Any:
+    return world.manager(*LIMITS[request.param])
 
 
 @pytest.fixture
-def tight(make_manager: Any) -> Any:
-    return make_manager(*LIMITS["tight"])
+def tight(world: World) -> Any:
+    return world.manager(*LIMITS["tight"])
 
 
 # As the built-in file object
@@ -50,9 +53,9 @@ def tight(make_manager: Any) -> Any:
 
 @pytest.mark.parametrize("buffering", BUFFERING)
 @pytest.mark.parametrize("size", [0, 1, WINDOW, LENGTH])
-def test_any_reads_in_any_order(manager: Any, make_file: Any, buffering: int, size: int) -> None:
+def test_any_reads_in_any_order(manager: Any, world: World, buffering: int, size: int) -> None:
     """The same calls on both answer alike, errors included."""
-    file = make_file(size)
+    file = world.file(size)
     chance = random.Random(buffering * 1000 + size)
     sizes = [0, 1, 2, 9, G - 1, G, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW, LENGTH + 9, -1, None]
     places = [
@@ -111,8 +114,8 @@ def test_any_reads_in_any_order(manager: Any, make_file: Any, buffering: int, si
     del call
 
 
-def test_the_whole(manager: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_the_whole(manager: Any, world: World) -> None:
+    file = world.file(LENGTH)
     for buffering in BUFFERING:
         with smmap.open(file.path, manager=manager, buffering=buffering) as ours:
             assert ours.read() == file.data
@@ -131,8 +134,8 @@ def test_the_whole(manager: Any, make_file: Any) -> None:
 
 
 @pytest.mark.parametrize("buffering", [0, -1])
-def test_what_it_says_of_itself(make_file: Any, tight: Any, buffering: int) -> None:
-    file = make_file(LENGTH)
+def test_what_it_says_of_itself(world: World, tight: Any, buffering: int) -> None:
+    file = world.file(LENGTH)
     with smmap.open(file.path, manager=tight, buffering=buffering) as ours, open(file.path, "rb", buffering) as theirs:
         for name in ("readable", "seekable", "writable", "isatty", "tell", "flush"):
             agree(ours, theirs, lambda it: getattr(it, name)())
@@ -186,8 +189,8 @@ def test_what_it_says_of_itself(make_file: Any, tight: Any, buffering: int) -> N
 
 
 @pytest.mark.parametrize("buffering", [-9, -1, 0, 1, 2, 100])
-def test_buffering_is_as_for_open(make_file: Any, tight: Any, buffering: int, recwarn: pytest.WarningsRecorder) -> None:
-    file = make_file(LENGTH)
+def test_buffering_is_as_for_open(world: World, tight: Any, buffering: int, recwarn: pytest.WarningsRecorder) -> None:
+    file = world.file(LENGTH)
     with smmap.open(file.path, manager=tight, buffering=buffering) as ours, open(file.path, "rb", buffering) as theirs:
         assert isinstance(ours, io.BufferedReader) == isinstance(theirs, io.BufferedReader)
         assert [warning.category for warning in recwarn] == [RuntimeWarning] * 2 * (buffering == 1)
@@ -200,9 +203,9 @@ def test_buffering_is_as_for_open(make_file: Any, tight: Any, buffering: int, re
         smmap.open(file.path, manager=tight, buffering="1")  # type: ignore[call-overload, unused-ignore]
 
 
-def test_other_targets(manager: Any, make_file: Any) -> None:
+def test_other_targets(manager: Any, world: World) -> None:
     """What the built-in file object fills, ours fills."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     targets: list[Callable[[], Any]] = [
         lambda: bytearray(WINDOW + 9),
         lambda: memoryview(bytearray(WINDOW + 9))[3:-3],
@@ -221,8 +224,269 @@ def test_other_targets(manager: Any, make_file: Any) -> None:
                 assert ours.tell() == theirs.tell()
 
 
-def test_names(make_file: Any, tight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make_file(LENGTH)
+# Arguments, one by one, beside the `io.FileIO` of the same file
+
+
+class Number:
+    """A number that is no int."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+class Kind(int):
+    """An int of its own kind."""
+
+
+class Odd:
+    def __index__(self) -> int:
+        raise KeyError("odd")
+
+
+class Wrong:
+    def __index__(self) -> Any:
+        return "1"
+
+
+NUMBERS: dict[str, Any] = {
+    **{str(number): number for number in (0, 1, -1, -2, -5, 7, LENGTH - 8, LENGTH - 7, LENGTH - 6, LENGTH, LENGTH + 1)},
+    **{f"2**{bits}": 1 << bits for bits in (31, 32, 63, 64, 70)},
+    **{f"-2**{bits}": -(1 << bits) for bits in (31, 32, 63, 70)},
+    "-2**63-1": -(1 << 63) - 1,
+    "None": None,
+    "True": True,
+    "False": False,
+    "Number(5)": Number(5),
+    "Number(-1)": Number(-1),
+    "Number(-3)": Number(-3),
+    "Number(2**70)": Number(1 << 70),
+    "Kind(3)": Kind(3),
+    "Odd()": Odd(),
+    "Wrong()": Wrong(),
+    "1.0": 1.0,
+    "1.5": 1.5,
+    "nan": float("nan"),
+    "text": "1",
+    "bytes": b"1",
+    "list": [1],
+    "complex": 1j,
+}
+WHENCES: dict[str, Any] = {
+    **{
+        str(whence): whence for whence in (0, 1, 2, 5, 99, -1, -2, 1 << 31, 1 << 32, (1 << 32) + 1, -(1 << 31), 1 << 70)
+    },
+    **{name: getattr(os, name) for name in ("SEEK_DATA", "SEEK_HOLE") if hasattr(os, name)},
+    "Number(2)": Number(2),
+    "Number(7)": Number(7),
+    **{name: NUMBERS[name] for name in ("None", "True", "False", "Kind(3)", "Odd()", "Wrong()", "1.0", "text", "list")},
+}
+
+
+@pytest.fixture
+def both(tight: Any, world: World) -> Iterator[tuple[Any, Any]]:
+    """Our raw file object and the built-in one over the same file, both at 7."""
+    file = world.file(LENGTH)
+    with smmap.open(file.path, manager=tight, buffering=0) as ours, open(file.path, "rb", 0) as theirs:
+        for opened in (ours, theirs):
+            opened.seek(7)
+        yield ours, theirs
+
+
+def alike(ours: Any, theirs: Any, call: Callable[[Any], Any]) -> None:
+    """They give the same or raise the same, with the same `errno`, and then are at the same place."""
+
+    def outcome(opened: Any) -> Any:
+        try:
+            found = call(opened)
+        except OSError as error:
+            return type(error), error.errno
+        except Exception as error:
+            return ValueError if isinstance(error, ValueError) else type(error)
+        return type(found), found, opened.tell()
+
+    wanted = outcome(theirs)
+    assert outcome(ours) == wanted
+    if not theirs.closed:
+        assert ours.tell() == theirs.tell()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_read_takes_and_refuses_what_io_does(name: str, both: Any) -> None:
+    size = NUMBERS[name]
+    if isinstance(size, int) and size < 1 << 63:  # FileIO allocates what is asked for
+        size = min(size, 1 << 32)
+    alike(*both, lambda opened: opened.read(size))
+    alike(*both, lambda opened: opened.read(3))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_readline_takes_and_refuses_what_io_does(name: str, both: Any) -> None:
+    alike(*both, lambda opened: opened.readline(NUMBERS[name]))
+
+
+@pytest.mark.parametrize("offset", [name for name in NUMBERS if name != "2**63"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_seek_takes_and_refuses_what_io_does(offset: str, both: Any) -> None:
+    """With each `whence` that there is, and some that there are not."""
+    for whence in WHENCES.values():
+        alike(*both, lambda opened: opened.seek(NUMBERS[offset], whence))
+        alike(*both, lambda opened: opened.read(3))
+        alike(*both, lambda opened: opened.seek(7))
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "read by name": lambda opened: opened.read(size=3),
+    "read with two": lambda opened: opened.read(1, 2),
+    "readall with one": lambda opened: opened.readall(3),
+    "seek without": lambda opened: opened.seek(),
+    "seek with three": lambda opened: opened.seek(1, 2, 3),
+    "seek by name": lambda opened: opened.seek(offset=1),
+    "whence by name": lambda opened: opened.seek(1, whence=1),
+    "tell with one": lambda opened: opened.tell(1),
+    "readinto without": lambda opened: opened.readinto(),
+    "readinto of bytes": lambda opened: opened.readinto(b"abc"),
+    "readinto of text": lambda opened: opened.readinto("abc"),
+    "readinto of None": lambda opened: opened.readinto(None),
+    "readinto of a number": lambda opened: opened.readinto(3),
+    "readinto of a read-only view": lambda opened: opened.readinto(memoryview(bytearray(9)).toreadonly()),
+    "readinto of every second byte": lambda opened: opened.readinto(memoryview(bytearray(9))[::2]),
+    "readinto of bytes backwards": lambda opened: opened.readinto(memoryview(bytearray(9))[::-1]),
+    "readinto of a list": lambda opened: opened.readinto([0, 0]),
+    "readinto by name": lambda opened: opened.readinto(b=bytearray(3)),
+    "seek to a hole before the start": lambda opened: opened.seek(-1, 4),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call_is_refused_as_io_refuses_it(name: str, both: Any) -> None:
+    alike(*both, CALLS[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            name for name in CALLS if "readinto of" not in name
+        ),  # all of them are refused, that it is closed comes first
+        "read text",
+        "read 2**70",
+        "seek text",
+        "whence text",
+        "whence 2**70",
+    ],
+)
+def test_call_on_a_closed_file_is_refused_as_io_refuses_it(name: str, both: Any) -> None:
+    """Which complaint comes first, where there are two."""
+    calls: dict[str, Callable[[Any], Any]] = {
+        **CALLS,
+        "read text": lambda opened: opened.read("1"),
+        "read 2**70": lambda opened: opened.read(1 << 70),
+        "seek text": lambda opened: opened.seek("1"),
+        "whence text": lambda opened: opened.seek("1", "1"),
+        "whence 2**70": lambda opened: opened.seek(1, 1 << 70),
+    }
+    for opened in both:
+        opened.close()
+    alike(*both, calls[name])
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_HOLE"), reason="no SEEK_HOLE")
+def test_seek_takes_a_file_for_one_without_holes(tight: Any, tmp_path: Path) -> None:
+    """As a system may, which knows of no holes: also where there are some."""
+    path = tmp_path / "sparse"
+    with open(path, "wb") as out:
+        out.truncate(9 * WINDOW)
+        out.seek(4 * WINDOW)
+        out.write(b"data")
+    with smmap.open(path, manager=tight, buffering=0) as ours:
+        assert ours.seek(5, os.SEEK_DATA) == ours.tell() == 5
+        assert ours.seek(5, os.SEEK_HOLE) == ours.tell() == 9 * WINDOW
+    with smmap.open(path, manager=tight) as buffered:
+        assert buffered.seek(5, os.SEEK_DATA) == buffered.tell() == 5
+
+
+# Targets of any format
+
+
+def test_readinto_takes_any_writable_memory_of_the_standard_library(manager: Any, world: World) -> None:
+    file = world.file(LENGTH)
+
+    class Record(ctypes.BigEndianStructure):
+        _fields_ = [("number", ctypes.c_uint32), ("text", ctypes.c_char * 5)]
+
+    targets: list[Callable[[], Any]] = [
+        lambda: (Record * 700)(),
+        lambda: (ctypes.c_double * 99)(),
+        lambda: (ctypes.c_uint16.__ctype_be__ * WINDOW)(),
+        lambda: Record(),
+        lambda: ctypes.create_string_buffer(WINDOW + 1),
+        lambda: (Record * 0)(),
+        lambda: array.array("d", bytes(8 * G)),
+        lambda: memoryview((Record * 3)()),
+        lambda: mmap.mmap(-1, G),
+    ]
+    for buffering in (0, 100, -1):
+        with (
+            smmap.open(file.path, manager=manager, buffering=buffering) as ours,
+            open(file.path, "rb", buffering) as theirs,
+        ):
+            for place in (0, WINDOW - 3, LENGTH - 10, LENGTH, LENGTH + 5):
+                for make in targets:
+                    mine, other = make(), make()
+                    assert ours.seek(place) == theirs.seek(place)
+                    assert ours.readinto(mine) == theirs.readinto(other)
+                    assert bytes(mine) == bytes(other)
+                    assert ours.tell() == theirs.tell()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["M8[ns]", "m8[s]", ">i4", ">f8", "<u2", "S5", "U3", "V7", "?", "c16", [("a", ">u2"), ("b", "M8[D]"), ("c", "V3")]],
+    ids=str,
+)
+def test_readinto_takes_arrays_of_any_dtype(dtype: Any, manager: Any, world: World) -> None:
+    np = pytest.importorskip("numpy")
+    file = world.file(LENGTH)
+    kind = np.dtype(dtype)
+    with smmap.open(file.path, manager=manager, buffering=0) as ours, open(file.path, "rb", 0) as theirs:
+        for count in (0, 1, 5, 3 * WINDOW // kind.itemsize, LENGTH):
+            for place in (0, WINDOW - 3, LENGTH - 10):
+                mine, other = np.zeros(count, kind), np.zeros(count, kind)
+                assert ours.seek(place) == theirs.seek(place)
+                assert ours.readinto(mine) == theirs.readinto(other)
+                assert mine.tobytes() == other.tobytes()
+                assert ours.tell() == theirs.tell()
+        for refused in (np.zeros(9, kind)[::2], np.zeros((4, 4), kind)[:, :2], np.zeros((4, 4), kind).T[:2]):
+            alike(ours, theirs, lambda opened: opened.readinto(refused))
+        read_only = np.zeros(9, kind)
+        read_only.flags.writeable = False
+        alike(ours, theirs, lambda opened: opened.readinto(read_only))
+
+
+def test_readinto_that_fails_leaves_the_position(world: World) -> None:
+    """Whatever the target's format: the error is the read's own, and the file stays open."""
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW, WINDOW, 1)
+    targets = [bytearray(9), (ctypes.c_uint16.__ctype_be__ * 9)()]
+    with smmap.open(file.path, manager=manager, buffering=0) as ours:
+        ours.seek(WINDOW - 5)
+        os.truncate(file.path, 3)
+        for target in targets:
+            with pytest.raises(smmap.FileChangedError):
+                ours.readinto(target)
+            assert ours.tell() == WINDOW - 5
+        manager.close()
+        for target in targets:
+            with pytest.raises(smmap.ClosedError):
+                ours.readinto(target)
+        assert not ours.closed
+
+
+def test_names(world: World, tight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(LENGTH)
     monkeypatch.chdir(file.path.parent)
     number = os.open(file.path, os.O_RDONLY)
     try:
@@ -242,8 +506,8 @@ def test_names(make_file: Any, tight: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "file/below"])
-def test_what_cannot_be_opened(kind: str, make_file: Any, tight: Any, tmp_path: Path) -> None:
-    make_file(1, "file")
+def test_what_cannot_be_opened(kind: str, world: World, tight: Any, tmp_path: Path) -> None:
+    world.file(1, "file")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError) as theirs:
         open(tmp_path / kind, "rb")
@@ -253,10 +517,10 @@ def test_what_cannot_be_opened(kind: str, make_file: Any, tight: Any, tmp_path: 
 
 
 @linux
-def test_nothing_is_held(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+def test_nothing_is_held(world: World, tmp_path: Path) -> None:
     """Thousands of files are open, and nothing is, beyond the limit."""
-    manager = make_manager(WINDOW, 0, 4)
-    made = [make_file(G + number, f"{number}") for number in range(300)]
+    manager = world.manager(WINDOW, 0, 4)
+    made = [world.file(G + number, f"{number}") for number in range(300)]
     files = [smmap.open(file.path, manager=manager) for file in made]
     for turn in range(2):
         for file, open_file in zip(made, files):
@@ -269,17 +533,17 @@ def test_nothing_is_held(make_file: Any, make_manager: Any, tmp_path: Path) -> N
     assert maps(tmp_path) == descriptors(tmp_path) == []
 
 
-def test_dropped_without_closing(make_file: Any, make_manager: Any) -> None:
+def test_dropped_without_closing(world: World) -> None:
     """A file object that nobody closed holds nothing back (and warns of nothing: warnings are errors here)."""
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     for buffering in (0, -1):
         smmap.open(file.path, manager=manager, buffering=buffering).read(9)
 
 
-def test_the_file_changes(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
-    file, other = make_file(LENGTH), make_file(LENGTH, "other")
-    manager = make_manager(WINDOW, WINDOW, 1)
+def test_the_file_changes(world: World, tmp_path: Path) -> None:
+    file, other = world.file(LENGTH), world.file(LENGTH, "other")
+    manager = world.manager(WINDOW, WINDOW, 1)
     with smmap.open(file.path, manager=manager, buffering=0) as ours:
         assert ours.read(9) == file.data[:9]
         os.replace(other.path, file.path)
@@ -293,9 +557,9 @@ def test_the_file_changes(make_file: Any, make_manager: Any, tmp_path: Path) -> 
         assert ours.read() == other.data
 
 
-def test_closed_manager(make_file: Any, make_manager: Any) -> None:
-    file = make_file(LENGTH)
-    manager = make_manager(WINDOW)
+def test_closed_manager(world: World) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW)
     with smmap.open(file.path, manager=manager, buffering=0) as ours:
         manager.close()
         with pytest.raises(smmap.ClosedError):
@@ -305,8 +569,8 @@ def test_closed_manager(make_file: Any, make_manager: Any) -> None:
     assert ours.closed
 
 
-def test_detach(make_file: Any, tight: Any) -> None:
-    file = make_file(LENGTH)
+def test_detach(world: World, tight: Any) -> None:
+    file = world.file(LENGTH)
     ours = smmap.open(file.path, manager=tight)
     assert ours.read(3) == file.data[:3]
     raw = ours.detach()
@@ -317,8 +581,8 @@ def test_detach(make_file: Any, tight: Any) -> None:
         pickle.dumps(ours)
 
 
-def test_copies_have_a_place_of_their_own(make_file: Any, tight: Any) -> None:
-    file = make_file(LENGTH)
+def test_copies_have_a_place_of_their_own(world: World, tight: Any) -> None:
+    file = world.file(LENGTH)
     before = smmap.default_manager().stats()
     for buffering in (0, -1):
         for copied in (copy.copy, copy.deepcopy):
@@ -354,8 +618,8 @@ def same(path: Path, tight: Any, read: Callable[[Any], Any]) -> Any:
 TEXT = "".join(f"{number}, caf\u00e9 \u4e16\u754c {number * 7919 % 1000}\r\n" for number in range(2000))
 
 
-def test_text(make_file: Any, tight: Any) -> None:
-    file = make_file(0, data=TEXT.encode())
+def test_text(world: World, tight: Any) -> None:
+    file = world.file(0, data=TEXT.encode())
 
     def through(read: Callable[[io.TextIOWrapper], Any], **options: Any) -> Any:
         def wrapped(it: Any) -> Any:
@@ -382,8 +646,8 @@ def test_text(make_file: Any, tight: Any) -> None:
     through(about)
 
 
-def test_copying(make_file: Any, tight: Any, tmp_path: Path) -> None:
-    file = make_file(LENGTH)
+def test_copying(world: World, tight: Any, tmp_path: Path) -> None:
+    file = world.file(LENGTH)
 
     def copied(it: Any) -> bytes:
         with open(tmp_path / "copy", "wb") as out:
@@ -396,9 +660,9 @@ def test_copying(make_file: Any, tight: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [gzip, bz2, lzma], ids=lambda module: module.__name__)
-def test_compressed(module: Any, make_file: Any, tight: Any) -> None:
+def test_compressed(module: Any, world: World, tight: Any) -> None:
     data = payload(5 * WINDOW) + b"a" * WINDOW
-    file = make_file(0, data=module.compress(data))
+    file = world.file(0, data=module.compress(data))
     assert same(file.path, tight, lambda it: module.open(it).read()) == data
 
     def about(it: Any) -> bytes:
@@ -412,7 +676,7 @@ def test_compressed(module: Any, make_file: Any, tight: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz"])
-def test_tarfile(kind: str, make_file: Any, tight: Any, tmp_path: Path) -> None:
+def test_tarfile(kind: str, world: World, tight: Any, tmp_path: Path) -> None:
     members = {f"folder/{number}": payload(number * 997, number) for number in range(25)}
     with tarfile.open(tmp_path / "tar", kind) as out:
         for name, data in members.items():
@@ -455,9 +719,9 @@ def test_zipfile(tight: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one ZipFile", "one each"])
-def test_zipfile_from_threads(shared: bool, make_manager: Any, tmp_path: Path) -> None:
+def test_zipfile_from_threads(shared: bool, world: World, tmp_path: Path) -> None:
     members = zipped(tmp_path / "zip")
-    manager = make_manager(WINDOW, 2 * WINDOW, 99 if LATE else 2)
+    manager = world.manager(WINDOW, 2 * WINDOW, 99 if LATE else 2)
     right: list[int] = []
 
     def archive() -> Any:
@@ -486,10 +750,10 @@ def test_zipfile_from_threads(shared: bool, make_manager: Any, tmp_path: Path) -
         one.fp.close()
 
 
-def test_pickle_load(make_file: Any, tight: Any) -> None:
+def test_pickle_load(world: World, tight: Any) -> None:
     things = [{"number": number, "data": payload(number * 37, number), "text": TEXT[:number]} for number in range(200)]
     data = b"".join(pickle.dumps(thing, protocol) for protocol in (0, 2, 4, 5) for thing in things)
-    file = make_file(0, data=data)
+    file = world.file(0, data=data)
     assert same(file.path, tight, lambda it: [pickle.load(it) for _ in range(4 * len(things))]) == things * 4
 
 
@@ -572,9 +836,9 @@ def test_pandas(tight: Any, tmp_path: Path) -> None:
             pd.testing.assert_frame_equal(read(ours), frame)
 
 
-def test_pyarrow(make_file: Any, tight: Any) -> None:
+def test_pyarrow(world: World, tight: Any) -> None:
     pa = pytest.importorskip("pyarrow")
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with smmap.open(file.path, manager=tight) as ours:
         wrapped = pa.PythonFile(ours, "r")
         assert wrapped.size() == LENGTH

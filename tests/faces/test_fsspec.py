@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import smmap
-from core._tools import File, G, borders, descriptors, linux, maps, payload, reclaim, run_python
+from core._tools import File, G, World, borders, descriptors, linux, maps, payload, reclaim, run_python
 
 fsspec = pytest.importorskip("fsspec")
 local = pytest.importorskip("fsspec.implementations.local")
@@ -70,7 +70,7 @@ def plain() -> Any:
 
 
 @pytest.fixture
-def tree(make_file: Any, tmp_path: Path) -> dict[str, File]:
+def tree(world: World, tmp_path: Path) -> dict[str, File]:
     """Files in folders, of sizes around the windows' borders, with names that are no trouble to have."""
     names = [
         "a.bin",
@@ -83,7 +83,7 @@ def tree(make_file: Any, tmp_path: Path) -> dict[str, File]:
         "~t",
     ]
     sizes = [0, 1, G - 1, WINDOW, WINDOW + 1, 3 * WINDOW - 1, LENGTH, LENGTH + 1]
-    files = {name: make_file(size, f"tree/{name}") for name, size in zip(names, sizes)}
+    files = {name: world.file(size, f"tree/{name}") for name, size in zip(names, sizes)}
     (tmp_path / "tree/empty").mkdir()
     if hasattr(os, "symlink"):
         os.symlink(tmp_path / "tree/deep/a.bin", tmp_path / "tree/link.bin")
@@ -93,8 +93,8 @@ def tree(make_file: Any, tmp_path: Path) -> dict[str, File]:
 # How fsspec finds it
 
 
-def test_entry_point(make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_entry_point(world: World) -> None:
+    file = world.file(LENGTH)
     script = """
 import sys, fsspec
 assert "smmap.fsspec" not in sys.modules
@@ -189,9 +189,9 @@ def test_names_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: strip(found) for name, found in wanted.items()} == wanted
 
 
-def test_a_relative_path_is_of_the_folder_it_was_opened_in(make_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make_file(LENGTH, "one/data")
-    other = make_file(LENGTH, "two/data")
+def test_a_relative_path_is_of_the_folder_it_was_opened_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(LENGTH, "one/data")
+    other = world.file(LENGTH, "two/data")
     monkeypatch.chdir(file.path.parent)
     fs = fsspec.filesystem("smmap", **TIGHT)
     with fs.open("smmap://data") as opened:
@@ -258,8 +258,8 @@ def test_what_is_not_there(fs: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ask", ["ukey", "checksum"])
-def test_keys_change_with_the_file(ask: str, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_keys_change_with_the_file(ask: str, world: World) -> None:
+    file = world.file(LENGTH)
     key = getattr(fsspec.filesystem("smmap"), ask)
     old = key(file.path)
     assert type(old) is (str if ask == "ukey" else int)
@@ -268,7 +268,7 @@ def test_keys_change_with_the_file(ask: str, make_file: Any) -> None:
     os.utime(file.path, ns=(0, os.stat(file.path).st_mtime_ns + 1))
     touched = key(file.path)
     assert touched != old
-    other = make_file(LENGTH, "other")
+    other = world.file(LENGTH, "other")
     shutil.copystat(file.path, other.path)
     assert key(other.path) != touched
     os.chmod(file.path, 0o600)
@@ -278,9 +278,9 @@ def test_keys_change_with_the_file(ask: str, make_file: Any) -> None:
     assert key(file.path) != touched
 
 
-def test_keys_are_alike_in_every_process(make_file: Any) -> None:
+def test_keys_are_alike_in_every_process(world: World) -> None:
     """Dask names its tasks by them."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     script = "import sys, fsspec; print(fsspec.filesystem('smmap').ukey(sys.argv[1]))"
     fs = fsspec.filesystem("smmap", **TIGHT)
     assert run_python(script, file.path, options=()).stdout.strip() == fs.ukey(file.path)
@@ -295,11 +295,11 @@ def bounds(length: int) -> list[Any]:
     return [None, *sorted({*chosen, *(-place for place in chosen)})]
 
 
-def test_cat_file_is_a_slice(fs: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_cat_file_is_a_slice(fs: Any, world: World) -> None:
+    file = world.file(LENGTH)
     for start, end in itertools.product(bounds(LENGTH), repeat=2):
         assert fs.cat_file(file.path, start, end) == file.data[start:end], (start, end)
-    empty = make_file(0, "empty")
+    empty = world.file(0, "empty")
     assert fs.cat_file(empty.path) == fs.cat_file(empty.path, 0, 5) == fs.cat_file(empty.path, -5) == b""
 
 
@@ -353,8 +353,8 @@ def test_cat_ranges_stays_within_limits(tree: dict[str, File]) -> None:
     assert stats.peak_memory <= 2 * WINDOW
 
 
-def test_cat_ranges_with_errors(fs: Any, make_file: Any, tmp_path: Path) -> None:
-    file = make_file(LENGTH)
+def test_cat_ranges_with_errors(fs: Any, world: World, tmp_path: Path) -> None:
+    file = world.file(LENGTH)
     paths = [str(file.path), str(tmp_path / "none"), str(tmp_path), str(file.path)]
     found = fs.cat_ranges(paths, [0, 0, 0, 9], [3, 3, 3, 12])
     assert [found[0], found[3]] == [file.data[:3], file.data[9:12]]
@@ -400,8 +400,8 @@ def test_what_fsspec_makes_of_it(fs: Any, plain: Any, tree: dict[str, File], tmp
 # Files
 
 
-def test_an_open_file_reads_as_a_plain_one(fs: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_an_open_file_reads_as_a_plain_one(fs: Any, world: World) -> None:
+    file = world.file(LENGTH)
     source = random.Random(5)
     with fs.open(file.path) as ours, open(file.path, "rb") as theirs:
         assert (ours.size, ours.path, ours.fs) == (LENGTH, str(file.path), fs)
@@ -430,9 +430,9 @@ def test_an_open_file_reads_as_a_plain_one(fs: Any, make_file: Any) -> None:
         ours.read()
 
 
-def test_copies_of_open_files(fs: Any, make_file: Any) -> None:
+def test_copies_of_open_files(fs: Any, world: World) -> None:
     """A copy is an open file of the same file system, at the same position, and goes its own way."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with fs.open(file.path) as opened:
         opened.seek(WINDOW - 3)
         for copied in (copy.copy(opened), copy.deepcopy(opened), copy.copy(copy.copy(opened))):
@@ -443,7 +443,7 @@ def test_copies_of_open_files(fs: Any, make_file: Any) -> None:
             assert opened.tell() == WINDOW - 3
             again = pickle.loads(pickle.dumps(copied))
             assert again.read(9) == file.data[WINDOW + 2 : WINDOW + 11]
-            assert again._source._manager is copied._source._manager is fs.manager
+            assert again._source._access.client.manager is copied._source._access.client.manager is fs.manager
             for each in (copied, again):
                 each.close()
         assert opened.read() == file.data[WINDOW - 3 :]
@@ -472,9 +472,9 @@ def test_text_and_compression(fs: Any, plain: Any, tmp_path: Path) -> None:
             assert found.read() == payload(LENGTH, name)
 
 
-def test_open_files_hold_nothing(make_file: Any) -> None:
+def test_open_files_hold_nothing(world: World) -> None:
     """A hundred files are open at once within three handles."""
-    files = [make_file(LENGTH, f"file {number}") for number in range(100)]
+    files = [world.file(LENGTH, f"file {number}") for number in range(100)]
     fs = fsspec.filesystem("smmap", **TIGHT)
     opened = [fs.open(file.path) for file in files]
     for place in (0, WINDOW - 5, LENGTH - 20):
@@ -489,9 +489,9 @@ def test_open_files_hold_nothing(make_file: Any) -> None:
 
 
 @linux
-def test_nothing_is_left_open(make_file: Any, tmp_path: Path) -> None:
+def test_nothing_is_left_open(world: World, tmp_path: Path) -> None:
     """After many files were read, no more descriptors and maps are there than the limit allows; then none."""
-    files = [make_file(LENGTH, f"file {number}") for number in range(50)]
+    files = [world.file(LENGTH, f"file {number}") for number in range(50)]
     fs = fsspec.filesystem("smmap", **TIGHT)
     for _ in range(3):
         for file in files:
@@ -503,9 +503,9 @@ def test_nothing_is_left_open(make_file: Any, tmp_path: Path) -> None:
     assert descriptors(tmp_path) == maps(tmp_path) == []
 
 
-def test_chained(make_file: Any, tmp_path: Path) -> None:
+def test_chained(world: World, tmp_path: Path) -> None:
     """Other file systems stand on this one: archives, and caches (which pay for far ones only, but must work)."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(file.path, "in/side")
     with fsspec.open(f"zip://in/side::smmap://{tmp_path}/packed.zip", smmap=TIGHT) as found:
@@ -521,7 +521,7 @@ def test_chained(make_file: Any, tmp_path: Path) -> None:
     assert below.cat_file("data", 3, 9) == file.data[3:9]
 
 
-def test_pyarrow_datasets(make_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyarrow_datasets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a folder by its absolute name only, as the guide says."""
     dataset = pytest.importorskip("pyarrow.dataset")
     pyarrow = pytest.importorskip("pyarrow")
@@ -540,11 +540,11 @@ def test_pyarrow_datasets(make_file: Any, tmp_path: Path, monkeypatch: pytest.Mo
 # Files that change
 
 
-def test_cat_file_sees_the_file_as_it_is_now(fs: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_cat_file_sees_the_file_as_it_is_now(fs: Any, world: World) -> None:
+    file = world.file(LENGTH)
     for _ in range(9):
         assert fs.cat_file(file.path, 5, 20) == file.data[5:20]
-    other = make_file(LENGTH, "other")
+    other = world.file(LENGTH, "other")
     os.replace(other.path, file.path)
     assert fs.cat_file(file.path, 5, 20) == other.data[5:20]
     assert fs.cat_file(file.path) == other.data
@@ -554,38 +554,38 @@ def test_cat_file_sees_the_file_as_it_is_now(fs: Any, make_file: Any) -> None:
     os.remove(file.path)
     with pytest.raises(FileNotFoundError):
         fs.cat_file(file.path, 5, 20)
-    again = make_file(LENGTH, "data", payload(LENGTH, "again"))
+    again = world.file(LENGTH, "data", payload(LENGTH, "again"))
     assert fs.cat_file(file.path) == again.data
 
 
-def test_an_open_file_never_mixes(make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_an_open_file_never_mixes(world: World) -> None:
+    file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap", **TIGHT)
     with fs.open(file.path) as opened:
-        begin = opened.read(10)
-        os.replace(make_file(LENGTH, "other").path, file.path)
+        start = opened.read(10)
+        os.replace(world.file(LENGTH, "other").path, file.path)
         try:
             rest = opened.read()
         except smmap.FileChangedError:
             rest = file.data[10:]
-        assert begin + rest == file.data
+        assert start + rest == file.data
 
 
 # Options and managers
 
 
-def test_default_options_are_the_default_manager(make_file: Any) -> None:
+def test_default_options_are_the_default_manager(world: World) -> None:
     fs = fsspec.filesystem("smmap")
     assert fs.manager is smmap.default_manager()
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     before = smmap.default_manager().stats().cold_reads
     assert fs.cat_file(file.path, 0, 9) == file.data[:9]
     assert smmap.default_manager().stats().cold_reads == before + 1
 
 
-def test_a_default_manager_that_was_closed_is_followed_by_another(make_file: Any) -> None:
+def test_a_default_manager_that_was_closed_is_followed_by_another(world: World) -> None:
     """As for `smmap.buffer`: also for files that were read a moment ago."""
-    file = make_file(LENGTH)
+    file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap")
     for turn in range(3):
         manager = smmap.default_manager()
@@ -701,8 +701,8 @@ print(fs.manager.stats().max_memory_size)
     assert run_python(script, options=()).stdout == f"{1 << 20}\n"
 
 
-def test_clearing_the_instances_forgets_the_managers(make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_clearing_the_instances_forgets_the_managers(world: World) -> None:
+    file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap", **TIGHT)
     manager = fs.manager
     opened = fs.open(file.path)
@@ -714,9 +714,9 @@ def test_clearing_the_instances_forgets_the_managers(make_file: Any) -> None:
     opened.close()
 
 
-def test_threads(make_file: Any) -> None:
+def test_threads(world: World) -> None:
     """Each thread has its own instance; all share eight handles and six windows."""
-    files = [make_file(LENGTH, f"file {number}") for number in range(40)]
+    files = [world.file(LENGTH, f"file {number}") for number in range(40)]
     options = {"window_size": WINDOW, "max_memory_size": 6 * WINDOW, "max_open_handles": 8}
     wrong: list[Any] = []
 
@@ -752,8 +752,8 @@ def test_threads(make_file: Any) -> None:
 # Other processes
 
 
-def test_pickles_are_small_and_open_nothing(fs: Any, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_pickles_are_small_and_open_nothing(fs: Any, world: World) -> None:
+    file = world.file(LENGTH)
     opened = fs.open(file.path)
     opened.seek(WINDOW - 3)
     assert opened.read(2) == file.data[WINDOW - 3 : WINDOW - 1]
@@ -774,8 +774,8 @@ def test_pickles_are_small_and_open_nothing(fs: Any, make_file: Any) -> None:
     assert twice.read() == file.data[-9:]
 
 
-def test_a_pickled_file_that_changed(make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_a_pickled_file_that_changed(world: World) -> None:
+    file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap", **TIGHT)
     with fs.open(file.path) as opened:
         packed = pickle.dumps(opened)
@@ -793,13 +793,18 @@ def in_worker(packed: bytes) -> tuple[bytes, bytes, Any, bool]:
     stats = fs.manager.stats()
     assert (stats.misses, stats.cold_reads) == (0, 0)
     data = opened.read()
-    return data, fs.cat_file(opened.path, 3, LENGTH - 3), fs.manager.stats(), opened._source._manager is fs.manager
+    return (
+        data,
+        fs.cat_file(opened.path, 3, LENGTH - 3),
+        fs.manager.stats(),
+        opened._source._access.client.manager is fs.manager,
+    )
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_have_their_own_manager(method: str, make_file: Any) -> None:
-    file = make_file(LENGTH)
+def test_workers_have_their_own_manager(method: str, world: World) -> None:
+    file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap", **TIGHT)
     assert fs.cat_file(file.path) == file.data  # so that there is something to inherit
     with fs.open(file.path) as opened, multiprocessing.get_context(method).Pool(1) as pool:

@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smmap
-from core._tools import LATE, LINUX, G, agree, descriptors, linux, maps, payload, run_python
+from core._tools import LATE, LINUX, G, World, agree, descriptors, linux, maps, payload, run_python
 
 np: Any = pytest.importorskip("numpy")
 
 import smmap.numpy  # noqa: E402
-from smmap import _system  # noqa: E402
+from smmap import _engine, _system  # noqa: E402
 from smmap.numpy import LazyArray, MappedArray, Shards, load  # noqa: E402
 from smmap.numpy import _shards as shards_module  # noqa: E402
 
@@ -37,8 +37,8 @@ LIMITS = {"roomy": (WINDOW, 0, sys.maxsize), "tight": (WINDOW, 2 * WINDOW, 2), "
 
 
 @pytest.fixture(params=LIMITS, ids=str)
-def manager(request: pytest.FixtureRequest, make_manager: Any) -> Any:
-    return make_manager(*LIMITS[request.param])
+def manager(request: pytest.FixtureRequest, world: World) -> Any:
+    return world.manager(*LIMITS[request.param])
 
 
 def filled(dtype: Any, shape: Any) -> Any:
@@ -117,10 +117,10 @@ def test_load_any_version(manager: Any, tmp_path: Path, version: Any) -> None:
         same(load(tmp_path / "a.npy", manager=manager), array)
 
 
-def test_load_is_no_copy(make_manager: Any, tmp_path: Path) -> None:
+def test_load_is_no_copy(world: World, tmp_path: Path) -> None:
     if PYPY:
         pytest.skip("numpy on PyPy never lets go of a view, so there it is one")
-    manager = make_manager(WINDOW)
+    manager = world.manager(WINDOW)
     table = filled("<u4", (5000,))
     np.save(tmp_path / "a.npy", table)
     array = load(tmp_path / "a.npy", manager=manager)
@@ -130,10 +130,10 @@ def test_load_is_no_copy(make_manager: Any, tmp_path: Path) -> None:
         out.write(struct.pack("<I", 12345))
     assert array[3000] == 12345
     manager.collect()
-    assert (manager.stats().mapped, manager.stats().lent) == (1, 1)
+    assert (manager.stats().mapped, manager.stats().detached) == (1, 1)
     part = array[10:20]
     del array
-    assert manager.stats().lent == 1
+    assert manager.stats().detached == 1
     same(np.asarray(part), table[10:20])
     manager.close()
     same(np.asarray(part), table[10:20])
@@ -141,11 +141,11 @@ def test_load_is_no_copy(make_manager: Any, tmp_path: Path) -> None:
     assert LATE or manager.stats().mapped == 0
 
 
-def test_load_is_an_array(make_manager: Any, tmp_path: Path) -> None:
+def test_load_is_an_array(world: World, tmp_path: Path) -> None:
     """Whatever reads arrays reads it, and results are plain arrays."""
     table = filled("<i4", (40, 30))
     np.save(tmp_path / "a.npy", table)
-    array = load(tmp_path / "a.npy", manager=make_manager(WINDOW))
+    array = load(tmp_path / "a.npy", manager=world.manager(WINDOW))
     assert isinstance(array, np.ndarray)
     same(array + 1, table + 1)
     assert type(array + 1) is type(-array) is type(array.sum(0)) is type(np.sqrt(abs(array) * 1.0)) is np.ndarray
@@ -174,8 +174,8 @@ def test_load_is_an_array(make_manager: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
-def test_load_pickles_without_the_data(make_manager: Any, tmp_path: Path) -> None:
-    manager = make_manager(WINDOW)
+def test_load_pickles_without_the_data(world: World, tmp_path: Path) -> None:
+    manager = world.manager(WINDOW)
     table = filled([("a", "<u2"), ("b", ">f4")], (300, 70))
     np.save(tmp_path / "a.npy", table)
     array = load(tmp_path / "a.npy", manager=manager)
@@ -380,12 +380,12 @@ def test_structured_dtypes_travel_exactly(name: str, tmp_path: Path) -> None:
         assert len(least) <= len(pickle.dumps(dtype))
 
 
-def test_load_over_a_descriptor(make_manager: Any, tmp_path: Path) -> None:
+def test_load_over_a_descriptor(world: World, tmp_path: Path) -> None:
     table = filled("<f8", (300, 7))
     np.save(tmp_path / "a.npy", table)
     number = os.open(tmp_path / "a.npy", os.O_RDONLY)
     try:
-        array = load(number, manager=make_manager(WINDOW))
+        array = load(number, manager=world.manager(WINDOW))
     finally:
         os.close(number)
     same(array, table)
@@ -429,9 +429,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_load_refuses(kind: str, make_file: Any, make_manager: Any) -> None:
-    file = make_file(0, "bad.npy", data=BAD[kind])
-    manager = make_manager(WINDOW)
+def test_load_refuses(kind: str, world: World) -> None:
+    file = world.file(0, "bad.npy", data=BAD[kind])
+    manager = world.manager(WINDOW)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy on what it parses
         with pytest.raises(ValueError, match=r"bad\.npy|truncated") as caught:
@@ -449,13 +449,13 @@ def test_load_refuses(kind: str, make_file: Any, make_manager: Any) -> None:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 @pytest.mark.parametrize("count", [0, 10])
-def test_cut_anywhere(version: Any, count: int, tmp_path: Path, make_manager: Any) -> None:
+def test_cut_anywhere(version: Any, count: int, tmp_path: Path, world: World) -> None:
     """A file that was cut is a `ValueError` that names it, however little is left."""
     whole, path = io.BytesIO(), tmp_path / "cut.npy"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that version 3 was not needed
         np.lib.format.write_array(whole, filled("<u4", (count,)), version)
-    data, manager = whole.getvalue(), make_manager(WINDOW)
+    data, manager = whole.getvalue(), world.manager(WINDOW)
     assert len(data) - 4 * count > 60
     for length in range(len(data)):
         path.write_bytes(data[:length])
@@ -469,8 +469,8 @@ def test_cut_anywhere(version: Any, count: int, tmp_path: Path, make_manager: An
     same(load(path, manager=manager), filled("<u4", (count,)))
 
 
-def test_load_errors_of_its_own(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
-    manager = make_manager(WINDOW, 0, 1)
+def test_load_errors_of_its_own(world: World, tmp_path: Path) -> None:
+    manager = world.manager(WINDOW, 0, 1)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "missing.npy", manager=manager)
     np.save(tmp_path / "a.npy", filled("<u4", (5000,)))
@@ -705,9 +705,9 @@ def test_load_unpickled_after_a_change(arrived: Any, tmp_path: Path) -> None:
     ],
 )
 def test_a_crafted_pickle_reads_nothing_outside(
-    make_file: Any, offset: int, dtype: Any, shape: Any, strides: Any
+    world: World, offset: int, dtype: Any, shape: Any, strides: Any
 ) -> None:
-    file = make_file(100)
+    file = world.file(100)
     with pytest.raises((ValueError, OverflowError, TypeError)):
         LazyArray(smmap.buffer(file.path), offset, dtype, shape, strides)
     assert LazyArray(smmap.buffer(file.path), 90, "<u2", (5,), None).tobytes() == file.data[90:]
@@ -774,8 +774,8 @@ def places_of(many: Many) -> list[int]:
     return [place for border in sorted(borders) for place in (border - 1, border, border + 1)]
 
 
-def test_shards_look_like_an_array(many: Many, make_manager: Any) -> None:
-    shards = many.shards(make_manager(WINDOW, 0, 4))
+def test_shards_look_like_an_array(many: Many, world: World) -> None:
+    shards = many.shards(world.manager(WINDOW, 0, 4))
     array = many.array
     for name in ("shape", "dtype", "size", "itemsize", "nbytes", "ndim"):
         assert getattr(shards, name) == getattr(array, name)
@@ -891,8 +891,8 @@ def test_shards_at_many_places(many: Many, manager: Any) -> None:
 
 
 @pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
-def test_shards_at_places_that_are_arrays_of_others(many: Many, make_manager: Any, tmp_path: Path) -> None:
-    shards, array = many.shards(make_manager(WINDOW)), many.array
+def test_shards_at_places_that_are_arrays_of_others(many: Many, world: World, tmp_path: Path) -> None:
+    shards, array = many.shards(world.manager(WINDOW)), many.array
     for key in (np.array([3, 0, -2]), np.array([[1, 7]], "u1"), np.arange(len(array)) % 5 == 1, np.array(4)):
         np.save(tmp_path / "key.npy", key)
         same(shards[pickle.loads(pickle.dumps(load(tmp_path / "key.npy")))], array[key])
@@ -902,11 +902,11 @@ def test_shards_at_places_that_are_arrays_of_others(many: Many, make_manager: An
 
 
 @pytest.mark.parametrize("dtype", [">f8", "S5", "<M8[s]", "V3", [("a", "u1"), ("b", "<f4")]], ids=str)
-def test_shards_of_other_dtypes(dtype: Any, tmp_path: Path, make_manager: Any) -> None:
+def test_shards_of_other_dtypes(dtype: Any, tmp_path: Path, world: World) -> None:
     for kind in ("raw", "npy"):
         (tmp_path / kind).mkdir()
         many = Many(tmp_path / kind, dtype, [100, 3, 5000, 0, 40], kind)
-        shards, array = many.shards(make_manager(WINDOW, WINDOW, 1)), many.array
+        shards, array = many.shards(world.manager(WINDOW, WINDOW, 1)), many.array
         same(shards[:], array)
         same(shards[90:5100:7], array[90:5100:7])
         same(shards[[5142, 3, 100, 102, 103]], array[[5142, 3, 100, 102, 103]])
@@ -941,9 +941,9 @@ def test_shards_at_anything(tmp_path_factory: pytest.TempPathFactory, counts: li
             agree(shards, many.array, lambda it: it[key].tolist())
 
 
-def test_shards_refuse(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
-    manager = make_manager(WINDOW)
-    odd = make_file(1001, "odd.bin").path
+def test_shards_refuse(world: World, tmp_path: Path) -> None:
+    manager = world.manager(WINDOW)
+    odd = world.file(1001, "odd.bin").path
     np.save(tmp_path / "a.npy", filled("<u2", (10,)))
     np.save(tmp_path / "b.npy", filled("<u4", (10,)))
     np.save(tmp_path / "c.npy", filled("<u2", (5, 2)))
@@ -980,8 +980,8 @@ def test_shards_refuse(make_file: Any, make_manager: Any, tmp_path: Path) -> Non
     assert len(Shards([odd], "<u2", offset=1001)) == 0
 
 
-def test_no_files(make_manager: Any) -> None:
-    shards = Shards([], "<u2", manager=make_manager(WINDOW))
+def test_no_files(world: World) -> None:
+    shards = Shards([], "<u2", manager=world.manager(WINDOW))
     same(shards[:], np.empty(0, "<u2"))
     same(np.asarray(shards), np.empty(0, "<u2"))
     same(shards[[]], np.empty(0, "<u2"))
@@ -992,10 +992,10 @@ def test_no_files(make_manager: Any) -> None:
 
 
 @linux
-def test_shards_stay_within_the_limits(tmp_path: Path, make_manager: Any) -> None:
+def test_shards_stay_within_the_limits(tmp_path: Path, world: World) -> None:
     """300 files under 6 handles, whatever is read; nothing is opened before the first read."""
     many = Many(tmp_path, "<u2", [3 * G] * 300, "raw")
-    manager = make_manager(WINDOW, 4 * WINDOW, 6)
+    manager = world.manager(WINDOW, 4 * WINDOW, 6)
     shards, array = many.shards(manager), many.array
     assert maps(tmp_path) == descriptors(tmp_path) == []
     size = len(array)
@@ -1016,9 +1016,9 @@ def test_shards_stay_within_the_limits(tmp_path: Path, make_manager: Any) -> Non
 
 
 @pytest.mark.skipif(PYPY, reason="numpy on PyPy: arrays are copies")
-def test_large_slices_are_no_copies(tmp_path: Path, make_manager: Any) -> None:
+def test_large_slices_are_no_copies(tmp_path: Path, world: World) -> None:
     many = Many(tmp_path, "<u2", [30 * G] * 6, "raw")
-    manager = make_manager(WINDOW, 0, 3)
+    manager = world.manager(WINDOW, 0, 3)
     shards, array = many.shards(manager), many.array
     kept = []
     for number in range(6):  # three handles: then copies
@@ -1040,9 +1040,9 @@ def test_large_slices_are_no_copies(tmp_path: Path, make_manager: Any) -> None:
     same(whole.__array__(copy=False), array[30 * G : 60 * G])
 
 
-def test_small_slices_of_cold_files_map_nothing(tmp_path: Path, make_manager: Any) -> None:
+def test_small_slices_of_cold_files_map_nothing(tmp_path: Path, world: World) -> None:
     many = Many(tmp_path, "<u2", [9 * G] * 6, "raw")
-    manager = make_manager(WINDOW)
+    manager = world.manager(WINDOW)
     shards, array = many.shards(manager), many.array
     for start in range(5, len(array) - 999, 9 * G):
         same(shards[start : start + 999], array[start : start + 999])
@@ -1053,9 +1053,9 @@ def test_small_slices_of_cold_files_map_nothing(tmp_path: Path, make_manager: An
     assert manager.stats().mapped >= 1  # read often
 
 
-def test_shards_changed(many: Many, make_manager: Any) -> None:
+def test_shards_changed(many: Many, world: World) -> None:
     """What was not read yet is noticed; also what pickled shards meet."""
-    manager = make_manager(WINDOW)
+    manager = world.manager(WINDOW)
     shards, array = many.shards(manager), many.array
     data = pickle.dumps(shards)
     assert shards[5] == array[5]
@@ -1108,8 +1108,8 @@ def test_shards_pickle_small(tmp_path: Path) -> None:
     assert not {status.st_ino, status.st_dev} & set(map(str, one.__reduce__()[1]))
 
 
-def test_crafted_shards(make_file: Any) -> None:
-    file = make_file(100)
+def test_crafted_shards(world: World) -> None:
+    file = world.file(100)
     size, mtime = 100, os.stat(file.path).st_mtime_ns
     build = shards_module._shards
     good = (1, str(file.path), "", "<u2", size, mtime, 0, None)
@@ -1130,8 +1130,8 @@ def test_crafted_shards(make_file: Any) -> None:
         build(*good[:4], 200, mtime, 0, None)[0]
 
 
-def test_closing(many: Many, make_manager: Any) -> None:
-    manager = make_manager(WINDOW)
+def test_closing(many: Many, world: World) -> None:
+    manager = world.manager(WINDOW)
     with many.shards(manager) as shards:
         part = shards[:50]
         assert not shards.closed
@@ -1165,8 +1165,8 @@ def test_closing(many: Many, make_manager: Any) -> None:
             use()
 
 
-def test_copies(many: Many, make_manager: Any) -> None:
-    manager = make_manager(WINDOW)
+def test_copies(many: Many, world: World) -> None:
+    manager = world.manager(WINDOW)
     for copied in (copy.copy, copy.deepcopy):
         shards = many.shards(manager)
         other = copied(shards)
@@ -1178,8 +1178,8 @@ def test_copies(many: Many, make_manager: Any) -> None:
             copied(shards)
 
 
-def test_threads_share_shards(many: Many, make_manager: Any) -> None:
-    shards, array = many.shards(make_manager(WINDOW, 2 * WINDOW, 99 if LATE else 12)), many.array
+def test_threads_share_shards(many: Many, world: World) -> None:
+    shards, array = many.shards(world.manager(WINDOW, 2 * WINDOW, 99 if LATE else 12)), many.array
     right: list[int] = []
 
     def work(number: int) -> None:
@@ -1198,14 +1198,14 @@ def test_threads_share_shards(many: Many, make_manager: Any) -> None:
     assert len(right) == 4
 
 
-def test_names_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_manager: Any) -> None:
+def test_names_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     array = filled("<u2", (60,))
     names = ["plain", "\u4e16 \u00e9", "new\nline", "-"]
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(array[number * 15 : number * 15 + 15].tobytes())
     monkeypatch.chdir(tmp_path)
     shards = Shards(
-        [names[0], os.fsencode(names[1]), tmp_path / names[2], Path(names[3])], "<u2", manager=make_manager()
+        [names[0], os.fsencode(names[1]), tmp_path / names[2], Path(names[3])], "<u2", manager=world.manager()
     )
     monkeypatch.chdir("/")
     same(shards[:], array)
@@ -1220,21 +1220,23 @@ def test_dask_token(many: Many) -> None:
     assert many.shards(None).__dask_tokenize__() != shards.__dask_tokenize__()
 
 
-def test_nothing_is_looked_up_twice(tmp_path: Path, make_manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_looked_up_twice(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many reads: each block of each file once, in order, however the indexes stand."""
     many = Many(tmp_path, "<u2", [20 * G] * 4, "raw")
-    shards = many.shards(make_manager(WINDOW))
-    reads: list[tuple[str, int]] = []
-    read_at = _system.read_at
+    shards = many.shards(world.manager(WINDOW))
+    if _engine.engine != "plain":
+        pytest.skip("the system call is not Python's")
+    reads: list[int] = []
+    read_at = _engine.chosen.read_at
 
     def counted(number: int, size: int, offset: int) -> bytes:
-        reads.append((str(number), offset))
+        reads.append(offset)
         return read_at(number, size, offset)
 
-    monkeypatch.setattr(_system, "read_at", counted)
+    monkeypatch.setattr(_engine.chosen, "read_at", counted)
     block = shards_module._BLOCK // 2
     keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
     same(shards[keys], many.array[keys])
     if _system.KEEPS_DESCRIPTORS:
         assert len(reads) == 4
-        assert [offset // shards_module._BLOCK for _, offset in reads] == [0, 1, 0, 1]
+        assert [offset // shards_module._BLOCK for offset in reads] == [0, 1, 0, 1]

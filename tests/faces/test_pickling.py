@@ -19,7 +19,7 @@ import pytest
 
 import smmap
 from core._tools import LINUX, G, descriptors, maps, payload
-from smmap import _buffer, _default, _reader, _system
+from smmap import _buffer, _default, _engine, _reader
 
 try:
     import numpy as np
@@ -134,6 +134,26 @@ def test_small_and_the_same(name: str, protocol: int, file: Path, monkeypatch: p
             each.close()
 
 
+def touches(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
+    """From now on: what is looked at or opened, (call, path), at or below a folder."""
+    found: list[tuple[str, str]] = []
+
+    def watch(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(where: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(where, int) and os.fsdecode(where).startswith(str(folder)):
+                found.append((name, os.fsdecode(where)))
+            return original(where, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for name in ("stat", "lstat", "open"):
+        watch(os, name)
+    watch(_engine.chosen, "open_file")
+    return found
+
+
 @things
 def test_nothing_is_opened_before_the_first_read(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thing = THINGS[name]
@@ -141,12 +161,7 @@ def test_nothing_is_opened_before_the_first_read(name: str, file: Path, monkeypa
     want = file.read_bytes()[thing.part]
     smmap.default_manager().collect()
     before = (descriptors(), maps(file.parent)) if LINUX else None
-    calls: list[str] = []
-    for call in ("status", "open_file", "status_of", "read_at", "map_at"):
-        original = getattr(_system, call)
-        monkeypatch.setattr(
-            _system, call, lambda *args, call=call, original=original: (calls.append(call), original(*args))[1]
-        )
+    calls = touches(monkeypatch, file)
     monkeypatch.setattr(_default, "_manager", None)
     again = pickle.loads(data)
     again = copy.copy(pickle.loads(pickle.dumps(again)))
@@ -161,7 +176,7 @@ def test_nothing_is_opened_before_the_first_read(name: str, file: Path, monkeypa
     assert _default._manager is None
     assert before is None or (descriptors(), maps(file.parent)) == before
     assert thing.read(again) == want
-    assert "status" in calls
+    assert calls[0] == ("stat", str(file))
     assert _default._manager is not None
     if hasattr(again, "close"):
         again.close()
@@ -291,12 +306,7 @@ def test_crafted(state: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_crafted_reads_only_what_it_names(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Any] = []
-    for call in ("status", "open_file"):
-        original = getattr(_system, call)
-        monkeypatch.setattr(
-            _system, call, lambda where, *args, original=original: (opened.append(where), original(where, *args))[1]
-        )
+    opened = touches(monkeypatch, file.parent)
     crafted = pickle.dumps(smmap.buffer(file)).replace(LENGTH.to_bytes(2, "little"), (LENGTH + 9).to_bytes(2, "little"))
     opened.clear()
     again = pickle.loads(crafted)
@@ -304,7 +314,7 @@ def test_crafted_reads_only_what_it_names(file: Path, monkeypatch: pytest.Monkey
     assert opened == []
     with pytest.raises(smmap.FileChangedError):
         again[:]
-    assert set(opened) == {str(file)}
+    assert {path for _, path in opened} == {str(file)}
     missing = _buffer._unpickled(smmap.SlidingWindowMapBuffer, str(file) + "-missing", 0, 5, 9, 0, "normal")
     for use in (
         lambda: missing[0],
@@ -323,15 +333,15 @@ def test_crafted_reads_only_what_it_names(file: Path, monkeypatch: pytest.Monkey
 def test_access_travels(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = pickle.loads(pickle.dumps(smmap.buffer(file, access="random")))
     told: list[str] = []
-    map_at = _system.map_at
-    monkeypatch.setattr(_system, "map_at", lambda *args: (told.append(args[-1]), map_at(*args))[1])
+    map_window = _engine.chosen.map_window
+    monkeypatch.setattr(_engine.chosen, "map_window", lambda *args: (told.append(args[-1]), map_window(*args))[1])
     smmap.default_manager().collect()
     assert again.view(0, 1) == b"\x93"
     assert told == ["random"]
 
 
 def test_an_unopened_buffer_is_a_buffer(file: Path) -> None:
-    """Every way to begin with it opens the file."""
+    """Every way to start with it opens the file."""
     want = file.read_bytes()
     data = pickle.dumps(smmap.buffer(file, 3))
     uses: list[tuple[Callable[[Any], Any], Callable[[bytes], Any]]] = [
@@ -386,7 +396,7 @@ def in_worker(thing: Any, read: Callable[[Any], bytes]) -> tuple[int, str, int, 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """Two workers that begin afresh, with limits of their own."""
+    """Two workers that start afresh, with limits of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMMAP_MAX_HANDLES", "3")
         patch.setenv("SMMAP_WINDOW_SIZE", str(WINDOW))

@@ -3,7 +3,11 @@
 `Model` drives managers of tiny limits together with the files below them, and keeps for each file what it holds now and
 what it ever held. Each answer must be right by that, or one of the promised errors where the model says that it may
 come; after each step every ledger is checked against what the model holds. All oracles follow the promises, none the
-code. Times of files are set by a clock that ticks at each change, since a system's own may stand still for 4 ms.
+the code. Times of files are set by a clock that ticks at each change, since a system's own may stand still for 4 ms.
+
+Three things happen at a moment that is chosen as everything else is, so that a failure comes again: an exception is
+raised in the middle of a call as a signal handler raises one; another thread makes a call in the middle of a call; a
+file gets other bytes under the same device and inode, as on overlayfs (`os.stat` and `os.fstat` are told to say so).
 
 What is avoided, because no map survives it: reading past the end of a file that was truncated under its map.
 """
@@ -13,7 +17,6 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
-import mmap
 import os
 import pickle
 import shutil
@@ -21,6 +24,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections import Counter
@@ -46,11 +50,105 @@ PLACES = sorted({0, 77, 1000, 7001, 20001, *(n * G + d for n in range(1, 10) for
 COUNTS = [0, 1, 2, 9, 100, G - 1, G, G + 1, W - 1, W, W + 1, 2 * W + 1, 3 * W, 1 << 40]
 
 pick = st.integers(0, 47)
-size_of_file = st.sampled_from(SIZES)
+size_of_file = st.one_of(st.sampled_from(SIZES), st.sampled_from(SIZES[-8:]))
 place = st.sampled_from(PLACES)
 count = st.sampled_from(COUNTS)
 
 FAILED = object()
+Key = tuple[int, Any]
+
+LIBRARY = os.path.dirname(smmap.__file__)
+moment = st.one_of(st.integers(1, 12), st.integers(1, 150))
+
+
+class Alarm(Exception):
+    """What a signal handler raises."""
+
+
+def forgetful(error: BaseException) -> BaseException:
+    """The error, which keeps alive nothing that the call had in hand."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
+class Moments:
+    """Counts the moments of a call at which an interpreter may run a signal handler or another thread.
+
+    Those are where a function of the library starts and where it has called C code. At the one that was chosen, `do` is
+    called, once.
+    """
+
+    def __init__(self, chosen: int, do: Callable[[], object]) -> None:
+        self.left = chosen
+        self.do = do
+
+    @property
+    def came(self) -> bool:
+        return self.left <= 0
+
+    def look(self, frame: Any, event: str, _arg: Any) -> None:
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(LIBRARY):
+            self.left -= 1
+            if not self.left:
+                sys.setprofile(None)
+                self.do()
+
+    def __call__(self, function: Callable[[], Any]) -> Any:
+        sys.setprofile(self.look)
+        try:
+            return function()
+        finally:
+            sys.setprofile(None)
+
+
+class Layers:
+    """Lets a file say that it is another inode: the one that was there before it was copied to another layer."""
+
+    def __init__(self) -> None:
+        self.called: dict[tuple[int, int], tuple[int, int]] = {}
+        self.kept: list[int] = []  # descriptors: else an inode's number might be used again
+        self.stat, self.fstat = os.stat, os.fstat
+        os.stat, os.fstat = self.stat_of(self.stat), self.stat_of(self.fstat)
+        engine = sys.modules.get("smmap._engine.fast")  # its system calls are its own
+        self.engine, self.open_file = engine, getattr(engine, "open_file", None)
+        if engine is not None:
+            engine.open_file = self.opened  # type: ignore[attr-defined]
+
+    def stat_of(self, call: Callable[..., os.stat_result]) -> Any:
+        def told(*args: Any, **options: Any) -> os.stat_result:
+            found = call(*args, **options)
+            key = self.called.get((found.st_dev, found.st_ino))
+            if key is None:
+                return found
+            return os.stat_result((found[0], key[1], key[0], *found[3:]), {n: getattr(found, n) for n in STAT_FIELDS})
+
+        return told
+
+    def opened(self, *args: Any) -> Any:
+        descriptor, status = self.open_file(*args)
+        key = self.called.get(status[:2], status[:2])
+        return descriptor, status._replace(device=key[0], inode=key[1])
+
+    def copied_up(self, old: str, new: str) -> None:
+        """The file at `new` is to be known by the number of the one at `old`."""
+        found = self.stat(new)
+        shown = os.stat(old)
+        self.kept += [os.open(new, os.O_RDONLY), os.open(old, os.O_RDONLY)]
+        self.called[found.st_dev, found.st_ino] = shown.st_dev, shown.st_ino
+
+    def close(self) -> None:
+        os.stat, os.fstat = self.stat, self.fstat
+        if self.engine is not None:
+            self.engine.open_file = self.open_file
+        for number in self.kept:
+            os.close(number)
+
+
+CALLS_OF_CURSORS = {"use_region", "unuse_region", "copy", "close"}
+kind_of_call = st.sampled_from(
+    ["glance", "slice", "index", "view", "drop_view", "collect", "make_cursor", *sorted(CALLS_OF_CURSORS)]
+)
+STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_")]
 
 
 class Inode:
@@ -61,6 +159,7 @@ class Inode:
 
     def __init__(self, size: int) -> None:
         self.versions = [payload(size, next(self.numbers))]
+        self.changes = 0  # of its bytes or of its names: a system tells both alike
 
     @property
     def data(self) -> bytes:
@@ -77,6 +176,11 @@ class Ref:
         self.label = label  # what an error must name
         self.since = len(inode.versions) - 1
         self.length = len(inode.data)
+        self.changes = inode.changes
+
+    def changed(self) -> bool:
+        """Whether the file's status was changed since the client was made."""
+        return self.inode.changes > self.changes
 
     def copied_to(self, manager: Manager) -> Ref:
         """The same for a client of another manager."""
@@ -88,15 +192,15 @@ class Ref:
         """How far up to `end` bytes may be touched: see the module's last sentence."""
         return end if self.manager.reads else min(end, len(self.inode.data))
 
-    def confirm(self, begin: int, data: Any) -> None:
-        """The bytes are those at `begin`: of now through a map, since the client was made where they are copies."""
+    def confirm(self, start: int, data: Any) -> None:
+        """The bytes are those at `start`: of now through a map, since the client was made where they are copies."""
         data = bytes(data)
-        end = begin + len(data)
-        if data == self.inode.data[begin:end]:
+        end = start + len(data)
+        if data == self.inode.data[start:end]:
             return
-        assert self.manager.reads, f"wrong bytes in [{begin}, {end}) of {self.where!r}"
+        assert self.manager.reads, f"wrong bytes in [{start}, {end}) of {self.where!r}"
         versions = self.inode.versions[self.since :]
-        for position, byte in enumerate(data, begin):
+        for position, byte in enumerate(data, start):
             assert any(byte == old[position] for old in versions if position < len(old)), f"wrong byte at {position}"
 
 
@@ -110,19 +214,22 @@ class Manager:
         self.window = obj.window_size()
         self.memory = obj.max_mapped_memory_size()
         self.closed = False
+        self.uses: dict[Key, float] = {}  # when each region was used last, by (file, window)
+        self.pinned: set[Key] = set()  # after the step before
+        self.idle: list[Key] = []  # after the step before, least recently used first
         self.litter = 0  # regions that only the garbage collector can let go
         self.counted: list[Any] = []  # regions whose clients were counted by hand
 
 
 class Cursor:
-    """`state`: "none" (holds no region), "valid", "dead" (evicted under it), "loose" (either), "closed"."""
+    """`state`: "none" (uses no region), "valid", "dead" (its region was taken away), "closed"."""
 
     def __init__(self, obj: Any, ref: Ref | None, owner: Buffer | None = None) -> None:
         self.obj = obj
         self.ref = ref
         self.owner = owner
         self.state = "none"
-        self.begin = self.end = 0
+        self.start = self.end = 0
 
 
 class Buffer:
@@ -140,20 +247,34 @@ class Buffer:
 
 
 class View:
-    def __init__(self, obj: memoryview, ref: Ref, begin: int) -> None:
+    def __init__(self, obj: memoryview, ref: Ref, start: int) -> None:
         self.obj = obj
         self.ref = ref
-        self.begin = begin
-        self.end = begin + obj.nbytes
-        self.copied = bytes(obj) if not isinstance(obj.obj, mmap.mmap) else None
+        self.start = start
+        self.end = start + obj.nbytes
+        self.copied = bytes(obj) if ref.manager.reads else None
+
+    def region(self) -> int | None:
+        """The identity of the region that it keeps mapped, if it is not a view of a copy."""
+        return None if isinstance(self.obj.obj, bytes) else id(self.obj.obj)
 
     def confirm(self) -> None:
         if self.copied is not None:  # nothing can change it
             assert bytes(self.obj) == self.copied
             return
         end = self.ref.readable(self.end)
-        if end > self.begin:
-            self.ref.confirm(self.begin, self.obj[: end - self.begin])
+        if end > self.start:
+            self.ref.confirm(self.start, self.obj[: end - self.start])
+
+
+def mapped(region: Any) -> int | None:
+    """The identity of what a cursor's region stands for, or None once that was given up."""
+    found = None if region is None else region._region()
+    return None if found is None else id(found)
+
+
+def key_of(region: Any) -> Key:
+    return region.file.serial, region.key
 
 
 class Model(RuleBasedStateMachine):
@@ -171,6 +292,9 @@ class Model(RuleBasedStateMachine):
         self.files: dict[str, Inode] = {}
         self.links: dict[str, str] = {}
         self.numbers: dict[int, Inode | None] = {}  # descriptors of ours; None: closed
+        self.layers = Layers()
+        self.step = 0
+        self.unsure = False  # whether it is not known what was used, or dropped, by this step
         self.managers: list[Manager] = []
         self.cursors: list[Cursor] = []
         self.buffers: list[Buffer] = []
@@ -208,6 +332,13 @@ class Model(RuleBasedStateMachine):
         """The same file has other bytes now."""
         self.touch(self.path(name))
         self.files[name].versions.append(data)
+        self.files[name].changes += 1
+
+    def lose_name(self, name: str) -> None:
+        """A file is called so no longer."""
+        inode = self.files.pop(name, None)
+        if inode is not None:
+            inode.changes += 1
 
     def existing(self, chosen: int) -> str:
         names = sorted(self.files)
@@ -222,19 +353,12 @@ class Model(RuleBasedStateMachine):
 
     def holders(self, manager: Manager, own: Cursor | None) -> int:
         """How many maps of a manager cannot go: the hard limit may only be hit where these reach it."""
-        stores = {id(view.obj.obj) for view in self.views if view.ref.manager is manager and view.obj.nbytes}
+        stores = {view.region() for view in self.views if view.ref.manager is manager}
         for cursor in self.cursors:
-            if (
-                cursor.ref
-                and cursor.ref.manager is manager
-                and cursor is not own
-                and cursor.state in ("valid", "loose")
-            ):
-                region = cursor.obj.region()
-                if region.store is not None:
-                    stores.add(id(region.store))
-        stores |= {id(region.store) for region in manager.counted if region.store is not None}
-        return len(stores) + manager.litter
+            if cursor.ref and cursor.ref.manager is manager and cursor is not own and cursor.state == "valid":
+                stores.add(mapped(cursor.obj.region()))
+        stores.update(map(mapped, manager.counted))
+        return len(stores - {None}) + manager.litter
 
     def call(
         self,
@@ -243,8 +367,13 @@ class Model(RuleBasedStateMachine):
         own: Cursor | None = None,
         may_be_closed: bool = False,
         opening: bool = False,
+        zero_copy: bool = False,
+        beside: int = 0,
     ) -> Any:
-        """The answer, or FAILED after an error that may come here."""
+        """The answer, or FAILED after an error that may come here.
+
+        `beside`: how many regions other threads may be about to make or to let go of.
+        """
         manager = ref.manager
         try:
             answer = function()
@@ -252,21 +381,25 @@ class Model(RuleBasedStateMachine):
             assert manager.closed or may_be_closed, f"not closed: {error}"
             assert ref.label in str(error), f"does not name {ref.label}: {error}"
             self.met["ClosedError"] += 1
+            self.unsure = True
             return FAILED
         except smmap.FileChangedError as error:
-            changed = len(ref.inode.versions) - 1 > ref.since
-            assert changed or self.leads_to(ref.where) is not ref.inode, f"did not change: {error}"
+            assert ref.changed() or self.leads_to(ref.where) is not ref.inode, f"did not change: {error}"
             assert error.filename == (f"descriptor {ref.where}" if isinstance(ref.where, int) else ref.where)
             self.met["FileChangedError"] += 1
+            self.unsure = True
             return FAILED
         except smmap.LimitError as error:
-            assert self.holders(manager, own) >= manager.handles, f"there was room: {error}"
+            assert zero_copy, f"a copy needs no handle: {error}"
+            assert self.holders(manager, own) + beside >= manager.handles, f"there was room: {error}"
             self.met["LimitError"] += 1
+            self.unsure = True
             return FAILED
         except FileNotFoundError as error:
             assert opening, f"was found before: {error}"
             assert self.leads_to(ref.where) is None, f"is still there: {error}"
             self.met["FileNotFoundError"] += 1
+            self.unsure = True
             return FAILED
         assert not manager.closed or may_be_closed, f"a closed manager answered {answer!r:.99}"
         return answer
@@ -280,7 +413,7 @@ class Model(RuleBasedStateMachine):
         memory=st.sampled_from([W, 2 * W, 3 * W]),
         handles=st.sampled_from([1, 2, 3, 4]),
     )
-    def begin(self, sizes: list[int], window: int, backings: str, memory: int, handles: int) -> None:
+    def set_up(self, sizes: list[int], window: int, backings: str, memory: int, handles: int) -> None:
         """Some files, the process's default manager, and one with a cursor and a buffer."""
         for name, size in zip(NAMES, sizes):
             self.create(name, size)
@@ -313,6 +446,7 @@ class Model(RuleBasedStateMachine):
         inode = Inode(len(old.data) if old and same else size)
         self.write("new", inode.data)
         os.replace(self.path("new"), self.path(name))
+        self.lose_name(name)
         self.files[name] = inode
 
     @precondition(lambda self: self.files)
@@ -321,7 +455,9 @@ class Model(RuleBasedStateMachine):
         """The inode's number is likely to be used again."""
         name = self.existing(chosen)
         os.unlink(self.path(name))
-        self.create(name, size or len(self.files[name].data))
+        size = size or len(self.files[name].data)
+        self.lose_name(name)
+        self.create(name, size)
 
     @precondition(lambda self: self.files)
     @rule(chosen=pick, size=count)
@@ -340,6 +476,7 @@ class Model(RuleBasedStateMachine):
         size = min(size, len(self.files[name].data))
         os.truncate(self.path(name), size)
         self.change(name, self.files[name].data[:size])
+        self.look_anew(name)
 
     @precondition(lambda self: self.files)
     @rule(chosen=pick, at=place, size=st.sampled_from(COUNTS[1:-1]))
@@ -352,13 +489,46 @@ class Model(RuleBasedStateMachine):
             file.seek(at)
             file.write(piece)
         self.change(name, data[:at] + piece + data[at + len(piece) :])
+        self.look_anew(name)
+
+    def look_anew(self, name: str) -> None:
+        """New clients see a file as it is now."""
+        self.unsure = True
+        for manager in self.managers:
+            if manager.closed:
+                continue
+            path = self.path(name)
+            ref = Ref(manager, self.found(name), path, os.path.basename(name)[:3])
+            cursor = self.call(ref, lambda: manager.obj.make_cursor(path))
+            assert cursor.file_size() == ref.length
+            for place in range(0, ref.length, manager.window or 4 * W):
+                found = self.call(ref, lambda: cursor.use_region(place, 0), Cursor(cursor, ref), zero_copy=True)
+                if found is not FAILED:
+                    assert cursor.region().ofs_end() <= ref.length, "a region reaches past the end of the file"
+                    ref.confirm(place, cursor.buffer())
+            cursor.unuse_region()
+            with self.call(ref, lambda: manager.obj.buffer(path)) as buffer:
+                ref.confirm(0, self.call(ref, lambda: bytes(buffer)))
+
+    @precondition(lambda self: self.files)
+    @rule(chosen=pick, size=size_of_file, same=st.booleans())
+    def copy_up(self, chosen: int, size: int, same: bool) -> None:
+        """Another file with the same inode number: who made a map or opened it before goes on by the old one."""
+        name = self.existing(chosen)
+        inode = Inode(len(self.files[name].data) if same else size)
+        self.write("new", inode.data)
+        self.layers.copied_up(self.path(name), self.path("new"))
+        os.replace(self.path("new"), self.path(name))
+        self.lose_name(name)
+        self.files[name] = inode
+        self.look_anew(name)
 
     @precondition(lambda self: self.files)
     @rule(chosen=pick)
     def delete(self, chosen: int) -> None:
         name = self.existing(chosen)
         os.unlink(self.path(name))
-        del self.files[name]
+        self.lose_name(name)
 
     @precondition(lambda self: self.files)
     @rule(chosen=pick, to=pick, hard=st.booleans())
@@ -370,7 +540,9 @@ class Model(RuleBasedStateMachine):
             self.files[other] = self.files[name]
         elif not hard and self.files.get(other) is not self.files[name]:  # else rename does nothing
             os.rename(self.path(name), self.path(other))
+            self.lose_name(other)
             self.files[other] = self.files.pop(name)
+        self.files[other].changes += 1
 
     @rule(chosen=pick, to=pick)
     def link(self, chosen: int, to: int) -> None:
@@ -434,13 +606,14 @@ class Model(RuleBasedStateMachine):
     def collect(self, chosen: int) -> None:
         manager = self.manager(chosen)
         before = manager.obj.stats()
-        most = before.idle + (before.held if LATE else 0)  # there, it also unloads what only garbage held
+        most = before.idle + (before.pinned if LATE else 0)  # there, it also unloads what only garbage held
         assert before.idle <= manager.obj.collect() <= most
         stats = manager.obj.stats()
         assert (stats.idle, stats.descriptors) == (0, 0)
 
     @rule(chosen=pick, what=pick)
     def release(self, chosen: int, what: int) -> None:
+        self.unsure = True
         manager = self.manager(chosen)
         names = [*NAMES, "a", "b", ".", "a/nothing"]
         path: Any = self.path(names[what % len(names)])
@@ -449,7 +622,7 @@ class Model(RuleBasedStateMachine):
         went = manager.obj.release(path)
         after = manager.obj.stats()
         assert 0 <= went == before.idle - after.idle
-        assert after.held == before.held
+        assert after.pinned == before.pinned
 
     @rule(chosen=pick, really=pick)
     def close_manager(self, chosen: int, really: int) -> None:
@@ -459,7 +632,7 @@ class Model(RuleBasedStateMachine):
         manager.obj.close()
         manager.closed = True
         for cursor in self.cursors:
-            if cursor.ref and cursor.ref.manager is manager and cursor.state in ("valid", "loose"):
+            if cursor.ref and cursor.ref.manager is manager and cursor.state == "valid":
                 cursor.state = "dead"
         if manager is self.managers[0]:  # another one takes its place
             self.managers[0] = self.make_default(manager.window, "read" if manager.reads else "mmap")
@@ -486,6 +659,7 @@ class Model(RuleBasedStateMachine):
 
     def associate(self, manager: Manager, make: Callable[[Any], Any], chosen: int, form: int) -> tuple[Any, Ref] | None:
         """A new client of some file, which must see it as it is now."""
+        self.unsure = True
         numbers = self.open_numbers()
         if form % 5 == 4 and numbers:
             given: Any = numbers[chosen % len(numbers)]
@@ -556,7 +730,8 @@ class Model(RuleBasedStateMachine):
                 raise AssertionError("a cursor without a file was used")
             return
         before = obj.ofs_begin(), obj.ofs_end(), obj.is_valid()
-        answer = self.call(ref, lambda: obj.use_region(offset, size), cursor, may_be_closed=offset >= ref.length)
+        closed = offset >= ref.length
+        answer = self.call(ref, lambda: obj.use_region(offset, size), cursor, may_be_closed=closed, zero_copy=True)
         if answer is FAILED:
             assert (obj.ofs_begin(), obj.ofs_end(), obj.is_valid()) == before
             return
@@ -565,9 +740,9 @@ class Model(RuleBasedStateMachine):
         if size and ref.manager.window == 0:
             got = min(size, max(ref.length - offset, 0))
         cursor.state = "valid" if got else "none"
-        cursor.begin, cursor.end = (offset, offset + got) if got else (0, 0)
+        cursor.start, cursor.end = (offset, offset + got) if got else (0, 0)
         assert obj.is_valid() == bool(got)
-        assert (obj.ofs_begin(), obj.ofs_end(), obj.size()) == (cursor.begin, cursor.end, got)
+        assert (obj.ofs_begin(), obj.ofs_end(), obj.size()) == (cursor.start, cursor.end, got)
         self.look(cursor)
 
     @precondition(lambda self: self.cursors)
@@ -588,27 +763,28 @@ class Model(RuleBasedStateMachine):
             try:
                 data = attempt()
             except smmap.ClosedError as error:
-                assert cursor.state in ("dead", "loose", "closed")
+                assert cursor.state in ("dead", "closed")
                 assert ref is not None
                 assert ref.label in str(error)
                 continue
             except ValueError:
                 assert cursor.state == "none"
                 continue
-            assert cursor.state in ("valid", "loose")
+            assert cursor.state == "valid"
             assert ref is not None
             region = obj.region()
-            assert region.ofs_begin() <= cursor.begin < cursor.end <= region.ofs_end()
+            assert region.ofs_begin() <= cursor.start < cursor.end <= region.ofs_end()
+            assert region.ofs_end() <= ref.length, "a region reaches past the end of the file"
             end = ref.readable(cursor.end)
-            if end <= cursor.begin:
+            if end <= cursor.start:
                 continue
             if attempt == obj.buffer:
                 assert data.readonly
-                assert len(data) == cursor.end - cursor.begin
-                ref.confirm(cursor.begin, data[: end - cursor.begin])
+                assert len(data) == cursor.end - cursor.start
+                ref.confirm(cursor.start, data[: end - cursor.start])
             else:
-                ref.confirm(cursor.begin, data[cursor.begin - region.begin : end - region.begin])
-        assert cursor.state == "loose" or obj.is_valid() == (cursor.state == "valid")
+                ref.confirm(cursor.start, data[cursor.start - region.ofs_begin() : end - region.ofs_begin()])
+        assert obj.is_valid() == (cursor.state == "valid")
         assert obj.is_associated() == (ref is not None and cursor.state != "closed")
 
     @precondition(lambda self: self.cursors)
@@ -622,7 +798,7 @@ class Model(RuleBasedStateMachine):
             cursor.obj.unuse_region()
             if cursor.state != "closed":
                 cursor.state = "none"
-        cursor.begin = cursor.end = 0
+        cursor.start = cursor.end = 0
         assert not cursor.obj.is_valid()
 
     @precondition(lambda self: self.cursors)
@@ -632,7 +808,7 @@ class Model(RuleBasedStateMachine):
         if cursor.owner is not None:
             return
         self.cursors.remove(cursor)
-        if cursor.state in ("valid", "loose") and (ring or LATE) and cursor.ref:
+        if cursor.state == "valid" and (ring or LATE) and cursor.ref:
             cursor.ref.manager.litter += 1
         if ring:
             things: list[Any] = [cursor.obj]
@@ -653,10 +829,10 @@ class Model(RuleBasedStateMachine):
             target.ref = source.ref
         if target is source:
             return
-        target.state, target.begin, target.end = source.state, source.begin, source.end
+        target.state, target.start, target.end = source.state, source.start, source.end
         if source.state == "dead" or not target.obj.is_valid():
             assert source.state != "valid"
-            target.begin = target.end = 0
+            target.start = target.end = 0
             target.state = "closed" if source.state == "closed" else "none"
         self.look(target)
 
@@ -664,16 +840,17 @@ class Model(RuleBasedStateMachine):
     @rule(chosen=pick, what=pick)
     def handle_region(self, chosen: int, what: int) -> None:
         """What users of the old interface may do by hand to a region."""
+        self.unsure = True
         valid = [cursor for cursor in self.cursors if cursor.state == "valid" and cursor.ref]
         cursor = valid[chosen % len(valid)]
         region = cursor.obj.region()
         assert cursor.ref is not None
         manager = cursor.ref.manager
         if what % 4 == 0:
+            using = [other for other in valid if other.obj.region() is region]
             region.release()
-            for other in self.cursors:
-                if other.state == "valid" and other.obj.region() is region:
-                    other.state = "loose"
+            for other in using:
+                other.state = "dead"
         elif what % 4 == 1 and len(manager.counted) < 2:
             assert not region.increment_client_count()
             manager.counted.append(region)
@@ -697,10 +874,10 @@ class Model(RuleBasedStateMachine):
             raise AssertionError("a buffer over nothing was made")
         buffer = Buffer(smmap.SlidingWindowMapBuffer(), cursor.ref, 0, 0)
         buffer.closed = True
-        if self.start(buffer, cursor, offset % (cursor.ref.length + 2), size):
+        if self.give_access(buffer, cursor, offset % (cursor.ref.length + 2), size):
             self.buffers.append(buffer)
 
-    def start(self, buffer: Buffer, cursor: Cursor | None, offset: int, size: int) -> bool:
+    def give_access(self, buffer: Buffer, cursor: Cursor | None, offset: int, size: int) -> bool:
         ref = (cursor.ref if cursor is not None else None) or buffer.ref
         lost = buffer.unopened  # it was closed before it was opened, so there is nothing to start again on
         self.stopped(buffer)
@@ -712,15 +889,17 @@ class Model(RuleBasedStateMachine):
             lambda: buffer.obj.begin_access(cursor and cursor.obj, offset, size),
             may_be_closed=empty or offset >= ref.length,
         )
-        buffer.ref = ref
         if answer is FAILED:
             assert buffer.obj.closed
             return False
+        buffer.ref = ref
         if cursor is not None or not lost:
             assert answer == (offset < ref.length or offset == ref.length == 0)
         assert buffer.obj.closed != answer
         if answer:
             buffer.offset, buffer.size, buffer.closed = offset, min(size, ref.length - offset), False
+            if buffer.size:
+                self.used(buffer, 0, 1)
         buffer.unopened = lost and not answer
         return bool(answer)
 
@@ -729,7 +908,7 @@ class Model(RuleBasedStateMachine):
         for cursor in self.cursors:
             if cursor.owner is buffer:
                 cursor.state = "none"
-                cursor.begin = cursor.end = 0
+                cursor.start = cursor.end = 0
 
     @precondition(lambda self: len(self.buffers) < MOST["buffers"])
     @rule(manager=pick, chosen=pick, form=pick, offset=place, size=count, access=pick)
@@ -757,9 +936,10 @@ class Model(RuleBasedStateMachine):
     def buffer(self, chosen: int) -> Buffer:
         return self.buffers[chosen % len(self.buffers)]
 
-    def read(self, buffer: Buffer, function: Callable[[], Any], nothing: bool = False) -> Any:
+    def read(self, buffer: Buffer, function: Callable[[], Any], nothing: bool = False, zero_copy: bool = False) -> Any:
         """`nothing` to be read: then a manager need not be asked, and may be closed."""
-        answer = self.call(buffer.ref, function, may_be_closed=buffer.closed or nothing, opening=buffer.unopened)
+        closed = buffer.closed or nothing
+        answer = self.call(buffer.ref, function, may_be_closed=closed, opening=buffer.unopened, zero_copy=zero_copy)
         if answer is not FAILED:
             buffer.unopened = False
         return answer
@@ -780,6 +960,8 @@ class Model(RuleBasedStateMachine):
         if start == stop:
             return
         data = self.read(buffer, lambda: buffer.obj[start:stop])
+        if data is not FAILED and not buffer.closed:
+            self.used(buffer, start, stop, step == 1 and not back)
         if buffer.closed:
             assert data is FAILED
             return
@@ -796,6 +978,26 @@ class Model(RuleBasedStateMachine):
             elif other is not FAILED:
                 for at, byte in zip(range(start, stop)[:: -step if back else step], other):
                     buffer.ref.confirm(buffer.offset + at, bytes([byte]))
+
+    @precondition(lambda self: self.buffers or self.cursors)
+    @rule(chosen=pick, windows=st.lists(st.integers(0, 8), min_size=2, max_size=9), cursor=st.booleans())
+    def visit(self, chosen: int, windows: list[int], cursor: bool) -> None:
+        """Some windows one after the other."""
+        for number in windows:
+            if (cursor or not self.buffers) and self.cursors:
+                self.move(self.cursor(chosen), number * W, 9)
+            elif self.buffers:
+                buffer = self.buffer(chosen)
+                start = min(number * W, buffer.readable())
+                if buffer.closed or start == buffer.readable():
+                    continue
+                view = self.read(buffer, lambda: buffer.obj.view(start, start + 9), zero_copy=True)
+                if view is not FAILED:
+                    buffer.ref.confirm(buffer.offset + start, view[: buffer.readable() - start])
+                    if not isinstance(view.obj, bytes):
+                        buffer.ref.manager.uses[key_of(view.obj)] = self.step
+                del view
+            self.bounds_are_kept()
 
     @precondition(lambda self: self.buffers)
     @rule(chosen=pick, start=place)
@@ -817,6 +1019,7 @@ class Model(RuleBasedStateMachine):
                     return
                 assert not buffer.closed
                 buffer.ref.confirm(buffer.offset + at, bytes([byte]))
+                self.used(buffer, at, at + 1, many == 1)
         try:
             buffer.obj[buffer.size if many % 2 else -buffer.size - 1]
         except IndexError:
@@ -844,6 +1047,8 @@ class Model(RuleBasedStateMachine):
             if found is FAILED:
                 return
             assert not buffer.closed
+            if needle:
+                self.used(buffer, 0, buffer.size, False)
             if len(ref.inode.versions) - 1 == ref.since or not ref.manager.reads:
                 assert found == getattr(data, name)(needle, low, limit), (name, needle, low, limit)
 
@@ -861,11 +1066,12 @@ class Model(RuleBasedStateMachine):
             lambda: b"".join(map(bytes, buffer.obj.iter_views())),
             lambda: buffer.obj[:],
         ):
-            data = self.read(buffer, function) if buffer.size else b""
+            data = self.read(buffer, function, zero_copy=True) if buffer.size else b""
             if data is FAILED:
                 return
             assert len(data) == buffer.size
             buffer.ref.confirm(buffer.offset, data)
+            self.used(buffer, 0, buffer.size, False)
         if buffer.size and not buffer.ref.manager.reads:
             assert self.read(buffer, lambda: buffer.obj == data) in (True, FAILED)
         if at + 8 <= buffer.size:
@@ -891,7 +1097,7 @@ class Model(RuleBasedStateMachine):
             return
         if cursor is not None and (cursor.ref is None or cursor.state == "closed"):
             return
-        self.start(buffer, cursor, offset, size)
+        self.give_access(buffer, cursor, offset, size)
 
     @precondition(lambda self: self.buffers and len(self.cursors) < MOST["cursors"])
     @rule(chosen=pick)
@@ -901,7 +1107,8 @@ class Model(RuleBasedStateMachine):
             return
         mine = next((cursor for cursor in self.cursors if cursor.owner is buffer), None)
         before = mine is not None and mine.obj.is_valid()
-        obj = self.call(buffer.ref, buffer.obj.cursor, mine, may_be_closed=before or buffer.offset >= buffer.ref.length)
+        closed = before or buffer.offset >= buffer.ref.length
+        obj = self.call(buffer.ref, buffer.obj.cursor, mine, may_be_closed=closed, zero_copy=True)
         if obj is FAILED:
             return  # it may be there now; then the next call gives it
         if mine is None:
@@ -910,7 +1117,7 @@ class Model(RuleBasedStateMachine):
         assert obj is mine.obj
         if not before:
             got = expected_size(buffer.offset, 0, buffer.ref.manager.window, buffer.ref.length)
-            mine.state, mine.begin, mine.end = ("valid", buffer.offset, buffer.offset + got) if got else ("none", 0, 0)
+            mine.state, mine.start, mine.end = ("valid", buffer.offset, buffer.offset + got) if got else ("none", 0, 0)
         self.look(mine)
 
     @precondition(lambda self: self.buffers)
@@ -918,7 +1125,7 @@ class Model(RuleBasedStateMachine):
     def drop_buffer(self, chosen: int, ring: bool) -> None:
         buffer = self.buffer(chosen)
         for cursor in [cursor for cursor in self.cursors if cursor.owner is buffer]:
-            if (ring or LATE) and cursor.state in ("valid", "loose"):
+            if (ring or LATE) and cursor.state == "valid":
                 buffer.ref.manager.litter += 1
             self.cursors.remove(cursor)
         self.buffers.remove(buffer)
@@ -951,13 +1158,15 @@ class Model(RuleBasedStateMachine):
 
     # Views
 
-    def keep(self, obj: Any, ref: Ref, begin: int) -> None:
+    def keep(self, obj: Any, ref: Ref, start: int) -> None:
         if obj.nbytes:
-            view = View(obj, ref, begin)
+            view = View(obj, ref, start)
             view.confirm()
             if view.copied is not None:
-                ref.confirm(begin, view.copied)
+                ref.confirm(start, view.copied)
             self.views.append(view)
+            if view.region() is not None:
+                ref.manager.uses[key_of(obj.obj)] = self.step
 
     @precondition(lambda self: self.cursors and len(self.views) < MOST["views"])
     @rule(chosen=pick, what=pick)
@@ -967,7 +1176,7 @@ class Model(RuleBasedStateMachine):
             return
         region = cursor.obj.region()
         if what % 3 == 0:
-            self.keep(cursor.obj.buffer(), cursor.ref, cursor.begin)
+            self.keep(cursor.obj.buffer(), cursor.ref, cursor.start)
         elif what % 3 == 1:
             self.keep(region.buffer()[what:], cursor.ref, region.ofs_begin() + what)
         else:
@@ -980,7 +1189,7 @@ class Model(RuleBasedStateMachine):
         start = start % (buffer.size + 1)
         if buffer.closed or start == buffer.size or not size:
             return
-        view = self.read(buffer, lambda: buffer.obj.view(start, start + size))
+        view = self.read(buffer, lambda: buffer.obj.view(start, start + size), zero_copy=True)
         if view is not FAILED:
             assert len(view) == min(size, buffer.size - start)
             self.keep(view, buffer.ref, buffer.offset + start)
@@ -1001,6 +1210,223 @@ class Model(RuleBasedStateMachine):
             for view in self.views:
                 view.ref.manager.litter += 1
         self.views.clear()
+
+    # In the middle of a call
+
+    def any_call(
+        self, what: str, chosen: int, place: int, size: int
+    ) -> tuple[str, Callable[[], Any], Callable[[], None]]:
+        """A call of a user's: its kind, itself, and what follows for the model if nobody knows how far it came."""
+        manager = self.manager(chosen)
+        calls: list[tuple[str, Callable[[], Any], Callable[[], None]]] = [
+            ("collect", manager.obj.collect, self.nothing),
+            ("make_cursor", lambda: manager.obj.make_cursor(self.path(self.any_name(place))) and None, self.nothing),
+            ("glance", lambda: self.glance(manager, self.path(self.any_name(place // G)), place), self.nothing),
+        ]
+        if self.cursors:
+            cursor = self.cursor(chosen)
+            if cursor.ref is not None and cursor.state != "closed":
+                near = place % cursor.ref.length if cursor.ref.length else 0
+                calls += [
+                    ("use_region", lambda: cursor.obj.use_region(near, size) and None, lambda: self.reset(cursor)),
+                    ("unuse_region", cursor.obj.unuse_region, lambda: self.reset(cursor)),
+                    ("copy", lambda: self.copied(cursor.obj), self.nothing),
+                ]
+                if cursor.owner is None:
+                    calls.append(("close", cursor.obj.close, lambda: self.forget(cursor)))
+        if self.buffers:
+            buffer = self.buffer(chosen)
+            limit = buffer.readable()
+            if not buffer.closed and not buffer.unopened and limit:
+                start = place % limit
+                stop = min(start + size, limit)
+                calls += [
+                    ("slice", lambda: self.checked(buffer, start, stop), self.nothing),
+                    ("index", lambda: self.checked(buffer, start, start + 1), self.nothing),
+                    ("view", lambda: self.checked(buffer, start, stop, buffer.obj.view), self.nothing),
+                ]
+        if self.views:
+            calls.append(("drop_view", lambda: self.views[:1] and self.views.pop(0) and None, self.nothing))
+        return next((call for call in calls if call[0] == what), calls[0])
+
+    def glance(self, manager: Manager, path: str, place: int) -> None:
+        """With a cursor and a view that are dropped at once."""
+        cursor = manager.obj.make_cursor(path)
+        if cursor.file_size():
+            cursor.use_region(place % cursor.file_size(), 9).buffer()
+        del cursor
+
+    def nothing(self) -> None:
+        """Nothing follows."""
+
+    def reset(self, cursor: Cursor) -> None:
+        """A cursor uses nothing now, whatever it used."""
+        cursor.obj.unuse_region()
+        assert not cursor.obj.is_valid()
+        if cursor.state != "closed":
+            cursor.state = "none"
+        cursor.start = cursor.end = 0
+
+    def forget(self, cursor: Cursor) -> None:
+        cursor.obj.close()
+        self.cursors.remove(cursor)
+
+    def copied(self, cursor: Any) -> None:
+        other = copy.copy(cursor)
+        other.unuse_region()
+        other.close()
+
+    def checked(self, buffer: Buffer, start: int, stop: int, call: Any = None) -> None:
+        data = call(start, stop) if call else buffer.obj[start:stop]
+        buffer.ref.confirm(buffer.offset + start, data)
+
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """A call in or beside which something happens: its answer, or the error, if that was promised."""
+        try:
+            return call()
+        except (smmap.SmmapError, FileNotFoundError) as error:
+            return forgetful(error)
+
+    @rule(
+        what=kind_of_call,
+        chosen=pick,
+        at=place,
+        size=count,
+        moments=st.lists(moment, min_size=1, max_size=6),
+        kind=st.sampled_from([Alarm, TimeoutError, KeyboardInterrupt]),
+    )
+    def alarm(self, what: str, chosen: int, at: int, size: int, moments: list[int], kind: type[BaseException]) -> None:
+        """A signal handler raises in the middle of a call: it comes out as it is, and everything goes on as before."""
+        self.unsure = True
+        for moment in moments:
+            self.raise_once(what, chosen, at, size, moment, kind("alarm"))
+
+    def raise_once(self, what: str, chosen: int, at: int, size: int, moment: int, error: BaseException) -> None:
+        name, call, after = self.any_call(what, chosen, at, size)
+
+        def ring() -> None:
+            raise error
+
+        seen: list[BaseException | None] = []
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda unraisable: seen.append(unraisable.exc_value)
+        moments = Moments(moment, ring)
+        try:
+            self.tried(lambda: moments(call))
+        except (Alarm, TimeoutError, KeyboardInterrupt) as found:
+            assert found is error
+        else:
+            assert error in seen or not moments.came, f"an alarm in {name} was swallowed"
+        finally:
+            sys.unraisablehook = before
+            forgetful(error)
+        assert seen in ([], [error])
+        seen.clear()
+        if moments.came:
+            self.met[f"alarm in {name}"] += 1
+        after()
+
+    @rule(what=kind_of_call, chosen=pick, at=place, size=count, moment=moment, what2=kind_of_call, other=pick, to=place)
+    def beside(self, what: str, chosen: int, at: int, size: int, moment: int, what2: str, other: int, to: int) -> None:
+        """Another thread makes a call in the middle of a call; each is answered as if it were alone."""
+        self.unsure = True
+        name, call, after = self.any_call(what, chosen, at, size)
+        name2, call2, after2 = self.any_call(what2, other, to, size)
+        if {name, name2} <= CALLS_OF_CURSORS and self.cursor(chosen) is self.cursor(other):
+            return  # a cursor belongs to one thread
+        self.at_once(moment, call, call2)
+        self.met[f"{name2} beside {name}"] += 1
+        after()
+        if after2 is not after:
+            after2()
+
+    def at_once(self, moment: int, first: Callable[[], Any], second: Callable[[], Any]) -> None:
+        errors: list[BaseException] = []
+
+        def other() -> None:
+            try:
+                self.tried(second)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=other)
+
+        def switch() -> None:
+            thread.start()
+            thread.join(0.005)  # if it waits for a lock, it goes on when this call is done
+
+        try:
+            self.tried(lambda: Moments(moment, switch)(first))
+        finally:
+            if thread.ident is None:
+                thread.start()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    @precondition(lambda self: self.buffers and len(self.cursors) > 1)
+    @rule(chosen=pick, one=pick, two=pick, moment=moment)
+    def begin_access_twice(self, chosen: int, one: int, two: int, moment: int) -> None:
+        """Two threads start a buffer on two files: then it is on one of them."""
+        self.unsure = True
+        buffer = self.buffer(chosen)
+        cursors = [self.cursor(one), self.cursor(two)]
+        refs = [cursor.ref for cursor in cursors if cursor.ref and cursor.state != "closed" and cursor.ref.length > 9]
+        if len(refs) < 2 or (refs[0].inode is refs[1].inode and refs[0].manager is not refs[1].manager):
+            return  # else nobody could tell which of them it is on
+        self.stopped(buffer)
+        self.cursors = [mine for mine in self.cursors if mine.owner is not buffer]
+        buffer.unopened = False
+        first, second = cursors
+        self.at_once(moment, lambda: buffer.obj.begin_access(first.obj), lambda: buffer.obj.begin_access(second.obj))
+        self.met["begin_access beside begin_access"] += 1
+        if buffer.obj.closed:
+            self.buffers.remove(buffer)
+            return
+        found = self.tried(lambda: self.one_of(buffer, refs))
+        if isinstance(found, Exception):
+            self.buffers.remove(buffer)
+
+    def one_of(self, buffer: Buffer, refs: list[Ref]) -> None:
+        """Which of these files the buffer is on, by all of its bytes."""
+        for ref in refs:
+            end = min(ref.readable(ref.length), len(buffer.obj))
+            if ref.length == len(buffer.obj):
+                try:
+                    ref.confirm(0, buffer.obj[:end])
+                except AssertionError:
+                    continue
+                buffer.ref, buffer.offset, buffer.size, buffer.closed = ref, 0, ref.length, False
+                return
+        raise AssertionError(f"{len(buffer.obj)} bytes that are of neither file")
+
+    @precondition(lambda self: self.buffers)
+    @rule(chosen=pick, number=st.integers(0, 8), many=st.integers(1, 12))
+    def read_without_handles(self, chosen: int, number: int, many: int) -> None:
+        """Views export as many regions as the limit allows: copies go on without a handle."""
+        self.unsure = True
+        buffer = self.buffer(chosen)
+        limit = buffer.readable()
+        start = min(number * W, limit - 1)
+        if buffer.closed or buffer.ref.manager.handles > MOST["views"] or limit <= 0:
+            return
+        before = len(self.views)
+        for place in range(0, limit, W):
+            if place // W != start // W:
+                view = self.read(buffer, lambda: buffer.obj.view(place, place + 1), zero_copy=True)
+                if view is FAILED:
+                    self.met["no handle left"] += 1
+                    break
+                self.keep(view, buffer.ref, buffer.offset + place)
+                del view
+        for _ in range(many):
+            data = self.read(buffer, lambda: buffer.obj[start : start + 9])
+            if data is FAILED:
+                break
+            buffer.ref.confirm(buffer.offset + start, data[: limit - start])
+        if LATE:
+            buffer.ref.manager.litter += len(self.views) - before
+        del self.views[before:]
 
     # All of it
 
@@ -1043,11 +1469,44 @@ class Model(RuleBasedStateMachine):
         for number in range(len(self.buffers)):
             self.slice(number, PLACES[seed % len(PLACES)], COUNTS[seed % 9], 1, False)
             self.index(number, PLACES[-seed % len(PLACES)], 12)
+        self.unsure = True  # all of this counts as one step
         self.bounds_are_kept()
         for number in range(len(self.managers)):
             self.collect(number)
             self.close_manager(number, 0)
         self.bounds_are_kept()
+
+    def used(self, buffer: Buffer, start: int, stop: int, exactly: bool = True) -> None:
+        """[start, stop) of a buffer was read, from its lowest window to its highest if that is known `exactly`."""
+        ref, client = buffer.ref, buffer.obj._access.client
+        if stop <= start:
+            return
+        window = ref.manager.window or ref.length
+        for number in range((buffer.offset + start) // window, (buffer.offset + stop - 1) // window + 1):
+            ref.manager.uses[client.file.serial, number] = self.step + number / 1000 if exactly else self.step
+
+    def order_is_kept(self, manager: Manager) -> None:
+        """Idle regions are in the order of their last use, and went in that order."""
+        cache = manager.obj._cache
+        regions = {key_of(region): region for region in cache.regions()}
+        idle = [key_of(region) for region in cache.idle]
+        uses, unsure = manager.uses, self.unsure
+        if unsure:
+            uses.update((key, -1) for key in [*uses, *idle])
+        else:
+            uses.update((key, self.step) for key in idle if key in manager.pinned or key not in uses)
+        now = [uses[key] for key in idle if uses[key] >= 0]
+        assert now == sorted(now), f"not in the order of use: {[(key, uses[key]) for key in idle]}"
+        seen = set(idle)
+        gone = [key for key in manager.idle if key not in regions]
+        left = [key for key in manager.idle if key in seen and 0 <= uses[key] < self.step]
+        if gone and left and not (unsure or manager.closed):
+            oldest = min(map(manager.idle.index, left))
+            late = [key for key in gone if manager.idle.index(key) > oldest and uses.get(key, -1) < self.step]
+            assert not late, f"went before {left}, which was used before: {late}"
+            self.met["evicted in order"] += 1
+        manager.idle = idle
+        manager.pinned = {key for key, region in regions.items() if region.pins}
 
     @invariant()
     def bounds_are_kept(self) -> None:
@@ -1057,26 +1516,32 @@ class Model(RuleBasedStateMachine):
         for manager in self.managers:
             manager.obj._check()
             stats = manager.obj.stats()
-            assert stats.mapped == stats.held + stats.idle + stats.lent <= manager.handles
+            assert stats.mapped == stats.pinned + stats.idle + stats.detached <= manager.handles
             if manager.closed:
-                assert stats.held == stats.idle == stats.descriptors == 0
+                assert stats.pinned == stats.idle == stats.descriptors == 0
+            assert stats.mapped + stats.descriptors <= manager.handles
+            assert stats.peak_mapped >= stats.mapped
+            assert stats.peak_memory >= stats.mapped_memory
             self.compare(manager, stats)
+            self.order_is_kept(manager)
+        self.unsure = False
+        self.step += 1
 
     def compare(self, manager: Manager, stats: Any) -> None:
         """The ledger with what the model holds."""
         regions = {
             cursor.obj.region()
             for cursor in self.cursors
-            if cursor.ref and cursor.ref.manager is manager and cursor.state in ("valid", "loose")
+            if cursor.ref and cursor.ref.manager is manager and cursor.state == "valid"
         }
-        regions |= set(manager.counted)
-        held = {id(region.store) for region in regions if region.store is not None and region.client_count() > 1}
-        lent = {id(view.obj.obj) for view in self.views if view.ref.manager is manager} - held
-        assert stats.held >= len(held)
-        assert stats.mapped >= len(held | lent), (stats, regions, [view.obj for view in self.views])
+        regions = (regions | set(manager.counted)) - {None}
+        pinned = {mapped(region) for region in regions if region.client_count() > 1} - {None}
+        exported = {view.region() for view in self.views if view.ref.manager is manager} - {None} - pinned
+        assert stats.pinned >= len(pinned), (stats, regions)
+        assert stats.mapped >= len(pinned | exported), (stats, regions, [view.obj for view in self.views])
         if not manager.litter and not LATE:
-            assert stats.held == len(held), (stats, regions)
-            assert stats.lent <= len(lent)
+            assert stats.pinned == len(pinned), (stats, regions)
+            assert stats.detached <= len(exported), f"kept by no view: {stats}"
         unseen = LATE or manager.litter  # what garbage holds may be what is larger than the limit
         if not unseen and stats.mapped_memory > manager.memory and stats.idle > 1:
             assert any(region.size() > manager.memory for region in regions), "idle regions above the limit"
@@ -1085,6 +1550,7 @@ class Model(RuleBasedStateMachine):
         os.chdir(self.home)
         _default._manager = None
         gc.enable()
+        self.layers.close()
         for number in self.open_numbers():
             os.close(number)
         try:
@@ -1113,10 +1579,10 @@ class Model(RuleBasedStateMachine):
             manager.obj.collect()
             manager.obj._check()
             stats = manager.obj.stats()
-            lent = {id(view.obj.obj) for view in views if view.ref.manager is manager}
-            assert stats.mapped == stats.lent == len(lent), stats
-            assert stats.descriptors == stats.held == 0
-            assert bool(stats.mapped_memory) == bool(lent)
+            exported = {view.region() for view in views if view.ref.manager is manager} - {None}
+            assert stats.mapped == stats.detached == len(exported), stats
+            assert stats.descriptors == stats.pinned == 0
+            assert bool(stats.mapped_memory) == bool(exported)
         self.managers.clear()
         if LATE:
             self.collect_garbage()

@@ -1,14 +1,15 @@
 """A seam between the library and the system, at which tests count calls and make chosen ones fail.
 
-Two depths: the functions of `smmap._system` that all other modules call, or what those call in turn (`os.open`,
-`mmap.mmap`, ...), seen by the library alone: it gets stand-ins for the modules `os`, `mmap`, `fcntl` and `resource`.
-"duplicates" is the latter on a system where what a descriptor refers to cannot be opened anew.
+Two depths: "seam" is what the policy asks of the engine and of `_files` (`open_file`, `map_window`, ...); "system" is
+what those call in turn (`os.open`, `mmap.mmap`, ...), seen by the library alone: its modules get stand-ins for `os`,
+`io`, `fcntl` and `resource`, and regions that check first. "duplicates" is the latter on a system where what a
+descriptor refers to cannot be opened anew. The two below "seam" need the plain engine.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
+import io
 import os
 import posixpath
 import sys
@@ -20,7 +21,7 @@ from typing import Any, Callable
 
 import pytest
 
-from smmap import _system
+from smmap import _compat, _engine, _files, _manager, _system
 
 __all__ = ["CODES", "DEPTHS", "OUT_OF_MEMORY", "Fault", "Seam", "name_of_code"]
 
@@ -41,10 +42,10 @@ CODES = [
 ]
 DEPTHS = ["seam", "system", "duplicates"]
 
-_SEAM = ("status", "status_of", "open_file", "read_at", "map_at")
-_OS = ("stat", "fstat", "open", "dup", "pread", "getcwd", "getcwdb")
+_SEAM = ("open_file", "map_window", "read_window")
+_OS = ("stat", "fstat", "open", "dup", "pread", "pwrite", "write", "ftruncate", "memfd_create", "getcwd", "getcwdb")
 _PATHS = ("lstat", "readlink")
-_TAKES_MEMORY = {"read_at", "map_at", "os.pread", "mmap.mmap"}
+_TAKES_MEMORY = {"read_at", "map_window", "read_window", "os.pread", "mmap.mmap"}
 
 
 def name_of_code(code: int) -> str:
@@ -70,33 +71,61 @@ class Seam:
         """How often it was armed."""
         self._armed = 0
         if depth == "seam":
-            for name in _SEAM:
-                patch.setattr(_system, name, self._guard(name, getattr(_system, name)))
+            self._go_between(patch)
         else:
-            self._go_below(patch)
-        if depth == "duplicates":
-            patch.setattr(_system, "_REOPENS", False)
+            self._go_below(patch, can_open_anew=depth != "duplicates")
 
-    def _go_below(self, patch: pytest.MonkeyPatch) -> None:
+    def _go_between(self, patch: pytest.MonkeyPatch) -> None:
+        engine = _engine.chosen
+        for name in _SEAM:
+            patch.setattr(engine, name, self._guard(name, getattr(engine, name)))
+        if _engine.engine == "plain":
+            patch.setattr(engine, "read_at", self._guard("read_at", engine.read_at))
+
+        def examine(where: Any) -> Any:
+            try:
+                self.check("examine")
+            except OSError as error:
+                raise _system.named(error, where) from None
+            return _files.examine(where)
+
+        for module in (_manager, _compat):
+            patch.setattr(module, "examine", examine)
+
+    def _go_below(self, patch: pytest.MonkeyPatch, can_open_anew: bool) -> None:
+        plain, seam = _engine.chosen, self
         guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _OS if hasattr(os, name)}
-        patch.setattr(_system, "os", _StandIn(os, guarded))
-        patch.setattr(_system.Descriptor.close, "__defaults__", (self._guard("os.close", os.close, after=True),))
+        guarded["close"] = self._guard("os.close", os.close, after=True)
+        patch.setattr(_files, "os", _StandIn(os, guarded))
+        if not can_open_anew:
+            guarded = {**guarded, "open": _opens_no_descriptor(guarded["open"])}
+        patch.setattr(plain, "os", _StandIn(os, guarded))
         guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _PATHS}
         patch.setattr(posixpath, "os", _StandIn(os, guarded))
-        seam = self
 
-        class Map(mmap.mmap):
-            """A map whose advice can be refused."""
+        class Region(plain.Region):
+            """A region that may not be made, and whose advice can be refused."""
+
+            __slots__ = ()
+
+            def __new__(cls, *args: Any, **kwargs: Any) -> Region:
+                seam.check("mmap.mmap")
+                return super().__new__(cls, *args, **kwargs)
 
             def madvise(self, *args: Any) -> None:
                 seam.check("mmap.madvise")
                 super().madvise(*args)
 
-        def make(*args: Any, **kwargs: Any) -> mmap.mmap:
-            self.check("mmap.mmap")
-            return Map(*args, **kwargs)
+        class FileIO(io.FileIO):
+            """A file of which one byte is read, to see whether there is any."""
 
-        patch.setattr(_system, "mmap", _StandIn(mmap, {"mmap": make}))
+            def read(self, *args: Any) -> bytes:
+                seam.check("io.read")
+                return super().read(*args)
+
+        patch.setattr(plain, "Region", Region)
+        patch.setattr(_files, "io", _StandIn(io, {"FileIO": FileIO}))
+        patch.setattr(_files, "ioctl", self._guard("fcntl.ioctl", _files.ioctl))
         patch.setattr(_system, "open", self._guard("open", open), raising=False)
         for module, name in (("fcntl", "fcntl"), ("resource", "getrlimit")):
             real = __import__(module)
@@ -144,6 +173,17 @@ class Seam:
             yield
         finally:
             self._armed = armed
+
+
+def _opens_no_descriptor(real: Callable[..., int]) -> Callable[..., int]:
+    """`os.open` of a system that has no names for what its descriptors refer to."""
+
+    def opens(path: Any, *args: Any) -> int:
+        if str(path).startswith("/proc/self/fd/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return real(path, *args)
+
+    return opens
 
 
 class _StandIn(types.ModuleType):

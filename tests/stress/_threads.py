@@ -1,13 +1,17 @@
 """Many threads on one manager with tiny limits, while files are replaced, grown and deleted under them.
 
-Each file's bytes are the begin of a *text* that is its own, and each text has sizes of its own (modulo 64), so whoever
+Each file's bytes are the start of a *text* that is its own, and each text has sizes of its own (modulo 64), so whoever
 opens a file knows from its size what must be in it. Replacing and growing are atomic to whoever looks at the size.
 Nothing here truncates: reading a map of a truncated file kills the process, and a read beside `truncate` may see zeros.
+
+Beside the readers, two threads start one buffer on two files at the same moment, over and over, and the main thread is
+interrupted by alarms that raise. No error may come in a finalizer, either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import faulthandler
 import gc
 import hashlib
@@ -15,6 +19,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -33,8 +38,13 @@ __all__ = ["Limits", "Round", "rounds"]
 W = 2 * G
 STEP = 64  # sizes of a text are alike modulo this; 0 is nobody's
 NAMES = ["one", "two", "six", "ten", "red", "sky"]
+PAIR = {"left": 5 * W + 33, "right": 3 * W + 3}  # two files that never change
 LONGEST = 9 * W
 WATCHDOG = 900  # seconds for a round: those of tiny limits take minutes without the interpreter's lock
+
+
+class Alarm(Exception):
+    """What the handler of a signal raises."""
 
 
 class Limits(NamedTuple):
@@ -55,9 +65,12 @@ class World:
         self.seed = seed
         self.texts: dict[str, dict[int, bytes]] = {name: {} for name in NAMES}
         self.sizes: dict[str, int] = {}
-        self.changes = dict.fromkeys(NAMES, 0)  # odd while a file is being changed
+        self.changes = dict.fromkeys([*NAMES, *PAIR], 0)  # odd while a file is being changed
         for name in NAMES:
             self.replace(name, random.Random(f"{seed} {name}"))
+        self.pair = {name: hashlib.shake_128(f"{seed} {name}".encode()).digest(size) for name, size in PAIR.items()}
+        for name, data in self.pair.items():
+            Path(self.path(name)).write_bytes(data)
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -134,13 +147,15 @@ class Round:
         self.errors: list[BaseException] = []
         self.closing = False
         self.closes = seed % 2 == 1
+        self.armed = False  # whether an alarm may raise now
         self.over = False
         self.folder = tempfile.mkdtemp(prefix="smmap-threads-")
         self.world = World(self.folder, seed)
         self.manager: Any = self.make_manager()
         self.shared: list[Shared | None] = [None] * 6
+        self.contested: Any = smmap.SlidingWindowMapBuffer(self.manager.make_cursor(self.world.path("left")))
         # One region for each cursor and each view, one that is on its way, and one that a reader has in hand.
-        self.roomy = limits.handles >= 4 * threads and not limits.garbage
+        self.roomy = limits.handles >= 4 * threads + 8 and not limits.garbage
 
     def make_manager(self) -> Any:
         window, memory, handles, backing, _ = self.limits
@@ -161,17 +176,31 @@ class Round:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run_threads(self) -> None:
-        start = threading.Barrier(self.threads + 2)
-        works = [*[self.read] * self.threads, self.change, self.clean]
+        self.meet = threading.Barrier(2)
+        works = [*[self.read] * self.threads, self.change, self.clean, self.contest, self.contest]
+        start = threading.Barrier(len(works))
         everyone = [threading.Thread(target=self.guarded, args=(start, work, n)) for n, work in enumerate(works)]
         readers, helpers = everyone[: self.threads], everyone[self.threads :]
-        for thread in everyone:
-            thread.start()
-        for thread in readers:
-            thread.join()
-        self.over = True
-        for thread in helpers:
-            thread.join()
+        before = sys.unraisablehook
+        sys.unraisablehook = self.unraisable
+        try:
+            for thread in everyone:
+                thread.start()
+            self.be_interrupted(readers)
+            for thread in readers:
+                thread.join()
+            self.over = True
+            self.meet.abort()
+            for thread in helpers:
+                thread.join()
+        finally:
+            sys.unraisablehook = before
+
+    def unraisable(self, found: Any) -> None:
+        """An error in a finalizer."""
+        if not isinstance(found.exc_value, Alarm):
+            self.errors.append(found.exc_value)
+            self.over = True
 
     def guarded(self, start: threading.Barrier, work: Callable[[int, random.Random], None], number: int) -> None:
         try:
@@ -185,6 +214,7 @@ class Round:
         """Every client is gone: the ledger reads zero, and the system agrees."""
         manager = self.manager
         self.shared.clear()
+        self.contested = None
         for _ in range(3):
             reclaim()
             manager.collect()
@@ -197,7 +227,9 @@ class Round:
 
     # What may come
 
-    def promised(self, error: Exception, name: str, stamp: int, shared: Shared | None = None) -> None:
+    def promised(
+        self, error: Exception, name: str, stamp: int, shared: Shared | None = None, zero_copy: bool = False
+    ) -> None:
         """Raises the error again unless it may come here and now."""
         kind = type(error)
         if kind is smmap.ClosedError:
@@ -207,7 +239,7 @@ class Round:
         elif kind is FileNotFoundError:
             good = self.world.changed(name, stamp) or name not in self.world.sizes
         elif kind is smmap.LimitError:
-            good = not self.roomy
+            good = zero_copy and not self.roomy
         else:
             good = False
         if not good:
@@ -223,8 +255,10 @@ class Round:
         late = 20  # how often it tries after the manager was closed
         while not self.over and self.done[number] < self.share and late and time.monotonic() < self.end:
             what = chance.random()
-            if what < 0.75:
+            if what < 0.70:
                 self.done[number] += self.read_shared(chance)
+            elif what < 0.75:
+                self.done[number] += self.read_contested(chance)
             elif what < 0.95:
                 self.done[number] += self.read_cursor(chance)
             elif what < 0.98:
@@ -244,18 +278,18 @@ class Round:
         if shared is None:
             self.renew(chance)
             return 0
+        kind = chance.randrange(12)
         try:
-            return self.burst(shared.buffer, shared.data, chance)
+            return self.burst(kind, shared.buffer, shared.data, chance)
         except (smmap.SmmapError, OSError) as error:
-            self.promised(error, shared.name, shared.stamp, shared)
+            self.promised(error, shared.name, shared.stamp, shared, zero_copy=kind == 9)
             if self.shared[place] is shared:
                 self.shared[place] = None
             return 0
 
-    def burst(self, buffer: Any, data: bytes, chance: random.Random) -> int:
-        """Some reads of one kind; how many."""
+    def burst(self, kind: int, buffer: Any, data: bytes, chance: random.Random) -> int:
+        """Some reads of one kind; how many. Only kind 9 needs a region."""
         size = len(data)
-        kind = chance.randrange(12)
         if kind < 4:  # of one byte
             for at in [chance.randrange(size) for _ in range(40)]:
                 assert buffer[at] == data[at], "wrong byte"
@@ -306,9 +340,14 @@ class Round:
                 cursor.use_region(offset, size)
                 got = cursor.size()
                 want = expected_size(offset, size, self.limits.window, length)
-                assert got == want, f"{got} bytes instead of {want}"
+                assert got == want or self.closing, f"{got} bytes instead of {want}"
                 assert cursor.buffer() == text[offset : offset + got], "wrong bytes"
                 done += 1
+                if not done % 4:
+                    other = copy.copy(cursor)
+                    other.unuse_region()
+                    cursor.unuse_region()
+                    other.assign(cursor)
             if way == 0:
                 cursor.close()
             elif way == 1:
@@ -317,7 +356,7 @@ class Round:
                 ring: list[Any] = [cursor]
                 ring.append(ring)
         except (smmap.SmmapError, OSError) as error:
-            self.promised(error, name, stamp)
+            self.promised(error, name, stamp, zero_copy=True)
         return done
 
     def open_shared(self, chance: random.Random) -> Shared | None:
@@ -358,11 +397,96 @@ class Round:
         try:
             view = shared.buffer.view(at, stop)
         except (smmap.SmmapError, OSError) as error:
-            self.promised(error, shared.name, shared.stamp, shared)
+            self.promised(error, shared.name, shared.stamp, shared, zero_copy=True)
             return None, b""
         wanted = shared.data[at:stop]
         assert view == wanted, "wrong view"
         return view, wanted
+
+    def read_contested(self, chance: random.Random) -> int:
+        """A slice of the buffer that others start on another file meanwhile: of one file, as a whole."""
+        at = chance.randrange(min(PAIR.values()) - 1)
+        stop = min(at + chance.choice([9, G, 2 * W]), *PAIR.values())
+        try:
+            data = self.contested[at:stop]
+        except smmap.ClosedError:  # between the end of one access and the start of the next
+            return 0
+        assert data in [whole[at:stop] for whole in self.world.pair.values()], "two files in one slice"
+        return 1
+
+    def contest(self, number: int, chance: random.Random) -> None:
+        """One of two threads that start the buffer on two files at once: afterwards it is on one of them."""
+        name = sorted(PAIR)[number % 2]
+        cursor = self.manager.make_cursor(self.world.path(name))
+        while not self.over and not self.closing:
+            try:
+                self.meet.wait(60)
+                try:
+                    self.contested.begin_access(cursor)
+                    if chance.random() < 0.3:  # there and back
+                        self.contested.begin_access(cursor)
+                finally:
+                    self.meet.wait(60)
+            except threading.BrokenBarrierError:
+                break
+            except smmap.ClosedError:
+                break
+            if name == "left":
+                try:
+                    whole = bytes(self.contested)
+                except smmap.ClosedError:
+                    break
+                try:
+                    led = self.contested.cursor()
+                except (smmap.ClosedError, smmap.LimitError):  # it needs a region
+                    led = None
+                found = [name for name, data in self.world.pair.items() if data == whole]
+                assert found, f"{len(whole)} bytes that are of neither file"
+                assert led is None or os.path.basename(led.path()) == found[0], "its cursor is of another file"
+                self.met["contest"] += 1
+            time.sleep(chance.random() * 0.002)
+        self.meet.abort()
+
+    def be_interrupted(self, readers: list[threading.Thread]) -> None:
+        """The main thread: alarms raise in the middle of its calls, as long as the readers work."""
+        if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+            return
+
+        def ring(*_: object) -> None:
+            if self.armed:
+                self.armed = False
+                raise Alarm
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+        chance = random.Random(f"{self.seed} alarms")
+        data = self.world.pair["left"]
+        try:
+            while any(thread.is_alive() for thread in readers):
+                try:
+                    self.armed = True
+                    self.read_briefly(chance, data)
+                    self.armed = False
+                except Alarm:
+                    self.met["Alarm"] += 1
+                except smmap.SmmapError as error:
+                    self.armed = False
+                    self.promised(error, "left", 0, zero_copy=True)
+                time.sleep(0.001)
+        finally:
+            self.armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def read_briefly(self, chance: random.Random, data: bytes) -> None:
+        manager, path = self.manager, self.world.path("left")
+        with manager.buffer(path) as buffer:
+            for at in [chance.randrange(len(data) - 9) for _ in range(4)]:
+                cursor = manager.make_cursor(path).use_region(at, 9)
+                assert cursor.buffer() == data[at : at + 9], "wrong bytes"
+                del cursor
+                assert buffer[at : at + 9] == data[at : at + 9], "wrong bytes"
+                assert buffer.view(at, at + 9) == data[at : at + 9], "wrong view"
 
     def change(self, number: int, chance: random.Random) -> None:
         """The files are replaced, grown, deleted, made again."""
@@ -392,7 +516,7 @@ class Round:
                     manager._check()
                 else:
                     stats = manager.stats()
-                    assert stats.mapped == stats.held + stats.idle + stats.lent, stats
+                    assert stats.mapped == stats.pinned + stats.idle + stats.detached, stats
                     assert stats.mapped <= self.limits.handles, stats
                 if self.limits.garbage and before:
                     gc.set_threshold(*chance.choice([(1,), before, before]))

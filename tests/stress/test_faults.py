@@ -21,7 +21,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from core._tools import LATE, LINUX, G, descriptors, linux, maps, payload, reclaim, run_python
+from core._tools import LATE, LINUX, G, descriptors, linux, maps, open_to_all, payload, reclaim, run_python
 from smmap import FileChangedError, LimitError, SmmapError, _system
 
 from ._seam import CODES, DEPTHS, OUT_OF_MEMORY, Seam, name_of_code
@@ -213,7 +213,13 @@ def go(world: World, seam: Seam, todo: list[Step]) -> int:
         smmap.default_manager()._check()
         if failed:
             failures += 1
-            assert cursors(world) == before, step
+            after = cursors(world)
+            if len(seam.faults) > 1 and seam.faults[-1][2] in (errno.ENOMEM, OUT_OF_MEMORY):
+                # The cursor's own region went to make room, and memory for it was refused, too
+                lost = before.keys() - after.keys()
+                assert not lost or (len(lost) == 1 and step.asked is not None), step
+                before = {key: before[key] for key in before.keys() - lost}
+            assert after == before, step
             step.call(world)  # works as soon as the system does
             world.manager._check()
     return failures
@@ -228,10 +234,18 @@ def nothing_left(world: World) -> None:
     for manager in (world.manager, smmap.default_manager()):
         manager._check()
         stats = manager.stats()
-        counts = (stats.mapped, stats.held, stats.idle, stats.lent, stats.mapped_memory, stats.files, stats.descriptors)
+        counts = (
+            stats.mapped,
+            stats.pinned,
+            stats.idle,
+            stats.detached,
+            stats.mapped_memory,
+            stats.files,
+            stats.descriptors,
+        )
         assert counts == (0,) * 7, stats
-        assert not manager._files
-        assert not manager._paths
+        assert not manager._files._by_key
+        assert not manager._files._by_name
     if LINUX:
         assert descriptors(world.folder) == []
         assert maps(world.folder) == []
@@ -262,14 +276,14 @@ def test_without_faults(depth: str, backing: str, folder: Path, monkeypatch: pyt
     seam = Seam(monkeypatch, depth)
     assert run(folder, backing, seam) == 0
     if depth == "seam":
-        wanted = {"status", "status_of", "open_file", "read_at", "map_at"}
+        wanted = {"examine", "open_file", "read_at", "map_window"} | ({"read_window"} if backing == "read" else set())
     else:
         wanted = {"os.stat", "os.fstat", "os.open", "os.dup", "os.pread", "os.close", "mmap.mmap", "mmap.madvise"}
-        wanted |= {"fcntl.fcntl", "os.lstat", "open", "resource.getrlimit"}
-        if _system._REOPENS:
+        wanted |= {"fcntl.fcntl", "os.lstat", "open", "resource.getrlimit", "io.read"}
+        if LINUX and depth != "duplicates":
             wanted -= {"os.dup"}
     if backing == "read":
-        wanted -= {"map_at", "mmap.mmap", "mmap.madvise"}
+        wanted -= {"map_window", "mmap.madvise"}
     assert wanted <= set(seam.counted), seam.counted
 
 
@@ -426,11 +440,13 @@ def chaos(folder: Path, seed: int, count: int) -> tuple[int, int]:
                 error.__traceback__ = None
                 world.check(error)
                 failures += 1
-                for client, _ in world.clients:
-                    assert here(client) == places.get(id(client))
+                lost = [client for client, _ in world.clients if here(client) != places.get(id(client))]
+                # Without memory a move gives up the cursor's own region, which may then be refused, too.
+                without_memory = any(code in (errno.ENOMEM, OUT_OF_MEMORY) for _, _, code in seam.faults)
+                assert not lost or (without_memory and len(lost) == 1 and not lost[0].is_valid())
             world.manager._check()
         alive.clear()
-        client = None
+        lost = []
         world.close()
         nothing_left(world)
     return len(seam.faults), failures
@@ -623,9 +639,8 @@ assert buffer[W:W + 9] == data["file1"][W:W + 9]    # cold reads need no map
 for client, name, offset in held:
     assert client.buffer() == data[name][offset:offset + 9]
 moving, name, offset = held[0]
-before = moving.ofs_begin(), moving.size()
-assert refused(lambda: moving.use_region(W - 5, W), "vm.max_map_count")   # a wide window
-assert (moving.ofs_begin(), moving.size()) == before and moving.buffer() == data[name][offset:offset + 9]
+moving.use_region(W - 5, W)     # a wide window, for which the cursor's own region goes
+assert moving.buffer() == data[name][W - 5:2 * W - 5]
 held.pop()[0].close()
 name = f"file{count - 1}"
 assert cursor.use_region(2 * W + 5, 9).buffer() == data[name][2 * W + 5:2 * W + 14]
@@ -844,6 +859,7 @@ def test_locked_memory_runs_out(tmp_path: Path) -> None:
             file.write(b"%099d" % number)
         file.truncate(count * size)
     os.chmod(tmp_path / "file", 0o644)
+    open_to_all(tmp_path)
     out = for_real(NO_LOCKED_MEMORY_IS_LEFT, tmp_path, size)
     if "cannot lock" in out:
         pytest.skip(out.strip())

@@ -15,7 +15,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from core._tools import File, G, reclaim, run_python
+from core._tools import File, G, World, reclaim, run_python
 from smmap import ClosedError
 
 W = 2 * G
@@ -24,8 +24,8 @@ Buffer = smmap.SlidingWindowMapBuffer
 
 
 @pytest.fixture
-def file(make_file: Any) -> File:
-    made: File = make_file(SIZE, "volume")
+def file(world: World) -> File:
+    made: File = world.file(SIZE, "volume")
     return made
 
 
@@ -275,7 +275,7 @@ def test_closed_in_any_order(order: int, backing: str, file: File) -> None:
                 manager._check()
             assert views[0] == views[1] == file.data[W : W + 9]
     assert views[2] == file.data[W // 2 : W // 2 + 1]
-    assert manager.stats().lent > 0
+    assert manager.stats().detached > 0
     views.clear()
     reclaim()
     manager._check()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from core._tools import payload
+from core._tools import World, payload
 
 from ._model import Model, W
 
@@ -32,10 +31,10 @@ TestModel.settings = settings(
 
 
 @pytest.mark.parametrize("noticed_by", ["a new client", "an old client"])
-def test_new_clients_see_what_was_written(noticed_by: str, make_file: Any, make_manager: Any) -> None:
+def test_new_clients_see_what_was_written(noticed_by: str, world: World) -> None:
     """Copies that were read before are for those who hold them; a new cursor sees the file as it is now."""
-    file = make_file(4 * W)
-    manager = make_manager(W, backing="read")
+    file = world.file(4 * W)
+    manager = world.manager(W, backing="read")
     held, idle = (manager.make_cursor(file.path).use_region(at, 9) for at in (0, W))
     buffer = manager.buffer(file.path)
     assert buffer[2 * W] == file.data[2 * W]
@@ -61,21 +60,23 @@ def test_new_clients_see_what_was_written(noticed_by: str, make_file: Any, make_
 
 
 @pytest.mark.parametrize("backing", ["mmap", "read"])
-def test_what_was_given_up_by_hand_is_not_revived(backing: str, make_file: Any, make_manager: Any) -> None:
-    """Its view lives on; who asks for the window again gets a map of the manager's, which may be given up again."""
-    file = make_file(4 * W)
-    manager = make_manager(W, backing=backing)
+def test_region_released_by_hand_is_found_again_while_a_view_keeps_it(backing: str, world: World) -> None:
+    """Its view lives on; who asks for the window again gets the same region, which may be released again."""
+    file = world.file(4 * W)
+    manager = world.manager(W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(0, 9)
     views = []
-    for _ in range(3):
+    for turn in range(1, 4):
         views.append(cursor.buffer())
         cursor.region().release()
         assert not cursor.is_valid()
+        assert (manager.stats().mapped, manager.stats().detached) == (1, 1)
         manager._check()
         assert cursor.use_region(0, 9).buffer() == file.data[:9]
         manager._check()
-        assert manager.stats().held == 1
-    assert manager.stats().lent == 3
+        stats = manager.stats()
+        assert (stats.mapped, stats.pinned, stats.detached, stats.misses, stats.evictions) == (1, 1, 0, 1, turn)
     assert all(view == file.data[:9] for view in views)
+    assert len({id(view.obj) for view in views}) == 1
     cursor.close()
     views.clear()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from typing import Any
 
 import pytest
 
-from core._tools import G, run_python
+from core._tools import G, World, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -24,7 +23,7 @@ backings = pytest.mark.parametrize("backing", ["mmap", "read"])
 COMMON = """
 import gc, os, random, signal, sys, threading, time, traceback
 import smmap
-from smmap import _system
+from smmap._engine import chosen as engine
 path, window, backing = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with open(path, "rb") as file:
     data = file.read()
@@ -71,14 +70,14 @@ HELD_LOCK = (
     + """
 def slow(name):
     "Another thread is in this system call, with the lock; the function gives the event that says so."
-    real, inside = getattr(_system, name), threading.Event()
+    real, inside = getattr(engine, name), threading.Event()
     def call(*args):
         if threading.current_thread() is not threading.main_thread() and not inside.is_set():
             inside.set()
             time.sleep(0.1)
         return real(*args)
-    setattr(_system, name, call)
-    return inside, lambda: setattr(_system, name, real)
+    setattr(engine, name, call)
+    return inside, lambda: setattr(engine, name, real)
 
 for name in sys.argv[4:]:
     first, other = manager(), manager()
@@ -142,8 +141,8 @@ def go_on(seed):
     if sys.implementation.name == "pypy":  # where views die at a collection only
         gc.collect()
     stats = one.stats()
-    assert stats.held == len({cursor.region() for cursor in cursors}), stats
-    assert stats.lent <= 1, stats
+    assert stats.pinned == len({cursor.region() for cursor in cursors}), stats
+    assert stats.detached <= 1, stats
 
 def generation(depth, seed):
     children = [fork(lambda: generation(depth - 1, seed * 3 + n)) for n in range(2)] if depth else []
@@ -226,20 +225,20 @@ for action in (use_another, make_one, use_default):
         pair = sorted([manager(), manager()], key=id)
         first, other = pair[::-1] if turn else pair
         inside = threading.Event()
-        real = _system.open_file
+        real = engine.open_file
         def call(*args):
             if threading.current_thread() is not threading.main_thread() and not inside.is_set():
                 inside.set()
                 time.sleep(0.2)             # the other thread forks now, and waits for our lock
                 action(first, other)
             return real(*args)
-        _system.open_file = call
+        engine.open_file = call
         thread = threading.Thread(target=check, args=(first,))
         thread.start()
         assert inside.wait(30)
         child = fork(lambda: check(first, other))
         thread.join()
-        _system.open_file = real
+        engine.open_file = real
         join(child)
         check(first, other)
 """
@@ -267,15 +266,15 @@ check(one)
 
 
 @pytest.fixture
-def path(make_file: Any) -> str:
-    return str(make_file(SIZE).path)
+def path(world: World) -> str:
+    return str(world.file(SIZE).path)
 
 
 @forks
 @backings
 def test_fork_while_another_thread_holds_the_lock(backing: str, path: str) -> None:
-    """In each of the system calls that are made under it."""
-    calls = ["open_file", "status_of", "map_at" if backing == "mmap" else "read_at"]
+    """In each of the engine's system calls that are made under it."""
+    calls = ["open_file", "map_window" if backing == "mmap" else "read_window"]
     run_python(HELD_LOCK, path, W, backing, *calls, options=QUIET)
 
 

@@ -23,8 +23,9 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from core._tools import LINUX, G, linux, payload, run_python
-from smmap import FileChangedError, _system
+from core._tools import LINUX, G, World, linux, payload, run_python
+from smmap import FileChangedError
+from smmap._engine import chosen as engine
 from smmap.util import MapRegion
 
 W = 2 * G
@@ -91,9 +92,9 @@ FAILS = (TypeError, ValueError, BufferError, NotImplementedError)
 
 
 @backings
-def test_no_view_can_be_written_through(backing: str, make_file: Any, make_manager: Any) -> None:
-    file = make_file(SIZE)
-    manager = make_manager(W, backing=backing)
+def test_no_view_can_be_written_through(backing: str, world: World) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W, backing=backing)
     views = views_of(manager, file.path)
     for name, view in views.items():
         assert view.readonly, name
@@ -107,15 +108,15 @@ def test_no_view_can_be_written_through(backing: str, make_file: Any, make_manag
 
 @pytest.mark.skipif(PYPY, reason="has another interface for C")
 @backings
-def test_no_view_is_exported_for_writing(backing: str, make_file: Any, make_manager: Any) -> None:
+def test_no_view_is_exported_for_writing(backing: str, world: World) -> None:
     """`PyObject_GetBuffer` with PyBUF_WRITABLE, which is what any extension must call before it writes."""
-    file = make_file(SIZE)
-    views = views_of(make_manager(W, backing=backing), file.path)
+    file = world.file(SIZE)
+    views = views_of(world.manager(W, backing=backing), file.path)
     export = ctypes.pythonapi.PyObject_GetBuffer
     export.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
     space = ctypes.create_string_buffer(256)
     targets = dict(views)
-    with make_manager(W, backing=backing).make_cursor(file.path) as cursor:
+    with world.manager(W, backing=backing).make_cursor(file.path) as cursor:
         targets["map"] = cursor.use_region(0, 5).map()
         targets["buffer"] = Buffer(cursor)
         for name, target in targets.items():
@@ -129,12 +130,12 @@ def test_no_view_is_exported_for_writing(backing: str, make_file: Any, make_mana
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 688 came with Python 3.12")
 @backings
-def test_no_buffer_is_exported_for_writing(backing: str, make_file: Any, make_manager: Any) -> None:
+def test_no_buffer_is_exported_for_writing(backing: str, world: World) -> None:
     import inspect
 
     flags: Any = inspect.BufferFlags  # type: ignore[attr-defined, unused-ignore]
-    file = make_file(SIZE)
-    with make_manager(W, backing=backing).buffer(file.path) as buffer:
+    file = world.file(SIZE)
+    with world.manager(W, backing=backing).buffer(file.path) as buffer:
         for flag in flags:
             if flag & flags.WRITABLE:
                 with pytest.raises(BufferError):
@@ -152,10 +153,10 @@ def test_no_buffer_is_exported_for_writing(backing: str, make_file: Any, make_ma
 
 
 @backings
-def test_no_array_is_writable(backing: str, make_file: Any, make_manager: Any) -> None:
+def test_no_array_is_writable(backing: str, world: World) -> None:
     np = pytest.importorskip("numpy")
-    file = make_file(SIZE)
-    views = views_of(make_manager(W, backing=backing), file.path)
+    file = world.file(SIZE)
+    views = views_of(world.manager(W, backing=backing), file.path)
     for name, view in views.items():
         view = view[:64]
         arrays = [np.frombuffer(view, "<u2"), np.asarray(view), np.frombuffer(view, "V8"), np.array(view, copy=False)]
@@ -181,10 +182,10 @@ def test_no_array_is_writable(backing: str, make_file: Any, make_manager: Any) -
 
 
 @backings
-def test_the_map_itself_is_read_only(backing: str, make_file: Any, make_manager: Any) -> None:
+def test_the_map_itself_is_read_only(backing: str, world: World) -> None:
     """`cursor.map()` gives the real thing away: no method of it writes, none of it unmaps under others."""
-    file = make_file(SIZE)
-    manager = make_manager(W, backing=backing)
+    file = world.file(SIZE)
+    manager = world.manager(W, backing=backing)
     cursor = manager.make_cursor(file.path).use_region(W, 96)
     store: Any = cursor.map()
     tries: list[Callable[[], Any]] = [lambda: setitem(store, 0, 1), lambda: setitem(store, slice(0, 2), b"xx")]
@@ -258,10 +259,10 @@ print(json.dumps([events, looked]))
 
 
 @linux
-def test_nothing_is_opened_that_was_not_asked_for(make_file: Any, tmp_path: Path) -> None:
+def test_nothing_is_opened_that_was_not_asked_for(world: World, tmp_path: Path) -> None:
     """The interpreter's own audit records every file and the flags: only those two, only for reading, not inherited."""
-    make_file(SIZE, "data")
-    make_file(W, "other")
+    world.file(SIZE, "data")
+    world.file(W, "other")
     events, looked = json.loads(run_python(WATCH + USE, tmp_path, W, options=("-B",)).stdout)
     asked = {str(tmp_path / "data"), str(tmp_path / "other")}
     opened = [event for event in events if event[0] == "open"]
@@ -281,17 +282,17 @@ def test_nothing_is_opened_that_was_not_asked_for(make_file: Any, tmp_path: Path
     maps = [event for event in events if event[0] == "mmap.__new__"]
     assert maps
     assert all(access == 1 for _, _, _, access, _ in maps)  # mmap.ACCESS_READ
-    assert {event[0] for event in events} <= {"open", "mmap.__new__", "fcntl.fcntl"}
+    assert {event[0] for event in events} <= {"open", "mmap.__new__", "fcntl.fcntl", "fcntl.ioctl"}
 
 
 @linux
 @backings
-def test_descriptors_are_neither_writable_nor_inherited(backing: str, make_file: Any, make_manager: Any) -> None:
+def test_descriptors_are_neither_writable_nor_inherited(backing: str, world: World) -> None:
     """All that is open while cursors and buffers work: of our files, also the maps' own before Python 3.13."""
     import fcntl
 
-    file = make_file(SIZE)
-    manager = make_manager(W, backing=backing)
+    file = world.file(SIZE)
+    manager = world.manager(W, backing=backing)
     given = os.open(file.path, os.O_RDWR)
     os.set_inheritable(given, True)
     places: list[Any] = [(0, file.path), (W, given), (3 * W, given)]
@@ -308,7 +309,7 @@ def test_descriptors_are_neither_writable_nor_inherited(backing: str, make_file:
     assert numbers
     if PYPY and backing == "mmap":  # its maps have duplicates that are inherited: see docs/security.md
         manager.collect()
-        numbers = [ref.descriptor.number for ref in manager._files.values() if ref.descriptor is not None]
+        numbers = [file.descriptor.number for file in manager._cache.open]
     for number in numbers:
         assert not os.get_inheritable(number)
         assert fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
@@ -343,9 +344,9 @@ if bytes(view) != before:
 
 @pytest.mark.skipif(not PYPY, reason="other interpreters refuse")
 @pytest.mark.parametrize("backing", ["mmap", "read"])
-def test_ctypes_on_pypy_does_not_reach_the_file(backing: str, make_file: Any) -> None:
+def test_ctypes_on_pypy_does_not_reach_the_file(backing: str, world: World) -> None:
     """PyPy's `from_buffer` takes read-only memory: the processor refuses to write to a map, and bytes are copied."""
-    file = make_file(SIZE)
+    file = world.file(SIZE)
     done = subprocess.run(
         [sys.executable, "-c", CTYPES, str(file.path), backing],
         env={**os.environ, "PYTHONPATH": str(Path(smmap.__file__).parents[1])},
@@ -359,9 +360,9 @@ def test_ctypes_on_pypy_does_not_reach_the_file(backing: str, make_file: Any) ->
 
 
 @posix
-def test_a_map_of_a_writable_descriptor_is_read_only(make_file: Any, make_manager: Any) -> None:
-    file = make_file(SIZE)
-    manager = make_manager(W)
+def test_a_map_of_a_writable_descriptor_is_read_only(world: World) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W)
     number = os.open(file.path, os.O_RDWR)
     with manager.make_cursor(number) as cursor:
         view = cursor.use_region(W, 96).buffer()
@@ -384,14 +385,12 @@ def test_a_map_of_a_writable_descriptor_is_read_only(make_file: Any, make_manage
 @posix
 @backings
 @pytest.mark.parametrize("mapped", [False, True])
-def test_links_are_not_followed_if_so_asked(
-    mapped: bool, backing: str, make_file: Any, make_manager: Any, tmp_path: Path
-) -> None:
+def test_links_are_not_followed_if_so_asked(mapped: bool, backing: str, world: World, tmp_path: Path) -> None:
     """O_NOFOLLOW: by cursors and buffers, whether or not the window is mapped, held or kept open already."""
-    file = make_file(SIZE)
+    file = world.file(SIZE)
     link = tmp_path / "link"
     link.symlink_to(file.path)
-    manager = make_manager(W, backing=backing)
+    manager = world.manager(W, backing=backing)
     direct = manager.make_cursor(file.path)
     cursor = manager.make_cursor(link)
     warm = manager.buffer(file.path)
@@ -428,10 +427,10 @@ def test_links_are_not_followed_if_so_asked(
 
 
 @posix
-def test_links_that_come_later_are_not_followed_either(make_file: Any, make_manager: Any, tmp_path: Path) -> None:
+def test_links_that_come_later_are_not_followed_either(world: World, tmp_path: Path) -> None:
     """Not even to the very same file."""
-    file = make_file(SIZE)
-    manager = make_manager(W)
+    file = world.file(SIZE)
+    manager = world.manager(W)
     cursor = manager.make_cursor(file.path)
     buffer = Buffer(cursor, 0, sys.maxsize, os.O_NOFOLLOW)
     free = Buffer(cursor)
@@ -452,13 +451,13 @@ def test_links_that_come_later_are_not_followed_either(make_file: Any, make_mana
 
 @posix
 @pytest.mark.parametrize("flag", ["O_DIRECTORY", "O_PATH", "O_NOFOLLOW", "O_SYNC", "O_NONBLOCK", "O_NOATIME"])
-def test_other_flags(flag: str, make_file: Any, make_manager: Any) -> None:
+def test_other_flags(flag: str, world: World) -> None:
     """Right bytes, or the system's error with the file's name; nothing is opened for writing by any of them."""
     value = getattr(os, flag, None)
     if value is None:
         pytest.skip("no such flag here")
-    file = make_file(SIZE)
-    manager = make_manager(W)
+    file = world.file(SIZE)
+    manager = world.manager(W)
     with manager.make_cursor(file.path) as cursor:
         try:
             assert cursor.use_region(W, 9, value).buffer() == file.data[W : W + 9]
@@ -517,9 +516,9 @@ print(json.dumps([silent, loud]))
 
 @linux
 @pytest.mark.parametrize("kind", ["buffer", "raw file", "file"])
-def test_unpickling_opens_nothing(kind: str, make_file: Any, default: Any, tmp_path: Path) -> None:
+def test_unpickling_opens_nothing(kind: str, world: World, default: Any, tmp_path: Path) -> None:
     """Nothing is opened or even looked at before the first read, and then only the one file."""
-    file = make_file(SIZE)
+    file = world.file(SIZE)
     make: dict[str, Callable[[], Any]] = {
         "buffer": lambda: smmap.buffer(file.path, W),
         "raw file": lambda: smmap.open(file.path, buffering=0),
@@ -534,9 +533,9 @@ def test_unpickling_opens_nothing(kind: str, make_file: Any, default: Any, tmp_p
     assert {name for name in seen if isinstance(name, str)} == {str(file.path)}
 
 
-def test_a_pickle_is_small_and_names_little(make_file: Any, default: Any) -> None:
+def test_a_pickle_is_small_and_names_little(world: World, default: Any) -> None:
     """The path, numbers and the names of two functions of ours: a receiver can allow those alone."""
-    file = make_file(SIZE)
+    file = world.file(SIZE)
     with smmap.buffer(file.path, W, 99) as buffer, smmap.open(file.path) as reader:
         for thing in (buffer, reader):
             for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
@@ -579,14 +578,14 @@ def test_crafted_pickles_are_refused(arguments: tuple[Any, ...], default: Any) -
 
 
 def test_crafted_pickles_open_what_they_name_or_nothing(
-    make_file: Any, default: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, default: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that lies about size or time opens nothing for long; none leads to another file than the one it names."""
-    file, other = make_file(SIZE, "file"), make_file(SIZE, "other")
+    file, other = world.file(SIZE, "file"), world.file(SIZE, "other")
     mtime = os.stat(file.path).st_mtime_ns
     opened: list[Any] = []
-    real = _system.open_file
-    monkeypatch.setattr(_system, "open_file", lambda where, flags: opened.append(where) or real(where, flags))
+    real = engine.open_file
+    monkeypatch.setattr(engine, "open_file", lambda where, flags: opened.append(where) or real(where, flags))
 
     class Evil:
         def __init__(self, *arguments: Any, state: Any = None) -> None:
@@ -613,10 +612,10 @@ def test_crafted_pickles_open_what_they_name_or_nothing(
     default.collect()
 
 
-def test_what_cannot_be_pickled(make_file: Any, make_manager: Any) -> None:
+def test_what_cannot_be_pickled(world: World) -> None:
     """Managers, cursors, regions and buffers over descriptors belong to their process."""
-    file = make_file(SIZE)
-    manager = make_manager(W)
+    file = world.file(SIZE)
+    manager = world.manager(W)
     number = os.open(file.path, os.O_RDONLY)
     cursor = manager.make_cursor(file.path).use_region(0, 5)
     things = [manager, cursor, cursor.region(), manager.buffer(number), cursor.buffer()]
@@ -649,9 +648,9 @@ def test_the_examples_run(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
-def test_flags_travel(make_file: Any, default: Any) -> None:
+def test_flags_travel(world: World, default: Any) -> None:
     """What must not follow links does not where it arrives."""
-    made = make_file(SIZE)
+    made = world.file(SIZE)
     file = made.path
     cursor = default.make_cursor(file)
     original = smmap.SlidingWindowMapBuffer(cursor, 0, sys.maxsize, os.O_NOFOLLOW)

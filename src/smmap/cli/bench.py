@@ -135,9 +135,9 @@ class _Bench:
     def batches(self, plan: Sequence[Read]) -> Iterator[list[list[Read]]]:
         """The plan piece by piece: in each batch a piece of every thread's slice, without files that changed."""
         share, piece = _shares(len(plan), self.settings)
-        slices = [plan[begin : begin + share] for begin in range(0, share * self.settings.threads, share)]
-        for begin in range(0, share, piece):
-            pieces = (reads[begin : begin + piece] for reads in slices)
+        slices = [plan[start : start + share] for start in range(0, share * self.settings.threads, share)]
+        for start in range(0, share, piece):
+            pieces = (reads[start : start + piece] for reads in slices)
             yield [[read for read in reads if read[0] not in self.changed] for reads in pieces]
 
     def warm(self, plan: Sequence[Read], step: Step) -> tuple[list[Read], int]:
@@ -169,7 +169,7 @@ class _Bench:
                     spare.close()  # the contender may have used up all descriptors, and checking needs one
                 else:
                     result.reads += sum(map(len, parts))
-                    result.nanoseconds += max(end for _, end, _ in done) - min(begin for begin, _, _ in done)
+                    result.nanoseconds += max(end for _, end, _ in done) - min(start for start, _, _ in done)
                 self.check(chain.from_iterable(parts), chain.from_iterable(got for _, _, got in done), result)
                 del done  # what was read is not growth
                 result.peak = result.peak.highest(self.look(contender, [] if failed else parts).since(before))
@@ -209,15 +209,15 @@ class _Bench:
 
 
 def _timed(read: Reader, reads: Sequence[Read]) -> tuple[int, int, list[Got]]:
-    """When the reads began and ended, and what each gave."""
+    """When the reads started and ended, and what each gave."""
     got: list[Got] = []
-    begin = perf_counter_ns()
+    start = perf_counter_ns()
     for path, offset, size in reads:
         try:
             got.append(read(path, offset, size))
         except FAILURES as error:
             got.append(error)
-    return begin, perf_counter_ns(), got
+    return start, perf_counter_ns(), got
 
 
 def _plain_read(path: str, offset: int, size: int) -> bytes:

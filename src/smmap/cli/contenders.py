@@ -62,7 +62,7 @@ class SmmapBuffer(Contender):
 
 
 class SmmapCursor(Contender):
-    """A cursor for each file and thread. It lets go of its region after a read: held regions cannot be evicted."""
+    """A cursor for each file and thread. It lets go of its region after a read: pinned regions cannot be evicted."""
 
     name = "smmap cursor"
 

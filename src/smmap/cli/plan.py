@@ -56,5 +56,5 @@ def _stride(count: int) -> int:
 
 
 def _sequential(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[File, int]]:
-    """Every file from its begin to its end, then again from the first."""
+    """Every file from its start to its end, then again from the first."""
     return itertools.cycle((file, offset) for file in files for offset in range(0, file.size, size))

@@ -42,9 +42,9 @@ def usage(paths: AbstractSet[str]) -> Usage:
                 # address permissions offset device inode path; private maps are those of loaded extension modules
                 fields = line.rstrip(b"\n").split(None, 5)
                 if len(fields) == 6 and fields[1].endswith(b"s") and _name(fields[5]) in paths:
-                    begin, end = fields[0].split(b"-")
+                    start, stop = fields[0].split(b"-")
                     maps += 1
-                    mapped += int(end, 16) - int(begin, 16)
+                    mapped += int(stop, 16) - int(start, 16)
     except FileNotFoundError:
         return NOTHING
     return Usage(maps, descriptors, mapped, resident)

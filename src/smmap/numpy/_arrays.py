@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer, buffer
+from .._errors import refuse_state
 from ._npy import header, short
 
 if TYPE_CHECKING:
-    from .._manager import StaticWindowMapManager
+    from .._managers import StaticWindowMapManager
 
 __all__ = ["Array", "Layout", "MappedArray", "load", "mapped", "reach", "root"]
 
@@ -30,6 +31,7 @@ class MappedArray(np.ndarray[Any, Any]):
     """
 
     __array_priority__ = -100.0
+    __setstate__ = refuse_state  # numpy's would give it other memory
 
     Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
 
@@ -50,7 +52,7 @@ class MappedArray(np.ndarray[Any, Any]):
         if self._source is not None:
             data, offset, address, kept = self._source
             owner = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
-            if owner is not None and owner is root(self) and isinstance(data._where, (str, bytes)):
+            if owner is not None and owner is root(self) and isinstance(data._access.client.where, (str, bytes)):
                 offset += self.__array_interface__["data"][0] - address
                 strides = None if self.flags.c_contiguous else self.strides
                 return self.Lazy, (data, offset, short(self.dtype), self.shape, strides)
@@ -70,14 +72,16 @@ def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedA
     never lets go of a map, the array is a copy.)
     """
     data = buffer(path, manager=manager)
-    shape, fortran, dtype, begin = header(data)
+    shape, fortran, dtype, start = header(data)
     strides = None
     if fortran and len(shape) > 1:
         strides = tuple(accumulate((dtype.itemsize, *shape[:-1]), lambda size, count: size * count))
-    needed = begin + math.prod(shape) * dtype.itemsize
+    needed = start + math.prod(shape) * dtype.itemsize
     if needed > len(data):
-        raise ValueError(f"{data._name()} is truncated: its array needs {needed} bytes, the file has {len(data)}")
-    return mapped(Layout(data, begin, dtype, shape, strides))
+        raise ValueError(
+            f"{data._access.client.name} is truncated: its array needs {needed} bytes, the file has {len(data)}"
+        )
+    return mapped(Layout(data, start, dtype, shape, strides))
 
 
 class Layout(NamedTuple):
@@ -116,7 +120,7 @@ def reach(layout: Layout) -> tuple[int, int]:
         low = offset + sum(min(step, 0) for step in steps)
         high = offset + sum(max(step, 0) for step in steps) + dtype.itemsize
     if not 0 <= low < high <= len(data):
-        raise ValueError(f"[{low}, {high}) does not lie in {data._name()}, which has {len(data)} bytes")
+        raise ValueError(f"[{low}, {high}) does not lie in {data._access.client.name}, which has {len(data)} bytes")
     return low, high
 
 

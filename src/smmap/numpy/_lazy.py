@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import numpy as np
 
+from .._buffer import SlidingWindowMapBuffer
+from .._errors import refuse_state
 from ._arrays import Array, Layout, MappedArray, mapped, reach
 from ._npy import long, plain, short
-
-if TYPE_CHECKING:
-    from .._buffer import SlidingWindowMapBuffer
 
 __all__ = ["LazyArray"]
 
@@ -29,6 +28,8 @@ class LazyArray:
 
     __hash__ = None  # type: ignore[assignment]  # as arrays, which say what `==` means
 
+    __setstate__ = refuse_state
+
     _array: MappedArray | None = None
 
     def __init__(
@@ -39,11 +40,19 @@ class LazyArray:
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None,
     ) -> None:
-        self._layout = Layout(data, offset, plain(long(dtype)), shape, strides)
+        if not isinstance(data, SlidingWindowMapBuffer):
+            raise TypeError(f"data must be a buffer of smmap, not {type(data).__name__}")
+        shape = tuple(map(operator.index, shape))
+        strides = None if strides is None else tuple(map(operator.index, strides))
+        if strides is not None and len(strides) != len(shape):
+            raise ValueError(f"strides {strides} are not those of the shape {shape}")
+        self._layout = Layout(data, operator.index(offset), plain(long(dtype)), shape, strides)
         reach(self._layout)
 
     def __repr__(self) -> str:
-        return f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout.data._name()}>"
+        return (
+            f"<smmap.numpy.LazyArray of shape {self.shape}, {self.dtype}, in {self._layout.data._access.client.name}>"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LazyArray, tuple(self._layout._replace(dtype=short(self.dtype)))
@@ -108,6 +117,9 @@ class LazyArray:
             raise ValueError("only an array of one integer, without dimensions, is an index")
         return operator.index(self._open())
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise ValueError("assignment destination is read-only")  # as arrays say; needs no file
+
     def __divmod__(self, other: Any) -> Any:
         return divmod(self._open(), _opened(other))
 
@@ -148,7 +160,7 @@ _CONVERSIONS: dict[str, Callable[..., Any]] = {
 }
 _UNARY = ["neg", "pos", "abs", "invert"]
 _BINARY = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor"]
-_OTHERS = ["getitem", "setitem", "contains", "lt", "le", "eq", "ne", "gt", "ge", *(f"i{name}" for name in _BINARY)]
+_OTHERS = ["getitem", "contains", "lt", "le", "eq", "ne", "gt", "ge", *(f"i{name}" for name in _BINARY)]
 
 for _name, _operation in _CONVERSIONS.items():
     setattr(LazyArray, f"__{_name}__", _done(_operation))

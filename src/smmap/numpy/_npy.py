@@ -21,19 +21,19 @@ _BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, 
 
 
 def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether in Fortran order, dtype, and where the array begins in a `.npy` file."""
-    name = data._name()
-    start = data[: npy.MAGIC_LEN + 4]
-    if start[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(start) < npy.MAGIC_LEN:
-        hint = "; np.load(smmap.open(path)) reads .npz" if start[:2] == b"PK" else ""
+    """Shape, whether in Fortran order, dtype, and where the array starts in a `.npy` file."""
+    name = data._access.client.name
+    head = data[: npy.MAGIC_LEN + 4]
+    if head[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(head) < npy.MAGIC_LEN:
+        hint = "; np.load(smmap.open(path)) reads .npz" if head[:2] == b"PK" else ""
         raise ValueError(f"{name} is not a .npy file{hint}")
-    version = start[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
+    version = head[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
     try:
         if version not in (b"\1\0", b"\2\0", b"\3\0"):
             raise ValueError(f"format {version[0]}.{version[1]} is not known")
-        begin = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
-        (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", start[npy.MAGIC_LEN : begin])
-        text = data[begin : begin + min(size, _LONGEST_HEADER)]
+        start = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
+        (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", head[npy.MAGIC_LEN : start])
+        text = data[start : start + min(size, _LONGEST_HEADER)]
         if len(text) < size:
             raise ValueError(f"the header of {size} bytes is cut or too long")
         if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
@@ -41,7 +41,7 @@ def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtyp
         shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(text)) + text))
         if any(length < 0 for length in shape):
             raise ValueError(f"no array has the shape {shape}")
-        return shape, fortran, plain(dtype), begin + size
+        return shape, fortran, plain(dtype), start + size
     except _BAD_HEADER as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -13,8 +13,8 @@ import numpy as np
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer, buffer
 from .._default import chosen
-from .._errors import ClosedError, LimitError
-from .._status import examine
+from .._errors import ClosedError, LimitError, refuse_state
+from .._files import absolute, examine
 from ._arrays import Array, root
 from ._npy import header, in_a_row, long, short
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .._manager import StaticWindowMapManager
+    from .._managers import StaticWindowMapManager
 
 __all__ = ["Shards"]
 
@@ -55,6 +55,8 @@ class Shards:
 
     ndim = 1
 
+    __setstate__ = refuse_state
+
     def __init__(
         self,
         paths: Iterable[Any],
@@ -65,19 +67,19 @@ class Shards:
     ) -> None:
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths must be several paths, as in a list, not {type(paths).__name__}")
-        names = [os.fsdecode(_system.name_of(path)) for path in paths]
+        names = [_name(path) for path in paths]
         if manager is not None:
             chosen(manager)
         offset = index(offset)
         if offset < 0:
             raise ValueError(f"offset must not be negative: {offset}")
         kind = None if dtype is None else in_a_row(np.dtype(dtype))
-        sizes, mtimes, begins, counts = [], [], [], []
+        sizes, mtimes, offsets, counts = [], [], [], []
         for name in names:
             if dtype is None or name.endswith(".npy"):
                 with buffer(name, manager=manager) as data:
-                    size, mtime = len(data), data._file.mtime  # type: ignore[union-attr]
-                    shape, _, found, begin = header(data)
+                    size, mtime = len(data), data._access.client.mtime
+                    shape, _, found, start = header(data)
                 if len(shape) != 1:
                     raise ValueError(f"{name}: the array has {len(shape)} dimensions, Shards takes 1")
                 if kind is not None and found != kind:
@@ -86,17 +88,17 @@ class Shards:
             else:
                 assert kind is not None
                 status = examine(name)
-                size, mtime, begin = status.st_size, status.st_mtime_ns, offset
-                count, rest = divmod(size - begin, kind.itemsize)
+                size, mtime, start = status.size, status.mtime, offset
+                count, rest = divmod(size - start, kind.itemsize)
                 if rest or count < 0:
-                    raise ValueError(f"{name}: {size} bytes are not {begin} and then elements of {kind.itemsize} bytes")
+                    raise ValueError(f"{name}: {size} bytes are not {start} and then elements of {kind.itemsize} bytes")
             sizes.append(size)
             mtimes.append(mtime)
-            begins.append(begin)
+            offsets.append(start)
             counts.append(count)
         if kind is None:
             raise ValueError("without any path, a dtype must be given")
-        self._become(names, kind, sizes, mtimes, begins, counts, manager)
+        self._become(names, kind, sizes, mtimes, offsets, counts, manager)
 
     def _become(
         self,
@@ -104,7 +106,7 @@ class Shards:
         dtype: np.dtype[Any],
         sizes: list[int],
         mtimes: list[int],
-        begins: list[int],
+        offsets: list[int],
         counts: list[int],
         manager: StaticWindowMapManager | None,
     ) -> None:
@@ -112,12 +114,12 @@ class Shards:
         self._paths = paths
         self._sizes = sizes
         self._mtimes = mtimes
-        self._begins = begins
+        self._offsets = offsets
         self._counts = counts
         self._manager = manager
-        for path, size, begin, count in zip(paths, sizes, begins, counts):
-            if count < 0 or not 0 <= begin <= begin + count * dtype.itemsize <= size:
-                raise ValueError(f"{path} is truncated: {count} elements from {begin} on are not in {size} bytes")
+        for path, size, start, count in zip(paths, sizes, offsets, counts):
+            if count < 0 or not 0 <= start <= start + count * dtype.itemsize <= size:
+                raise ValueError(f"{path} is truncated: {count} elements from {start} on are not in {size} bytes")
         self._starts = [0, *accumulate(counts)]
         self._start_array = np.array(self._starts, np.int64)
         self._buffers: list[SlidingWindowMapBuffer | None] | None = [None] * len(paths)
@@ -146,9 +148,9 @@ class Shards:
         common = _common(self._paths)
         names = "\0".join(path[len(common) :] for path in self._paths)
         itemsize = self._dtype.itemsize
-        counts = [(size - begin) // itemsize for size, begin in zip(self._sizes, self._begins)]
+        counts = [(size - start) // itemsize for size, start in zip(self._sizes, self._offsets)]
         state = len(self._paths), common, names, short(self._dtype)
-        lists = self._sizes, self._mtimes, self._begins, None if counts == self._counts else self._counts
+        lists = self._sizes, self._mtimes, self._offsets, None if counts == self._counts else self._counts
         return _shards, (*state, *map(_packed, lists))
 
     def __copy__(self) -> Shards:
@@ -240,8 +242,8 @@ class Shards:
         if not 0 <= place < size:
             raise IndexError(f"index {wanted} is out of bounds for {size} elements")
         shard = bisect_right(self._starts, place) - 1
-        begin = (place - self._starts[shard]) * self._dtype.itemsize
-        return np.frombuffer(self._open(shard)[begin : begin + self._dtype.itemsize], self._dtype)[0]
+        offset = (place - self._starts[shard]) * self._dtype.itemsize
+        return np.frombuffer(self._open(shard)[offset : offset + self._dtype.itemsize], self._dtype)[0]
 
     def _span(self, start: int, stop: int) -> Array:
         """[start, stop), read-only."""
@@ -265,15 +267,15 @@ class Shards:
             shard += 1
         return _read_only(joined)
 
-    def _bytes(self, shard: int, begin: int, end: int) -> Any:
+    def _bytes(self, shard: int, start: int, stop: int) -> Any:
         """Bytes of one file: without a copy if they are many and there is a handle for it."""
         data = self._open(shard)
-        if end - begin >= _SMALL and not _system.PYPY:
+        if stop - start >= _SMALL and not _system.PYPY:
             try:
-                return data.view(begin, end)
+                return data.view(start, stop)
             except LimitError:
                 pass
-        return data[begin:end]
+        return data[start:stop]
 
     def _stride(self, chosen: range) -> Array:
         """Elements at equal distances, read-only."""
@@ -330,15 +332,15 @@ class Shards:
         firsts = np.concatenate([[0], borders])
         lasts = np.concatenate([borders, [len(places)]])
         found = np.empty(len(places), self._dtype)
-        for first, last, shard, begin, end in zip(
+        for first, last, shard, start, stop in zip(
             firsts.tolist(),
             lasts.tolist(),
             shards[firsts].tolist(),
             offsets[firsts].tolist(),
             (offsets[lasts - 1] + itemsize).tolist(),
         ):
-            block = np.frombuffer(self._open(shard)[begin:end], self._dtype)
-            found[first:last] = block[(offsets[first:last] - begin) // itemsize] if last - first > 1 else block
+            block = np.frombuffer(self._open(shard)[start:stop], self._dtype)
+            found[first:last] = block[(offsets[first:last] - start) // itemsize] if last - first > 1 else block
         return found
 
     # Files
@@ -350,10 +352,10 @@ class Shards:
             raise self._closed_error()
         data = buffers[shard]
         if data is None:
-            data = buffers[shard] = SlidingWindowMapBuffer.later(
+            data = buffers[shard] = SlidingWindowMapBuffer._later(
                 self._manager,
                 self._paths[shard],
-                self._begins[shard],
+                self._offsets[shard],
                 self._counts[shard] * self._dtype.itemsize,
                 self._sizes[shard],
                 self._mtimes[shard],
@@ -366,6 +368,11 @@ class Shards:
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} cannot be read")
+
+
+def _name(path: Any) -> str:
+    name: Any = absolute(os.fspath(path))  # descriptors are no paths
+    return os.fsdecode(name)
 
 
 def _as_integer(key: Any) -> int | None:
@@ -382,7 +389,7 @@ def _read_only(array: Array) -> Array:
 
 
 def _common(names: list[str]) -> str:
-    """What all names begin with."""
+    """What all names start with."""
     low, high = min(names, default=""), max(names, default="")
     length = 0
     while low[length : length + 1] == high[length : length + 1] != "":
@@ -409,12 +416,12 @@ def _shards(count: int, common: str, names: str, dtype: Any, *lists: Any) -> Sha
     shards = Shards.__new__(Shards)
     kind = long(dtype)
     paths = [common + name for name in names.split("\0")] if count else []
-    sizes, mtimes, begins = (_unpacked(packed, count) for packed in lists[:3])
+    sizes, mtimes, offsets = (_unpacked(packed, count) for packed in lists[:3])
     if lists[3] is None:
-        counts = [(size - begin) // kind.itemsize for size, begin in zip(sizes, begins)]
+        counts = [(size - start) // kind.itemsize for size, start in zip(sizes, offsets)]
     else:
         counts = _unpacked(lists[3], count)
-    if {len(paths), len(sizes), len(mtimes), len(begins), len(counts)} != {count}:
+    if {len(paths), len(sizes), len(mtimes), len(offsets), len(counts)} != {count}:
         raise ValueError("not what Shards pickles to")
-    shards._become(paths, kind, sizes, mtimes, begins, counts, None)
+    shards._become(paths, kind, sizes, mtimes, offsets, counts, None)
     return shards

@@ -1,0 +1,283 @@
+"""What one manager has mapped and open, in the order in which it goes, and what the limits leave room for.
+
+Knows no lock, no names and no requests: the manager calls all of this under its lock. Each eviction is O(1).
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from itertools import islice
+from typing import Any, Callable, NamedTuple, TypeVar
+
+from . import _system
+from ._engine import chosen as engine
+from ._errors import LimitError
+from ._files import File
+from ._system import HandleLimits, Where, called, named, span_of
+from ._window import ALLOCATIONGRANULARITY
+
+__all__ = ["Cache", "Stats"]
+
+T = TypeVar("T")
+
+
+class Stats(NamedTuple):
+    """What a manager has mapped, has done, and may do. Sizes are in bytes."""
+
+    mapped: int
+    """Regions mapped now: pinned + idle + detached."""
+    pinned: int
+    """Regions that cursors use: they cannot be evicted."""
+    idle: int
+    """Regions that may be evicted."""
+    detached: int
+    """Regions evicted already, but kept alive by views of the user's."""
+    mapped_memory: int
+    """Bytes mapped now, in detached regions too."""
+    files: int
+    """Files of which regions are mapped."""
+    descriptors: int
+    """Cached descriptors: kept open for the next miss or cold read."""
+    hits: int
+    """Reads that found their window mapped."""
+    misses: int
+    """Windows that had to be mapped."""
+    evictions: int
+    """Regions that the manager dropped."""
+    cold_reads: int
+    """Reads of windows that were not mapped, by descriptor."""
+    peak_mapped: int
+    """The most regions at a time."""
+    peak_memory: int
+    """The most bytes at a time."""
+    window_size: int
+    """Size of a window; 0 stands for whole files."""
+    max_memory_size: int
+    """Above this, idle regions are evicted."""
+    max_open_handles: int
+    """The most maps and cached descriptors together: a hard limit if the user set it, else a target."""
+
+
+class Cache:
+    """The idle regions and cached descriptors of one manager, and the count of all its regions."""
+
+    def __init__(self, max_memory: int, max_handles: int) -> None:
+        self.ledger = engine.Ledger()
+        self.idle = engine.Order()
+        """Idle regions, by entry."""
+        self.open = engine.Order()
+        """Files with a cached descriptor."""
+        self.max_memory = max_memory
+        self.closed = False
+        self.cold_reads = 0
+        self._max_handles = max_handles
+        self._limits: HandleLimits | None = None
+        self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
+
+    @property
+    def limits(self) -> HandleLimits:
+        """The limits of handles, read from the system when first needed. Needs no lock."""
+        if self._limits is None:
+            self._limits = _system.handle_limits(self._max_handles)
+        return self._limits
+
+    # Regions
+
+    def count_miss(self) -> None:
+        """A region was made."""
+        self._misses += 1
+        self._peak_mapped = max(self._peak_mapped, self.ledger.mapped)
+        self._peak_memory = max(self._peak_memory, self.ledger.memory)
+
+    def use(self, region: Any) -> None:
+        """A region that no cursor pins is used now: it goes last. One that was detached is idle again."""
+        self.idle.add(region.entry, region)
+
+    def dropped(self, region: Any) -> None:
+        """The manager no longer refers to a region: it is unmapped as soon as nobody else does."""
+        self._evictions += 1
+        region.drop(self.ledger)
+
+    def evict(self, entry: Any) -> bool:
+        """Evict the region of which a table has this entry, if it is idle; whether it was."""
+        region = entry()
+        if region is None or not self.idle.remove(entry) or region.pins:
+            return False
+        self.dropped(region)
+        return True
+
+    def evict_file(self, file: File, most: int = sys.maxsize) -> int:
+        """Evict the idle regions of a file, no more than `most`; how many went."""
+        return sum(self.evict(entry) for entry in list(islice(file.table.values(), most)))
+
+    def unload(self) -> int:
+        """Drop every idle region and cached descriptor; how many regions went."""
+        before = self._evictions
+        while len(self.open):
+            self.uncache(self.open.oldest())
+        while len(self.idle):
+            self._evict_oldest()
+        return self._evictions - before
+
+    # Limits
+
+    def has_room(self) -> bool:
+        """Whether one more region fits the hard limit of handles, if need be after an eviction."""
+        return not self.limits.hard or self.ledger.mapped < self.limits.handles or len(self.idle) > 0
+
+    def make_room(self, where: Where, size: int) -> None:
+        """Evict what has to go for a region of `size` bytes; `LimitError` if that is not enough."""
+        self.trim(None, size, 1)
+        if self.limits.hard and self.ledger.mapped >= self.limits.handles:
+            raise LimitError(errno.EMFILE, f"max_open_handles is {self.limits.handles}, {self._kept()}", called(where))
+
+    def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
+        """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; how many went.
+
+        The last `keep` of them stay. A `pinned` region larger than the limit of memory makes no room for itself, nor
+        does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
+        """
+        ledger, most, before = self.ledger, self.limits.handles - handles, self._evictions
+        memory = self.max_memory - size
+        if memory < 0 or (pinned is not None and pinned.stop - pinned.start > memory):
+            memory = sys.maxsize
+        lingering: list[int] = []  # sizes of what was evicted here, and waits for PyPy's garbage collector
+        while ledger.mapped + len(self.open) - len(lingering) > most or ledger.memory - sum(lingering) > memory:
+            if len(self.open) and ledger.mapped + len(self.open) - len(lingering) > most:
+                self.uncache(self.open.oldest())
+            elif len(self.idle) > keep:
+                lingering += self._evict_oldest()
+            else:
+                break
+        self.idle.crowded = self.closed or ledger.memory > self.max_memory or ledger.mapped > self.limits.handles
+        return self._evictions - before
+
+    def _evict_oldest(self) -> list[int]:
+        """Evict the region used least recently. On PyPy its size, if only a garbage collection may unmap it."""
+        try:
+            region = self.idle.pop_oldest()
+        except KeyError as error:  # a cursor took the last one in this moment
+            if error.args != ("dictionary is empty",):
+                raise
+            return []
+        if region.pins:  # likewise
+            return []
+        self.dropped(region)
+        lingers = _system.PYPY and not region.closed
+        size = region.stop - region.start
+        del region
+        self.ledger.settle()
+        return [size] if lingers else []
+
+    def attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
+        """`call(*args)`; where the system has run out, drop what is cached, piece by piece, and try again.
+
+        Errors name the file, and the span [start, stop) unless that is empty.
+        """
+        while True:
+            try:
+                return call(*args)
+            except (OSError, MemoryError) as error:
+                code = _system.code_of(error)
+                if code not in _system.REFUSALS:
+                    raise named(error, where, start, stop) from None
+            if not self._relieve(code):
+                message = f"{span_of(start, stop)}{_system.advice_for(code)}; {self._kept()}"
+                raise LimitError(code, message, called(where))
+
+    def _relieve(self, code: int) -> bool:
+        """Drop the one thing that is worth least among what may help; False if there is none."""
+        short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
+        if short_of_descriptors and len(self.open):
+            self.uncache(self.open.oldest())
+        elif len(self.idle) and (_system.MAP_COSTS_DESCRIPTOR or not short_of_descriptors):
+            self._evict_oldest()
+        else:
+            return False
+        return True
+
+    def _kept(self) -> str:
+        counts = self.stats(0)
+        return (
+            f"{counts.pinned} regions are pinned by cursors and {counts.detached} kept by views: let go of some, "
+            "or raise the limit"
+        )
+
+    # Descriptors
+
+    def cache(self, file: File, descriptor: Any) -> None:
+        """Keep a file's descriptor for later, as far as there are handles to spare."""
+        limits = self.limits
+        room = min(limits.handles - self.ledger.mapped, limits.descriptors) if _system.KEEPS_DESCRIPTORS else 0
+        kept = file.descriptor
+        if room <= 0 or descriptor.closed or (kept is not None and not kept.closed and file in self.open):
+            return
+        while len(self.open) >= room:
+            self.uncache(self.open.oldest())
+        self.open.add(file, file)
+        descriptor.cached = True
+        file.descriptor = descriptor
+
+    def uncache(self, file: File) -> None:
+        """Close a file's cached descriptor, once nobody reads by it."""
+        descriptor = file.descriptor
+        if descriptor is not None:
+            descriptor.cached = False
+            descriptor.close()
+            file.descriptor = None
+        self.open.remove(file)  # last: an exception raised before is no reason to forget it
+
+    # Reports
+
+    def regions(self) -> list[Any]:
+        """All regions that live."""
+        return [region for region in (entry() for entry in self.ledger.living.copy().values()) if region is not None]
+
+    def stats(self, window_size: int) -> Stats:
+        """All counters. What died since the ledger was settled may still be counted."""
+        regions = self.regions()
+        pinned = sum(region.pinned for region in regions)
+        mapped, idle = self.ledger.mapped, sum(not region.pinned for region in self.idle)
+        return Stats(
+            mapped=mapped,
+            pinned=pinned,
+            idle=idle,
+            detached=mapped - pinned - idle,
+            mapped_memory=self.ledger.memory,
+            files=len({region.file for region in regions}),
+            descriptors=sum(not (file.descriptor is None or file.descriptor.closed) for file in self.open),
+            hits=self.idle.hits,
+            misses=self._misses,
+            evictions=self._evictions,
+            cold_reads=self.cold_reads,
+            peak_mapped=self._peak_mapped,
+            peak_memory=self._peak_memory,
+            window_size=window_size,
+            max_memory_size=self.max_memory,
+            max_open_handles=self.limits.handles,
+        )
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        ledger = self.ledger
+        for _ in range(1000):
+            regions = self.regions()  # none of them can die from here on
+            ledger.settle()
+            if ledger.mapped == len(regions):
+                break
+            time.sleep(0.001)  # another thread is unmapping one in this moment
+        assert ledger.mapped == len(regions), "a dead region is counted"
+        assert ledger.memory == sum(region.stop - region.start for region in regions), "memory is miscounted"
+        assert not self.limits.hard or ledger.mapped <= self.limits.handles, "more regions than handles"
+        for region in regions:
+            assert 0 <= region.start < region.stop <= region.file.status.size, "a region exceeds its file"
+            assert region.start % ALLOCATIONGRANULARITY == 0, "a region starts unaligned"
+            assert not region.closed, "a counted region is unmapped"
+        for region in self.idle:
+            assert region in regions, "idle but not counted"
+            assert region.file.table.find(region.key) is region, "an idle region that cannot be found"
+        for file in {region.file for region in regions}:
+            descriptor = file.descriptor
+            assert descriptor is None or descriptor.closed or file in self.open, "a cached descriptor is not counted"

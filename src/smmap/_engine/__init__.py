@@ -1,0 +1,82 @@
+"""The engine: what must be fast. This page is its contract; the plain engine is the one to read, after `_manager.py`.
+
+An engine is the mechanism under the policy of `_manager.py`. It decides nothing: not what is mapped, not which region
+goes, not what an error says. A module that is an engine exports, and nothing else:
+
+- `Ledger()`: counts the regions that live, each from when it is made until it dies, in one step each, whatever
+  exception is raised meanwhile. `mapped` (regions) and `memory` (bytes) are exact after `settle()`, which takes note of
+  those that died; all three are called under the manager's lock. `living` has an entry for each.
+- `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
+  when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
+  has them; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the region alive;
+  `shared()` is what a cursor's `map()` gives; `exported` says whether there ever was either. `reads`: it is a copy in
+  memory, not a map of the file. Cursors call `pin(cursor)` and `unpin(id(cursor), idle)`, without a lock; after the
+  last one the region is idle. `pins` counts them, `holders()` has them, `pinned` looks whether one truly has it,
+  `revoke()` takes it away from them. `drop(ledger)` is called when the manager drops it: where objects die late, it is
+  unmapped at once unless a view may exist; `closed` is true then.
+- `region.entry`, in tables and orders, refers to a region weakly: `entry()` is the region, or None once it is dying.
+- `Table()`: a file's regions by window, each as long as it lives. `find(key)` is the living region or None, `regions()`
+  has all of them, `values()` their entries.
+- `Order()`: what may be dropped, least recently used first: regions by entry, or files with a cached descriptor by
+  themselves. `add`, `touch` (go last), `remove`, `oldest`, `pop_oldest` are O(1), atomic, and need no lock. `hits`
+  counts windows that a read found mapped. The policy sets `crowded` where it must look after each region that becomes
+  idle.
+- `Access(client, offset, size, window, idle)`: all that a buffer's or cursor's reads go by, made once and never
+  changed. Who gets another file gets another record, so a read that took one record sees one file.
+  `Access.closed(client, ...)` reads nothing; a `pending` one opens its file at the first read.
+- `BufferBase`: `len`, `buf[i]`, `buf[i:j]`, `view`, the buffer protocol, and `_copy`, `_found`, `_read_into`, `_slice`
+  over an `Access`. It serves what is mapped itself, notes each use in the order, reads a cold range by the cached
+  descriptor and pays rent for it (`manager.rents`, `manager.count_cold_read`). For all else it asks the policy:
+  `_ready` (open the file, or refuse), `manager.fetch` (a copy of a cold range), `manager.map_range` (a region for a
+  view), `manager.keep` (a detached region was used).
+- `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
+  all else it asks the policy: `_move`, `_lost`, `manager.soon(manager.tidy, ...)`.
+- `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
+  when the last thread that uses it (`use`, `done`, `read`) has done so, or when it dies.
+- `read_at(number, size, offset)`: the bytes there, fewer only where the file ends.
+- `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
+  cannot map, by reading; None if the file does not reach so far.
+
+System calls release the interpreter's lock. No engine holds a lock of its own while user code may run.
+
+The engine is chosen once, when smmap is imported: the fastest there is, unless `SMMAP_ENGINE` in the environment names
+one ("plain" or "fast"; `ImportError` if that one is not there). `smmap.engine` is its name, `smmap.engine_error` says
+why the fast one is not in use ("" if it is).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import plain as chosen
+
+__all__ = ["chosen", "engine", "engine_error"]
+
+
+def _choose(wanted: str) -> tuple[str, str]:
+    """The engine's name, and why it is not the fast one."""
+    if wanted not in ("", "plain", "fast"):
+        raise ImportError(f'SMMAP_ENGINE must be "plain" or "fast", not {wanted!r}')
+    if wanted == "plain":
+        return wanted, 'SMMAP_ENGINE is "plain"'
+    try:
+        importlib.import_module(f"{__name__}.fast")
+    except ImportError as error:
+        if wanted:
+            raise ImportError(
+                f"SMMAP_ENGINE is {wanted!r}, but it cannot be loaded: {error}", name=error.name
+            ) from None
+        return "plain", str(error)
+    return "fast", ""
+
+
+engine: str
+"""The engine that runs: "fast" or "plain"."""
+engine_error: str
+"""Why the fast engine is not in use; empty if it is."""
+engine, engine_error = _choose(os.environ.get("SMMAP_ENGINE", ""))
+if not TYPE_CHECKING:
+    chosen = importlib.import_module(f"{__name__}.{engine}")

@@ -1,0 +1,226 @@
+"""The plain engine: what `__init__.py` promises, in pure Python. This is its part that calls the system.
+
+After `_manager.py` read `plain_regions.py` and `plain_clients.py`, then this.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from typing import Any
+
+from .._files import File, Status, status_of
+from .._system import KEEPS_DESCRIPTORS, MAP_COSTS_DESCRIPTOR, OPENING, REFUSALS, Where
+from .._window import Window
+from .plain_clients import Access, BufferBase, CursorBase
+from .plain_regions import Ledger, Order, Region, Table
+
+__all__ = [
+    "Access",
+    "BufferBase",
+    "CursorBase",
+    "Descriptor",
+    "Ledger",
+    "Order",
+    "Region",
+    "Table",
+    "map_window",
+    "open_file",
+    "read_at",
+    "read_window",
+]
+
+_MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}  # the map needs no descriptor afterwards
+_LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
+_STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
+
+
+class _Numbers(weakref.ref["Descriptor"]):
+    """The numbers of a descriptor, to be closed after its death if its finalizer was cut short."""
+
+    __slots__ = ("held", "retired")
+
+    held: list[int]
+    retired: list[int]
+
+
+_numbers: dict[int, _Numbers] = {}
+_orphaned: deque[_Numbers] = deque()
+
+
+class Descriptor:
+    """A descriptor of our own. Its number is never lost between being opened and being owned: that is one call of C."""
+
+    __slots__ = ("__weakref__", "_held", "_retired", "_users", "cached")
+
+    def __init__(self, opened: Any) -> None:
+        self._users: list[None] = []
+        self._retired: list[int] = []
+        self._held: list[int] = []
+        self.cached = False
+        numbers = _Numbers(self, _orphaned.append)
+        numbers.held, numbers.retired = self._held, self._retired
+        _numbers[id(numbers)] = numbers
+        self._held.extend(opened)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed. Those who use it already may go on."""
+        return not self._held
+
+    @property
+    def number(self) -> int:
+        """The number for system calls; -1 once it was closed. For those who use it."""
+        return next(iter((*self._held, *self._retired)), -1)
+
+    def use(self) -> None:
+        """Keep it from being closed until `done`, by this thread."""
+        self._users.append(None)
+
+    def done(self) -> None:
+        """The opposite of `use`."""
+        self._users.pop()
+        if self._retired and not self._users:  # in this order: once retired, no newcomer gets the number
+            _close_all(self._retired)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`, fewer only where the file ends; nothing if it was closed."""
+        self.use()  # first: who closes takes the number away, and then looks for users
+        try:
+            return b"".join([read_at(number, size, offset) for number in self._held])
+        finally:
+            self.done()
+
+    def close(self) -> None:
+        """Close it; if a thread uses it now, once that is done."""
+        _move_all(self._held, self._retired)
+        if not self._users:
+            _close_all(self._retired)
+
+    def __del__(self) -> None:
+        for name in ("_held", "_retired"):  # also where an exception left it in use; there are none if it was cut short
+            _close_all(getattr(self, name, []))
+
+
+def _move_all(source: list[int], target: list[int]) -> None:
+    """Move each number, whatever a signal handler raises: it is taken and added in one call of C code."""
+    try:
+        target.extend(map(source.pop, range(len(source))))
+    except IndexError as error:
+        if error.args != _TAKEN:
+            raise
+
+
+def _close_all(numbers: list[int]) -> None:
+    """Close each number exactly once, in the same way."""
+    try:
+        list(map(os.close, map(numbers.pop, range(len(numbers)))))
+    except IndexError as error:
+        if error.args != _TAKEN:
+            raise
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise  # else the number is closed nevertheless, and nothing was written that could be lost
+
+
+_TAKEN = ("pop from empty list",)  # by another thread, in this moment
+
+
+def _close_orphans() -> None:
+    """Close what finalizers that were cut short have left open."""
+    for numbers in list(_orphaned):
+        _close_all(getattr(numbers, "held", []))
+        _close_all(getattr(numbers, "retired", []))
+        _numbers.pop(id(numbers), None)
+        try:
+            _orphaned.remove(numbers)
+        except ValueError as error:
+            if numbers in _orphaned or len(error.args) != 1:  # else another thread was faster
+                raise
+
+
+def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
+    """A descriptor of our own, read-only and not inherited, of the path or of the user's descriptor; and its status.
+
+    A duplicate of a user's descriptor would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write,
+    and keep them after the user closed it; Linux can open the same file anew.
+    """
+    _close_orphans()
+    path: Any = f"/proc/self/fd/{where}" if isinstance(where, int) else where
+    try:
+        descriptor = Descriptor(map(os.open, (path,), (OPENING | flags,)))
+    except OSError as error:
+        if not isinstance(where, int) or error.errno is None or error.errno in REFUSALS:
+            raise
+        descriptor = Descriptor(map(os.dup, (where,)))
+    return descriptor, status_of(os.fstat(descriptor.number))
+
+
+def read_at(number: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes at `offset`; fewer only where the file ends."""
+    if not KEEPS_DESCRIPTORS:
+        os.lseek(number, offset, os.SEEK_SET)  # only ever a descriptor that no one else uses
+        return os.read(number, size)
+    data = os.pread(number, min(size, _LONGEST_READ), offset)
+    if len(data) == size:
+        return data
+    pieces = []
+    while data:
+        pieces.append(data)
+        offset += len(data)
+        size -= len(data)
+        data = os.pread(number, min(size, _LONGEST_READ), offset) if size else b""
+    return b"".join(pieces)
+
+
+def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
+    """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
+    _, start, stop = window
+    if os.fstat(number).st_size < stop:  # a map past the end could be made, but not be read
+        return None
+    try:
+        region = Region(number, stop - start, access=mmap.ACCESS_READ, offset=start, **_MAPPING)
+    except ValueError:  # CPython looks at the size, too
+        if os.fstat(number).st_size < stop:
+            return None
+        raise
+    wanted = None if advice == "normal" else getattr(mmap, f"MADV_{advice.upper()}", None)
+    if wanted is not None:
+        try:
+            region.madvise(wanted)
+        except OSError as error:
+            if error.errno is None:  # the handler of a signal raised it; else: it was advice
+                raise
+    return region.become(ledger, file, window, reads=False)
+
+
+def read_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
+    """The bytes of a window in memory of our own; None if the file does not reach so far.
+
+    They go through a file in memory: only a map of a file can be read-only for everybody.
+    """
+    _, start, stop = window
+    copied = _memory_file()
+    try:
+        done = 0
+        while done < stop - start:
+            piece = read_at(number, min(_STEP, stop - start - done), start + done)
+            if not piece:
+                return None
+            done += os.write(copied.number, piece)
+        region = Region(copied.number, stop - start, access=mmap.ACCESS_READ, **_MAPPING)
+    finally:
+        copied.close()
+    return region.become(ledger, file, window, reads=True)
+
+
+def _memory_file() -> Descriptor:
+    """A new file without a name: in memory, where the system has that."""
+    if hasattr(os, "memfd_create"):
+        return Descriptor(map(os.memfd_create, ("smmap",)))
+    import tempfile
+
+    with tempfile.TemporaryFile(buffering=0) as file:
+        return Descriptor(map(os.dup, (file.fileno(),)))

@@ -1,0 +1,335 @@
+"""The plain engine's buffers and cursors: reads that find their window mapped, and cold reads by a cached descriptor.
+
+Both go by an `Access` record, and touch three things: the file's table, the order of idle regions, and the region.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from operator import index
+from typing import Any
+
+from .._files import Client
+from .._system import PYPY, REFUSALS, code_of, named
+from .plain_regions import Order, Region, Table
+
+__all__ = ["Access", "BufferBase", "CursorBase"]
+
+_ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
+_STEP = 1 << 20  # bytes copied at once where a range is copied piece by piece
+_BLOCK = 1 << 16  # bytes copied at once for a slice with a step
+_CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
+
+
+class Access:
+    """All that a buffer's reads go by. Never changed: no named tuple, since slots are read twice as fast."""
+
+    __slots__ = ("client", "idle", "offset", "opened", "pending", "size", "table", "window")
+
+    def __init__(
+        self,
+        client: Client,
+        offset: int,
+        size: int,
+        window: int,
+        idle: Order,
+        opened: bool = True,
+        pending: bool = False,
+    ) -> None:
+        """Reads of [offset, offset + size) of the client's file, through windows of that size (0: the whole file)."""
+        self.client = client
+        self.table: Table = client.file.table if opened else _NO_TABLE
+        self.size = size
+        self.window = window or max(client.size, 1)
+        self.offset = offset
+        self.idle = idle
+        self.opened = opened
+        self.pending = pending
+        """Whether the file is opened at the first read."""
+
+    @classmethod
+    def closed(cls, client: Client, offset: int = 0, size: int = 0, pending: bool = False) -> Access:
+        """Nothing can be read by it; a size says how much there will be once the file was opened."""
+        return cls(client, offset, size, 1, _NO_ORDER, False, pending)
+
+
+_NO_TABLE = Table()
+_NO_ORDER = Order()
+
+
+class BufferBase:
+    """The bytes of a file, through its windows. See `SlidingWindowMapBuffer`."""
+
+    __slots__ = ("__weakref__", "_access")
+
+    _access: Access
+
+    def _ready(self) -> Access:
+        """The record that reads go by, of a file that is open now."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self._access.size
+
+    def __getitem__(self, key: Any) -> Any:
+        access = self._access
+        if type(key) is int:
+            if 0 <= key < access.size:
+                position = key + access.offset
+                entry = access.table.get(position // access.window)
+                region = None if entry is None else entry()
+                if region is not None and (region.pinned_by or access.idle.touch(entry)):
+                    try:
+                        byte = region[position - region.start]
+                        access.idle.hits += 1
+                        return byte
+                    except ValueError:  # PyPy: evicted and unmapped by another thread
+                        if not region.closed:
+                            raise
+                return self._copy(access, key, key + 1)[0]
+            return self._item(key)
+        if type(key) is slice:
+            start, stop = key.start, key.stop
+            if type(start) is type(stop) is int and key.step is None and 0 <= start < stop <= access.size:
+                position, end = start + access.offset, stop + access.offset
+                entry = access.table.get(position // access.window)
+                region = None if entry is None else entry()
+                if region is not None and end <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+                    try:
+                        data = region[position - region.start : end - region.start]
+                        access.idle.hits += 1
+                        return data
+                    except ValueError:  # as above
+                        if not region.closed:
+                            raise
+                return self._copy(access, start, stop)
+            return self._slice(key)
+        return self._item(int(index(key)))
+
+    def _item(self, key: int) -> Any:
+        """The byte at an index that counts from the end, or is out of range."""
+        access = self._ready()
+        size = access.size
+        if not -size <= key < size:
+            raise IndexError(f"index {key} is out of range: the buffer has {size} bytes")
+        return self._copy(access, key % size, key % size + 1)[0]
+
+    def _slice(self, key: slice) -> bytes:
+        """Any slice."""
+        access = self._ready()
+        start, stop, step = key.indices(access.size)
+        return self._copy(access, start, stop) if step == 1 else self._steps(access, range(start, stop, step))
+
+    def _steps(self, access: Access, chosen: range) -> bytes:
+        """The bytes at these places: copied as blocks where they lie close together, else one by one."""
+        if chosen.step < 0:
+            return self._steps(access, chosen[::-1])[::-1]
+        found = bytearray(len(chosen))
+        count = max(_BLOCK // chosen.step, 1) if chosen.step <= _CLOSE else 1
+        for at in range(0, len(chosen), count):
+            part = chosen[at : at + count]
+            found[at : at + count] = self._copy(access, part[0], part[-1] + 1)[:: part.step]
+        return bytes(found)
+
+    def _copy(self, access: Access, start: int, stop: int) -> bytes:
+        """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
+        if start >= stop:
+            return b""
+        if not access.opened:
+            access = self._ready()
+        position, end = start + access.offset, stop + access.offset
+        if (end - 1) // access.window == position // access.window and end - position <= _ONE_PIECE:
+            return self._piece(access, position, end)
+        joined = io.BytesIO()  # gives its bytes away without a copy
+        joined.seek(stop - start - 1)
+        joined.write(b"\0")
+        with joined.getbuffer() as target:
+            self._read_into(access, start, target)
+        return joined.getvalue()
+
+    def _found(self, access: Access, start: int, stop: int) -> Region | None:
+        """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
+        region = access.table.find(start // access.window)
+        if region is None or region.stop < stop:
+            return None
+        idle, entry = access.idle, region.entry
+        idle.hits += 1
+        if not (region.pinned_by or idle.touch(entry)):
+            access.client.manager.keep(access.client, region)
+        return region
+
+    def _piece(self, access: Access, start: int, stop: int) -> bytes:
+        """A copy of [start, stop), offsets in the file of one grid window."""
+        region = self._found(access, start, stop)
+        if region is not None:
+            try:
+                return region[start - region.start : stop - region.start]
+            except ValueError:  # as in `__getitem__`
+                if not region.closed:
+                    raise
+        client = access.client
+        file, manager = client.file, client.manager
+        due = manager.rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
+        descriptor = file.descriptor
+        if descriptor is not None and not due:
+            try:
+                data: bytes = descriptor.read(stop - start, start)
+            except (OSError, MemoryError) as error:
+                if code_of(error) not in REFUSALS:
+                    raise named(error, client.where, start, stop) from None
+                data = b""
+            if len(data) == stop - start:
+                manager.count_cold_read(file)
+                return data
+        return bytes(manager.fetch(client, start, stop, due))
+
+    def _read_into(self, access: Access, start: int, target: memoryview) -> None:
+        """Fill `target` with what follows `start`, which must lie in the buffer."""
+        position = start + access.offset
+        done, size = 0, len(target)
+        while done < size:
+            count = min(access.window - position % access.window, size - done)
+            region = None if PYPY else self._found(access, position, position + count)  # there, a view would linger
+            if region is not None:
+                first = position - region.start
+                target[done : done + count] = memoryview(region)[first : first + count]
+            else:
+                count = min(count, _STEP)
+                target[done : done + count] = self._piece(access, position, position + count)
+            done += count
+            position += count
+
+    def view(self, start: int = 0, stop: int | None = None) -> memoryview:
+        """A read-only view of `buffer[start:stop]`, of any length that fits the address space. O(1), no copy.
+
+        It stays valid until you drop it, and counts as mapped until then.
+        """
+        access = self._access
+        if type(start) is type(stop) is int and 0 <= start < stop <= access.size:
+            position, end = start + access.offset, stop + access.offset
+            entry = access.table.get(position // access.window)
+            region = None if entry is None else entry()
+            if (
+                region is not None
+                and end <= region.stop
+                and (region.pinned_by or access.idle.touch(entry))
+                and not (PYPY and region.closed)
+            ):
+                access.idle.hits += 1
+                return region.view(position, end)
+        access = self._ready()
+        start, stop, _ = slice(start, stop).indices(access.size)
+        if start >= stop:
+            return memoryview(b"")
+        position, end = start + access.offset, stop + access.offset
+        region = self._found(access, position, end)
+        if region is None:
+            region = access.client.manager.map_range(access.client, position, end)
+        return region.view(position, end)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """A read-only view of the whole (PEP 688, Python 3.12 and later), from one window however long that must be."""
+        if flags & 1:
+            raise BufferError("smmap's buffers are read-only")
+        return self.view()
+
+    def __release_buffer__(self, view: memoryview) -> None:
+        """Nothing; but numpy keeps what was exported, not only this object, where the type has this method."""
+
+    if sys.version_info < (3, 12):
+
+        @property
+        def __array_interface__(self) -> dict[str, Any]:
+            """What numpy makes an array of bytes from, without a copy."""
+            return {"version": 3, "shape": (len(self),), "typestr": "|u1", "data": self.view()}
+
+
+class CursorBase:
+    """Zero-copy access to one window at a time. See `WindowCursor`."""
+
+    __slots__ = ("__weakref__", "_access", "_use")
+
+    _access: Access
+    _use: tuple[Any, int, int]
+    """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
+
+    def _move(self, offset: Any, size: Any, flags: Any) -> Any:
+        """`use_region` where no mapped grid window does."""
+        raise NotImplementedError
+
+    def _lost(self) -> Exception:
+        """The error of a cursor that has no region."""
+        raise NotImplementedError
+
+    def _revoke(self) -> None:
+        """The manager takes the region away."""
+        raise NotImplementedError
+
+    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Any:
+        """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
+
+        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
+        end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
+        cursor lets go and is not valid. `flags` are added to those of `os.open`.
+
+        O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
+        `ClosedError`, or the system's error; the cursor then stays as it was.
+        """
+        region = self._use[0]
+        if type(offset) is type(size) is int and size >= 0 <= offset and flags == 0:
+            access = self._access
+            file_size, window, idle = access.size, access.window, access.idle
+            stop = offset + (size or window // 2)
+            if region is not None and region.start <= offset and stop <= region.stop and 0 < size <= window:
+                self._use = region, offset, stop
+                return self
+            entry = access.table.get(offset // window)
+            found = None if entry is None else entry()
+            if found is not None and (stop <= found.stop or found.stop == file_size > offset) and size <= window:
+                if not size or stop > file_size:
+                    stop = found.stop
+                if found is region:
+                    self._use = region, offset, stop
+                    return self
+                if not idle.crowded:
+                    self._pin(found, offset, stop)
+                    if not (PYPY and found.closed):  # else PyPy: evicted and unmapped by another thread in between
+                        idle.hits += 1
+                        return self
+            del found
+        del region  # the move may have to evict it
+        return self._move(offset, size, flags)
+
+    def _pin(self, region: Region, start: int, stop: int) -> None:
+        """Use [start, stop) of a mapped region in place of what is used now."""
+        access, own = self._access, self._use[0]
+        region.pin(self)
+        self._use = region, start, stop
+        access.idle.remove(region.entry)
+        if own is not None and own is not region:
+            self._let_go(own, region.entry)
+
+    def _let_go(self, region: Region, used: Any = None) -> None:
+        """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
+        access = self._access
+        if region.unpin(id(self), access.idle):
+            manager = access.client.manager
+            manager.soon(manager.tidy, region.entry, used)  # not the region itself: it may have to be evicted
+
+    def buffer(self) -> memoryview:
+        """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
+        region, start, stop = self._use
+        if region is None:
+            raise self._lost()
+        return region.view(start, stop)  # type: ignore[no-any-return]
+
+    def map(self) -> Any:
+        """The region's `mmap` itself: its index 0 is the region's start. O(1), no copy.
+
+        It answers as `mmap` does, but cannot be closed.
+        """
+        region = self._use[0]
+        if region is None:
+            raise self._lost()
+        return region.shared()

@@ -1,0 +1,258 @@
+"""The plain engine's regions, what counts them, and the tables and orders that refer to them.
+
+Two ideas carry it:
+
+- A region *is* an `mmap`. It is unmapped when its last reference goes, so nobody can read what is no longer mapped, and
+  a user's view keeps alive exactly what it needs.
+- Tables refer to regions weakly, the order of idle regions and the cursors strongly. To evict is to drop the order's
+  reference; a region that a view keeps alive is found again in the table.
+
+Each step that must not be cut short is one call of C code: the handler of a signal may raise between any two others.
+Death is noted by `deque.append`, as the callback of a weak reference, not by a finalizer in Python.
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections import OrderedDict, deque
+from typing import Any
+
+from .._files import File
+from .._system import PYPY
+from .._window import Window
+
+__all__ = ["Entry", "Ledger", "Order", "Region", "Table"]
+
+
+class Entry(weakref.ref["Region"]):
+    """How tables refer to a region: weakly."""
+
+    __slots__ = ("key", "serial", "size", "table")
+
+    key: Any
+    serial: int
+    size: int
+    table: Table
+
+
+class Ledger:
+    """Counts the regions that live."""
+
+    __slots__ = ("_born", "_died", "_known", "living")
+
+    def __init__(self) -> None:
+        self.living: dict[int, Entry] = {}
+        """The regions that were made and have not been counted down, by serial number."""
+        self._died: deque[Entry] = deque()
+        self._born = 0
+        self._known = (0, 0, 0)
+        """(made, living, bytes) when the bytes were last summed up: they are right while the first two still hold."""
+
+    @property
+    def mapped(self) -> int:
+        """How many regions are mapped."""
+        return len(self.living)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes are mapped. O(1), unless an exception cut short the step before: then they are summed up."""
+        now = self._born, len(self.living)
+        if self._known[:2] != now:
+            self._known = *now, sum(entry.size for entry in self.living.copy().values())
+        return self._known[2]
+
+    def enter(self, region: Region) -> None:
+        """Count a new region."""
+        entry = Entry(region, self._died.append)
+        entry.key, entry.size, entry.table = region.key, region.stop - region.start, region.file.table
+        entry.serial = self._born + 1
+        region.entry = entry
+        total = self.memory
+        self._born = entry.serial
+        self.living[entry.serial] = entry
+        self._known = entry.serial, len(self.living), total + entry.size
+        entry.table.add(entry)
+
+    def leave(self, region: Region) -> None:
+        """Count a region down before it dies."""
+        self._died.append(region.entry)
+
+    def settle(self) -> None:
+        """Count down the regions that died."""
+        while self._died:
+            entry = self._died[0]
+            total = self.memory
+            if self.living.pop(entry.serial, None) is not None:
+                self._known = self._born, len(self.living), total - entry.size
+            entry.table.remove(entry)
+            self._died.popleft()  # last: an entry that is met again is counted down only once
+
+
+class Region(mmap.mmap):
+    """One mapped window of a file; for files that are read instead, a map of a copy of it in memory."""
+
+    __slots__ = ("entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
+
+    face: Any
+    """What smmap 5's users see of it: see _compat.py."""
+    entry: Entry
+    key: Any
+    start: int
+    stop: int
+    file: File
+    pinned_by: dict[int, weakref.ref[Any]]
+    reads: bool
+    """Whether this is a copy in memory, not a map of the file."""
+    exported: bool
+    """Whether there ever was a view of it."""
+
+    def become(self, ledger: Ledger, file: File, window: Window, reads: bool) -> Region:
+        """Be that window of that file, and be counted."""
+        self.key, self.start, self.stop = window
+        self.file = file
+        self.reads = reads
+        self.pinned_by = {}
+        self.exported = False
+        self.face = None
+        ledger.enter(self)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{self.start}, {self.stop})>"
+
+    @property
+    def pins(self) -> int:
+        """How many cursors use it."""
+        return len(self.pinned_by)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a cursor truly uses it: an exception may have come between its `pin` and the use."""
+        return any(cursor._use[0] is self for cursor in self.holders()) or min(self.pinned_by, default=0) < 0
+
+    def pin(self, cursor: Any) -> None:
+        """A cursor is about to use it."""
+        self.pinned_by[id(cursor)] = weakref.ref(cursor)
+
+    def unpin(self, cursor_id: int, idle: Order) -> bool:
+        """A cursor lets go; after the last one the region is idle. Whether the manager has to check what follows."""
+        self.pinned_by.pop(cursor_id, None)
+        if self.pinned_by or (PYPY and self.closed) or self.entry() is None:
+            return False  # the collector counts a region as dead before it runs the finalizer of a cursor that had it
+        idle.add(self.entry, self)
+        if self.pinned_by:  # a cursor in another thread took it in this moment
+            idle.remove(self.entry)
+        return idle.crowded or self.file.gone
+
+    def revoke(self) -> bool:
+        """Take it away from the cursors that use it; whether there were any."""
+        found = bool(self.pinned_by)
+        for cursor in self.holders():
+            cursor._revoke()
+        self.pinned_by.clear()
+        return found
+
+    def holders(self) -> list[Any]:
+        """The cursors that use it."""
+        return [cursor for cursor in (ref() for ref in list(self.pinned_by.values())) if cursor is not None]
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """A read-only view of [start, stop), offsets in the file."""
+        self.exported = True
+        return memoryview(self)[start - self.start : stop - self.start]
+
+    def shared(self) -> Region:
+        """The map itself, for a user."""
+        self.exported = True
+        return self
+
+    def close(self) -> None:
+        """Refused: others may be reading."""
+        raise BufferError("a managed map cannot be closed: it is unmapped when nobody uses it")
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing: the C code of `mmap` would unmap it here."""
+
+    def drop(self, ledger: Ledger) -> None:
+        """The manager dropped it: unmap it now, where that would wait for a garbage collection and no view exists."""
+        if PYPY and not (self.exported or self.pinned_by):
+            super().close()
+            ledger.leave(self)
+
+
+class Table(dict[Any, Entry]):
+    """A file's regions by window, each as long as it lives."""
+
+    __slots__ = ()
+
+    def find(self, key: Any) -> Region | None:
+        """The region of a window, if it is mapped."""
+        entry = self.get(key)
+        region = None if entry is None else entry()
+        return None if region is None or region.closed else region
+
+    def add(self, entry: Entry) -> None:
+        """Let a region be found."""
+        self[entry.key] = entry
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a region."""
+        if self.get(entry.key) is entry:
+            del self[entry.key]
+
+    def regions(self) -> list[Region]:
+        """All that are mapped."""
+        return [region for region in (entry() for entry in list(self.values())) if region is not None]
+
+
+class Order:
+    """What may be dropped, by its last use. Keys are entries of regions, or files."""
+
+    __slots__ = ("_items", "crowded", "hits")
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[Any, Any] = OrderedDict()
+        self.crowded = False
+        """Whether the manager checks all that becomes idle: more is mapped than the limits allow, or it is closed."""
+        self.hits = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
+    def __iter__(self) -> Any:
+        return iter(list(self._items.values()))
+
+    def add(self, key: Any, item: Any) -> None:
+        """Let `item` be dropped after all others."""
+        self._items[key] = item
+        self.touch(key)
+
+    def touch(self, key: Any) -> bool:
+        """`key` is used now; whether it is in the order."""
+        try:
+            self._items.move_to_end(key)
+        except KeyError as error:
+            if error.args != (key,):  # the handler of a signal raised it
+                raise
+            return False
+        return True
+
+    def remove(self, key: Any) -> bool:
+        """Keep it from being dropped; whether it was in the order."""
+        return self._items.pop(key, None) is not None
+
+    def oldest(self) -> Any:
+        """The item that was used least recently. `StopIteration` if there is none."""
+        while True:
+            try:
+                return next(iter(self._items.values()))
+            except RuntimeError:  # as above
+                continue
+
+    def pop_oldest(self) -> Any:
+        """The same, which is in the order no longer. `KeyError` if there is none."""
+        return self._items.popitem(last=False)[1]

@@ -1,0 +1,367 @@
+"""Names and identity of files: where a name leads, what is refused, whether a file is still the one it was.
+
+Knows nothing of windows, limits or order. A `File` is one *version* of a file: whoever finds another status at its name
+gets a record of its own. So no client ever meets a map, or a cached descriptor, that belongs to other bytes, even where
+the same device and inode number lead to them, as on overlayfs, whose files move to another layer when they are written.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import os
+import stat
+import struct
+import sys
+import weakref
+from collections import deque
+from typing import Any, NamedTuple
+
+from ._errors import FileChangedError
+from ._system import OPENING, WINDOWS, Where, called, is_readable, named
+
+try:
+    from fcntl import ioctl
+except ImportError:  # Windows
+
+    def ioctl(*args: Any) -> Any:  # type: ignore[no-redef]
+        """There is none."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+__all__ = [
+    "NOBODY",
+    "Client",
+    "File",
+    "FileRef",
+    "Files",
+    "Status",
+    "absolute",
+    "examine",
+    "key_at",
+    "names_of",
+    "status_of",
+    "verify",
+]
+
+
+class Status(NamedTuple):
+    """What tells one version of a file from any other. The time of change is not for anyone to set."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What a system calls the file by. It may be another's later: a freed inode number is used again at once."""
+        return self[:2]
+
+
+_GETVERSION = 2 << 30 | struct.calcsize("l") << 16 | ord("v") << 8 | 1  # _IOR('v', 1, long), as Linux has it
+_serials = itertools.count(1)
+
+
+class File:
+    """One version of a file as one manager knows it, with what is mapped or open of it."""
+
+    __slots__ = (
+        "__weakref__",
+        "descriptor",
+        "generation",
+        "gone",
+        "patience",
+        "price",
+        "reads",
+        "serial",
+        "status",
+        "table",
+    )
+
+    def __init__(self, status: Status, table: Any) -> None:
+        self.status = status
+        self.table = table
+        """Its regions, by window."""
+        self.descriptor: Any = None
+        """The cached descriptor."""
+        self.generation: int | None = None
+        """How often its inode was used, if that is known."""
+        self.gone = False
+        """Whether another version, or no file, was found under a name of it: what becomes idle then goes at once."""
+        self.reads = False
+        """Whether windows are read into memory, because the file system does not map."""
+        self.serial = next(_serials) << 44
+        """Added to a window's number, it tells that window from those of all other files."""
+        self.price = 0
+        """What mapping a window costs, in small reads: see _rents.py."""
+        self.patience = 0
+        """How many windows a generation of rents remembers."""
+
+
+class FileRef(weakref.ref[File]):
+    """How a manager refers to a file: weakly. It lives while a client, a region or the descriptor cache needs it."""
+
+    __slots__ = ("key", "names")
+
+    key: tuple[int, int]
+    names: dict[Where, str]
+    """By which clients came to it lately, and each without dots."""
+
+
+_MOST_NAMES = 8  # by which one file is remembered
+
+
+class Files:
+    """The files that one manager knows, by identity and by name. Needs its lock, but for `known`.
+
+    O(1) each, but for `below`.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[int, int], FileRef] = {}
+        self._by_name: dict[Where, FileRef] = {}
+        self._died: deque[Any] = deque()
+
+    def known(self, where: Where) -> File | None:
+        """The file at a path, if it is known by that name and surely unchanged. Asks the system, needs no lock."""
+        ref = self._by_name.get(where)
+        file = None if ref is None else ref()
+        if file is None or file.gone:
+            return None
+        try:
+            found = os.stat(where)
+        except OSError as error:
+            if error.errno is None:  # the handler of a signal raised it
+                raise
+            return None  # let `examine` say what is wrong
+        status = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return file if status == file.status and found.st_size else None
+
+    def at(self, where: Where) -> File | None:
+        """The file that was found at this path last."""
+        ref = self._by_name.get(where)
+        return None if ref is None else ref()
+
+    def version(self, status: Status) -> File | None:
+        """The version that was found last of the file that has this status."""
+        ref = self._by_key.get(status.key)
+        return None if ref is None else ref()
+
+    def add(self, file: File) -> None:
+        """Let a version be found, in place of any other one."""
+        ref = FileRef(file, self._died.append)
+        ref.key, ref.names = file.status.key, {}
+        self._by_key[ref.key] = ref
+
+    def call(self, file: File, where: str | bytes) -> None:
+        """Let a file be found by this name."""
+        ref = self._by_key[file.status.key]
+        self._by_name[where] = ref
+        ref.names[where] = os.path.normpath(os.fsdecode(where))
+        if len(ref.names) > _MOST_NAMES:  # else a file that is renamed again and again would take ever more memory
+            self._forget_name(ref, next(iter(ref.names)))
+
+    def settle(self) -> None:
+        """Forget the files that nothing needs any more."""
+        while self._died:
+            ref: FileRef = self._died[0]
+            if self._by_key.get(ref.key) is ref:
+                del self._by_key[ref.key]
+            for where in list(ref.names):
+                self._forget_name(ref, where)
+            self._died.popleft()
+
+    def _forget_name(self, ref: FileRef, where: Where) -> None:
+        if self._by_name.get(where) is ref:
+            del self._by_name[where]
+        ref.names.pop(where, None)
+
+    def below(self, names: set[str], key: tuple[int, int] | None) -> list[File]:
+        """The files that have this identity, one of these names, or a name below one of them. Linear in all files."""
+        folders = tuple(os.path.join(name, "") for name in names)
+        return [
+            file
+            for file, ref in ((ref(), ref) for ref in list(self._by_key.values()))
+            if file is not None
+            and (ref.key == key or any(name in names or name.startswith(folders) for name in ref.names.values()))
+        ]
+
+
+class Client:
+    """What a cursor or buffer is a client of. Never changed: a client that gets another file gets another record."""
+
+    __slots__ = ("advice", "file", "flags", "given", "manager", "mtime", "size", "where")
+
+    def __init__(
+        self,
+        manager: Any,
+        file: Any,
+        given: Any,
+        where: Where,
+        size: int,
+        mtime: int,
+        advice: str = "normal",
+        flags: int = 0,
+    ) -> None:
+        self.manager = manager
+        self.file = file
+        """The `File`; None before a buffer that came from a pickle was opened."""
+        self.given = given
+        """The very object that the user passed."""
+        self.where = where
+        self.size = size
+        """The file's size in bytes when the client was made."""
+        self.mtime = mtime
+        """The file's time of writing then, in nanoseconds."""
+        self.advice = advice
+        """How maps will be read: see `smmap.buffer`."""
+        self.flags = flags
+        """Added to those of `os.open` whenever the file is opened for this client."""
+
+    def _replace(self, **changes: Any) -> Client:
+        """Another record, with these changes."""
+        return Client(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
+
+    @property
+    def name(self) -> str:
+        """What messages call the file."""
+        return f"descriptor {self.given}" if isinstance(self.given, int) else repr(self.given)
+
+
+NOBODY = Client(None, None, None, -1, 0, 0)
+"""What a cursor or buffer is before it has a file."""
+
+
+_ROOT = "\0" if WINDOWS else "/"  # with which a path starts that is absolute
+
+
+def absolute(path_or_fd: Any) -> Where:
+    """The path made absolute, so that a later `chdir` does not lead it elsewhere; or the descriptor.
+
+    Links and `..` stay as they are. `TypeError` says what is accepted.
+    """
+    if type(path_or_fd) is str and path_or_fd.startswith(_ROOT):
+        return path_or_fd
+    if isinstance(path_or_fd, int):
+        return path_or_fd
+    try:
+        name: str | bytes = os.fspath(path_or_fd)
+    except TypeError:
+        kind = type(path_or_fd).__name__
+        raise TypeError(f"path_or_fd must be str, bytes, os.PathLike or int (a descriptor), not {kind}") from None
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if os.path.isabs(name):
+        return name
+    try:
+        if WINDOWS:
+            return os.path.abspath(name)
+        return os.path.join(os.getcwd(), name) if isinstance(name, str) else os.path.join(os.getcwdb(), name)
+    except OSError as error:  # the current folder is gone
+        raise named(error, name) from None
+
+
+def status_of(found: os.stat_result) -> Status:
+    """The part of a status that identifies."""
+    return Status(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def examine(where: Where) -> Status:
+    """The status of a file that is to be read; refused before it is opened unless it is a regular one with a size."""
+    try:
+        found = os.fstat(where) if isinstance(where, int) else os.stat(where)
+        if isinstance(where, int) and not is_readable(where):
+            raise PermissionError(errno.EACCES, "not open for reading")
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
+        if not found.st_size:
+            if _byte_at(where, 0):
+                raise OSError(errno.ENODEV, "has data although its size is 0 (as in /proc); use open()")
+        elif not getattr(found, "st_blocks", 1) and not _byte_at(where, found.st_size - 1):
+            raise OSError(errno.ENODEV, f"its size of {found.st_size} bytes is a fiction (as in /sys); use open()")
+    except OSError as error:
+        raise named(error, where) from None
+    return status_of(found)
+
+
+def _byte_at(where: Where, offset: int) -> bytes:
+    """The byte at an offset, or nothing: of a file that takes no room, and may be made up by the system."""
+    if isinstance(where, int) and not WINDOWS:
+        return os.pread(where, 1, offset)
+    with io.FileIO(where, opener=_opener, closefd=not isinstance(where, int)) as file:
+        file.seek(offset)
+        return file.read(1)
+
+
+def _opener(name: Any, flags: int) -> int:
+    return os.open(name, flags | OPENING)
+
+
+def verify(file: File, now: Status, where: Where, number: int) -> None:
+    """`FileChangedError` unless what was opened now, as descriptor `number`, is this very version of the file.
+
+    The time of change alone does not make it another: a file is also changed by renaming, linking and `chmod`. But then
+    it has to be sure that its inode was not used again meanwhile, for a file of the same size and age.
+    """
+    then = file.status
+    if now[:4] == then[:4]:
+        generation = _generation(number) if file.generation is None or now != then else file.generation
+        if now == then:
+            file.generation = generation
+            return
+        if (generation and generation == file.generation) or any(not region.reads for region in file.table.regions()):
+            file.status = now
+            return
+    if now.key != then.key:
+        what = "another file is here now"
+    elif now.size < then.size:
+        what = f"truncated to {now.size} bytes, {then.size} then"
+    elif now.size > then.size:
+        what = f"grown to {now.size} bytes, {then.size} then"
+    else:
+        what = f"written to, or another file of the same {now.size} bytes is here now"
+    raise FileChangedError(f"changed since the cursor or buffer was made ({what}): make it anew", called(where))
+
+
+def _generation(number: int) -> int:
+    """How often the inode of a descriptor was used, where the file system tells (ext4, xfs, btrfs, f2fs); else 0.
+
+    The call is FS_IOC_GETVERSION, ioctl_iflags(2).
+    """
+    try:
+        return int.from_bytes(ioctl(number, _GETVERSION, bytes(8))[:4], sys.byteorder)
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise
+        return 0
+
+
+def names_of(path: Any) -> set[str]:
+    """A path as it is called and as it is after following links; `TypeError` for anything but a path."""
+    where = absolute(path)
+    if isinstance(where, int):
+        raise TypeError("a path is needed here: str, bytes or os.PathLike, not int")
+    name = os.fsdecode(where)
+    found = {os.path.normpath(name)}
+    try:
+        found.add(os.path.realpath(name))
+    except OSError as error:  # before Python 3.10, where a link cannot be read
+        if error.errno is None:  # the handler of a signal raised it
+            raise
+    return found
+
+
+def key_at(path: Any) -> tuple[int, int] | None:
+    """The identity of the file at a path; None for a folder, and where nothing is."""
+    try:
+        found = os.stat(absolute(path))
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise
+        return None
+    return None if stat.S_ISDIR(found.st_mode) else (found.st_dev, found.st_ino)

@@ -1,0 +1,194 @@
+"""The public managers: arguments, reports, and what users call. What they decide is in _manager.py."""
+
+from __future__ import annotations
+
+import sys
+from operator import index
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import _system
+from ._cache import Stats
+from ._errors import ReentryError, refuse_state
+from ._files import key_at, names_of
+from ._manager import Manager
+from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SlidingWindowMapManager", "StaticWindowMapManager"]
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+class StaticWindowMapManager(Manager):
+    """Maps whole files, each at once, and unmaps the least recently used when a limit is reached.
+
+    `window_size`: bytes in a window, rounded up to a multiple of twice the allocation granularity; 0: whole files;
+    -1: 4 GiB (64 MiB on 32-bit systems, 8 MiB with backing="read"), but at most an eighth of `max_memory_size`.
+    `max_memory_size`: bytes to keep mapped, as far as cursors do not pin more; 0: 32 GiB (1 GiB on 32-bit systems and
+    with backing="read"). `max_open_handles`: the most maps and cached descriptors at a time, a hard limit; when not
+    given, half of what the system allows, as a target for what is cached. `backing`: "mmap" maps, "read" reads windows
+    into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
+    reads elsewhere.
+
+    Any number of threads may share a manager. The constructor touches nothing.
+    """
+
+    MapRegionListCls: ClassVar[Any]  # set by _compat.py, _cursor.py and _buffer.py: imports go one way
+    MapWindowCls: ClassVar[Any]
+    MapRegionCls: ClassVar[Any]
+    WindowCursorCls: ClassVar[Any]
+    BufferCls: ClassVar[Any]
+
+    def __init__(
+        self,
+        window_size: int = 0,
+        max_memory_size: int = 0,
+        max_open_handles: int = sys.maxsize,
+        *,
+        backing: str = "auto",
+    ) -> None:
+        sizes = window_size, max_memory_size, max_open_handles = (
+            index(window_size),
+            index(max_memory_size),
+            index(max_open_handles),
+        )
+        if window_size < -1 or max_memory_size < 0 or max_open_handles < 1:
+            raise ValueError(
+                f"window_size must be at least -1, max_memory_size at least 0, max_open_handles at least 1, not {sizes}"
+            )
+        if backing not in ("auto", "mmap", "read"):
+            raise ValueError(f'backing must be "auto", "mmap" or "read", not {backing!r}')
+        large = is_64_bit() and backing != "read"
+        if window_size < 0:
+            window_size = 4 * _GIB if large else 8 * _MIB if backing == "read" else 64 * _MIB
+            if max_memory_size:
+                unit = 2 * ALLOCATIONGRANULARITY
+                window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
+        memory = max_memory_size or (32 * _GIB if large else _GIB)
+        super().__init__(round_window(window_size), memory, max_open_handles, backing)
+
+    def __repr__(self) -> str:
+        state = (
+            "closed"
+            if self._closed
+            else f"{self._cache.ledger.mapped} regions, {self._cache.ledger.memory} bytes mapped"
+        )
+        return f"<{type(self).__name__} {state}>"
+
+    # What users call
+
+    def make_cursor(self, path_or_fd: Any) -> Any:
+        """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
+
+        Raises the system's error for what is not there, and `OSError` for anything but a regular file.
+        """
+        return self.WindowCursorCls._of(self.client(path_or_fd))
+
+    def buffer(self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal") -> Any:
+        """A bytes-like buffer over a file on this manager: see `smmap.buffer`."""
+        return self.BufferCls._of_path(self, path_or_fd, offset, size, access)
+
+    def collect(self) -> int:
+        """Unmap every idle region and close every cached descriptor; how many regions were dropped.
+
+        Never raises, also after `close`. Linear in what goes.
+        """
+        count = self.drop(self._unload)
+        if _system.RECLAIMS_LATE and self._cache.ledger.mapped:  # by what is garbage already, maybe
+            _system.collect_garbage()
+            count += self.drop(self._unload)
+        return count
+
+    def release(self, path: Any) -> int:
+        """Unmap every idle region of the file at `path`, or of the files below that folder; how many were dropped.
+
+        A file is found by what it is and by the names under which it was opened lately, as they were written; works
+        after deletion too. Whole path components count; links in `path` itself are followed as well as taken by name.
+        Linear in the files that the manager knows.
+        """
+        return self.drop(self._release, names_of(path), key_at(path), False)
+
+    def close(self) -> None:
+        """Unmap everything, pinned regions too, and refuse further use. Views that you hold stay valid."""
+        self._closed = self._cache.closed = self._cache.idle.crowded = True
+        self.drop(self._unload)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    __setstate__ = refuse_state
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError(f"a {type(self).__name__} is neither copied nor pickled: each process makes its own")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def stats(self) -> Stats:
+        """What is mapped, was done and may be done. Linear in the mapped regions."""
+        try:
+            return self._lock.run(self._cache.stats, self._window)
+        except ReentryError:
+            return self._cache.stats(self._window)
+
+    def num_file_handles(self) -> int:
+        """How many regions are mapped."""
+        return self.stats().mapped
+
+    def num_open_files(self) -> int:
+        """Of how many files regions are mapped."""
+        return self.stats().files
+
+    def mapped_memory_size(self) -> int:
+        """How many bytes are mapped."""
+        return self.stats().mapped_memory
+
+    def window_size(self) -> int:
+        """Bytes in a window, after rounding; 0 stands for whole files."""
+        return self._window
+
+    def max_file_handles(self) -> int:
+        """The limit of maps and cached descriptors that is in force."""
+        return self._cache.limits.handles
+
+    def max_mapped_memory_size(self) -> int:
+        """The limit of mapped memory, in bytes."""
+        return self._cache.max_memory
+
+    def force_map_handle_removal_win(self, base_path: Any) -> None:
+        """On Windows, close the maps at or below a path, even pinned ones, so that it can be deleted."""
+        if _system.WINDOWS:
+            self.drop(self._release, names_of(base_path), key_at(base_path), True)
+
+    def _collect_lru_region(self, size: int) -> int:
+        """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
+        return self.drop(self._cache.trim, None, size) if size else self.drop(self._unload)
+
+    def _check(self) -> None:
+        """Assert every invariant. For tests: linear in what is mapped."""
+        self._lock.run(self._cache.check)
+
+
+class SlidingWindowMapManager(StaticWindowMapManager):
+    """Maps windows of files, and unmaps the least recently used when a limit is reached.
+
+    The arguments are those of `StaticWindowMapManager`, with the system's default for the window's size.
+    """
+
+    def __init__(
+        self,
+        window_size: int = -1,
+        max_memory_size: int = 0,
+        max_open_handles: int = sys.maxsize,
+        *,
+        backing: str = "auto",
+    ) -> None:
+        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)

@@ -849,6 +849,7 @@ class Model(RuleBasedStateMachine):
         if what % 4 == 0:
             using = [other for other in valid if other.obj.region() is region]
             region.release()
+            manager.counted = [other for other in manager.counted if other is not region]
             for other in using:
                 other.state = "dead"
         elif what % 4 == 1 and len(manager.counted) < 2:
@@ -1420,10 +1421,10 @@ class Model(RuleBasedStateMachine):
                 self.keep(view, buffer.ref, buffer.offset + place)
                 del view
         for _ in range(many):
-            data = self.read(buffer, lambda: buffer.obj[start : start + 9])
+            data = self.read(buffer, lambda: buffer.obj[start : min(start + 9, limit)])
             if data is FAILED:
                 break
-            buffer.ref.confirm(buffer.offset + start, data[: limit - start])
+            buffer.ref.confirm(buffer.offset + start, data)
         if LATE:
             buffer.ref.manager.litter += len(self.views) - before
         del self.views[before:]

@@ -69,6 +69,7 @@ def main() -> int:
     if not args.steps and not args.seconds:
         args.steps = 10_000
     name = f"{platform.python_implementation()} {platform.python_version()}"
+    faulthandler.enable()
     print(f"model: {name}, seed {args.seed}, {args.processes} processes", flush=True)
     start = time.monotonic()
     context = multiprocessing.get_context("fork")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from collections import deque
 from typing import Any
@@ -35,6 +36,30 @@ __all__ = [
 _MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}  # the map needs no descriptor afterwards
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
 _STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
+
+
+_TAKEN = ("pop from empty list",)  # by another thread, in this moment
+
+
+def _move_all(source: list[int], target: list[int]) -> None:
+    """Move each number, whatever a signal handler raises: it is taken and added in one call of C code."""
+    try:
+        target.extend(map(source.pop, range(len(source))))
+    except IndexError as error:
+        if error.args != _TAKEN:
+            raise
+
+
+def _close_all(numbers: list[int]) -> None:
+    """Close each number exactly once, in the same way."""
+    try:
+        list(map(os.close, map(numbers.pop, range(len(numbers)))))
+    except IndexError as error:
+        if error.args != _TAKEN:
+            raise
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise  # else the number is closed nevertheless, and nothing was written that could be lost
 
 
 class _Numbers(weakref.ref["Descriptor"]):
@@ -99,33 +124,11 @@ class Descriptor:
         if not self._users:
             _close_all(self._retired)
 
-    def __del__(self) -> None:
+    def __del__(self, _is_finalizing: Any = sys.is_finalizing) -> None:
+        if _is_finalizing():
+            return  # the system closes it, and even built-in functions may be gone
         for name in ("_held", "_retired"):  # also where an exception left it in use; there are none if it was cut short
             _close_all(getattr(self, name, []))
-
-
-def _move_all(source: list[int], target: list[int]) -> None:
-    """Move each number, whatever a signal handler raises: it is taken and added in one call of C code."""
-    try:
-        target.extend(map(source.pop, range(len(source))))
-    except IndexError as error:
-        if error.args != _TAKEN:
-            raise
-
-
-def _close_all(numbers: list[int]) -> None:
-    """Close each number exactly once, in the same way."""
-    try:
-        list(map(os.close, map(numbers.pop, range(len(numbers)))))
-    except IndexError as error:
-        if error.args != _TAKEN:
-            raise
-    except OSError as error:
-        if error.errno is None:  # the handler of a signal raised it
-            raise  # else the number is closed nevertheless, and nothing was written that could be lost
-
-
-_TAKEN = ("pop from empty list",)  # by another thread, in this moment
 
 
 def _close_orphans() -> None:

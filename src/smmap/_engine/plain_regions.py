@@ -254,5 +254,10 @@ class Order:
                 continue
 
     def pop_oldest(self) -> Any:
-        """The same, which is in the order no longer. `KeyError` if there is none."""
-        return self._items.popitem(last=False)[1]
+        """The same, which is then no longer in the order. `KeyError` if there is none."""
+        while True:
+            try:
+                return self._items.popitem(last=False)[1]
+            except KeyError as error:
+                if not (error.args and isinstance(error.args[0], Entry)):
+                    raise  # else another thread took that one in this moment, as only free-threaded Python lets it

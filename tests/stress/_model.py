@@ -1373,7 +1373,7 @@ class Model(RuleBasedStateMachine):
         buffer = self.buffer(chosen)
         cursors = [self.cursor(one), self.cursor(two)]
         refs = [cursor.ref for cursor in cursors if cursor.ref and cursor.state != "closed" and cursor.ref.length > 9]
-        if len(refs) < 2 or (refs[0].inode is refs[1].inode and refs[0].manager is not refs[1].manager):
+        if len(refs) < 2 or refs[0].inode is refs[1].inode:
             return  # else nobody could tell which of them it is on
         self.stopped(buffer)
         self.cursors = [mine for mine in self.cursors if mine.owner is not buffer]

@@ -133,15 +133,20 @@ class Descriptor:
 
 def _close_orphans() -> None:
     """Close what finalizers that were cut short have left open."""
-    for numbers in list(_orphaned):
-        _close_all(getattr(numbers, "held", []))
-        _close_all(getattr(numbers, "retired", []))
-        _numbers.pop(id(numbers), None)
+    while _orphaned:
         try:
-            _orphaned.remove(numbers)
-        except ValueError as error:
-            if numbers in _orphaned or len(error.args) != 1:  # else another thread was faster
+            numbers = _orphaned.popleft()
+        except IndexError as error:
+            if _orphaned or len(error.args) != 1:
                 raise
+            return  # another thread was faster
+        try:
+            _close_all(getattr(numbers, "held", []))
+            _close_all(getattr(numbers, "retired", []))
+        except BaseException:
+            _orphaned.append(numbers)  # what is left is for the next one
+            raise
+        _numbers.pop(id(numbers), None)
 
 
 def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:

@@ -206,6 +206,9 @@ class Table(dict[Any, Entry]):
         return [region for region in (entry() for entry in list(self.values())) if region is not None]
 
 
+_CHANGED = ("OrderedDict mutated during iteration",)  # by another thread, in this moment
+
+
 class Order:
     """What may be dropped, by its last use. Keys are entries of regions, or files."""
 
@@ -224,7 +227,12 @@ class Order:
         return key in self._items
 
     def __iter__(self) -> Any:
-        return iter(list(self._items.values()))
+        while True:
+            try:
+                return iter(list(self._items.values()))
+            except RuntimeError as error:
+                if error.args != _CHANGED:
+                    raise
 
     def add(self, key: Any, item: Any) -> None:
         """Let `item` be dropped after all others."""
@@ -250,8 +258,9 @@ class Order:
         while True:
             try:
                 return next(iter(self._items.values()))
-            except RuntimeError:  # as above
-                continue
+            except RuntimeError as error:
+                if error.args != _CHANGED:
+                    raise
 
     def pop_oldest(self) -> Any:
         """The same, which is then no longer in the order. `KeyError` if there is none."""

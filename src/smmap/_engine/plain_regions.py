@@ -14,15 +14,19 @@ Death is noted by `deque.append`, as the callback of a weak reference, not by a 
 from __future__ import annotations
 
 import mmap
+import sys
+import threading
 import weakref
 from collections import OrderedDict, deque
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from .._files import File
-from .._system import PYPY
+from .._system import FREE_THREADED, PYPY
 from .._window import Window
 
 __all__ = ["Entry", "Ledger", "Order", "Region", "Table"]
+
+T = TypeVar("T")
 
 
 class Entry(weakref.ref["Region"]):
@@ -270,3 +274,17 @@ class Order:
             except KeyError as error:
                 if not (error.args and isinstance(error.args[0], Entry)):
                     raise  # else another thread took that one in this moment, as only free-threaded Python lets it
+
+
+if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change an `OrderedDict` at once can crash Python
+
+    def _one_at_a_time(method: Callable[..., T]) -> Callable[..., T]:
+        def guarded(self: Order, *args: Any) -> T:
+            with _guard:
+                return method(self, *args)
+
+        return guarded
+
+    _guard = threading.RLock()  # a finalizer may come in while it is held
+    for _name in ("__len__", "__contains__", "__iter__", "add", "touch", "remove", "oldest", "pop_oldest"):
+        setattr(Order, _name, _one_at_a_time(getattr(Order, _name)))

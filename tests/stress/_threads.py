@@ -417,7 +417,11 @@ class Round:
     def contest(self, number: int, chance: random.Random) -> None:
         """One of two threads that start the buffer on two files at once: afterwards it is on one of them."""
         name = sorted(PAIR)[number % 2]
-        cursor = self.manager.make_cursor(self.world.path(name))
+        try:
+            cursor = self.manager.make_cursor(self.world.path(name))
+        except smmap.ClosedError:  # already
+            self.meet.abort()
+            return
         while not self.over and not self.closing:
             try:
                 self.meet.wait(60)

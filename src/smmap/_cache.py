@@ -65,13 +65,12 @@ class Cache:
 
     def __init__(self, max_memory: int, max_handles: int) -> None:
         self.ledger = engine.Ledger()
-        self.idle = engine.Order()
+        self.idle = self.ledger.idle
         """Idle regions, by entry."""
-        self.open = engine.Order()
+        self.open = self.ledger.open
         """Files with a cached descriptor."""
         self.max_memory = max_memory
         self.closed = False
-        self.cold_reads = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
         self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
@@ -80,7 +79,7 @@ class Cache:
     def limits(self) -> HandleLimits:
         """The limits of handles, read from the system when first needed. Needs no lock."""
         if self._limits is None:
-            self._limits = _system.handle_limits(self._max_handles)
+            self._limits = _system.handle_limits(self._max_handles, engine.MAP_COSTS_DESCRIPTOR)
         return self._limits
 
     # Regions
@@ -192,7 +191,7 @@ class Cache:
         short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
         if short_of_descriptors and len(self.open):
             self.uncache(self.open.oldest())
-        elif len(self.idle) and (_system.MAP_COSTS_DESCRIPTOR or not short_of_descriptors):
+        elif len(self.idle) and (engine.MAP_COSTS_DESCRIPTOR or not short_of_descriptors):
             self._evict_oldest()
         else:
             return False
@@ -231,13 +230,9 @@ class Cache:
 
     # Reports
 
-    def regions(self) -> list[Any]:
-        """All regions that live."""
-        return [region for region in (entry() for entry in self.ledger.living.copy().values()) if region is not None]
-
     def stats(self, window_size: int) -> Stats:
         """All counters. What died since the ledger was settled may still be counted."""
-        regions = self.regions()
+        regions = self.ledger.regions()
         pinned = sum(region.pinned for region in regions)
         mapped, idle = self.ledger.mapped, sum(not region.pinned for region in self.idle)
         return Stats(
@@ -251,7 +246,7 @@ class Cache:
             hits=self.idle.hits,
             misses=self._misses,
             evictions=self._evictions,
-            cold_reads=self.cold_reads,
+            cold_reads=self.open.hits,
             peak_mapped=self._peak_mapped,
             peak_memory=self._peak_memory,
             window_size=window_size,
@@ -263,7 +258,7 @@ class Cache:
         """Assert every invariant."""
         ledger = self.ledger
         for _ in range(1000):
-            regions = self.regions()  # none of them can die from here on
+            regions = self.ledger.regions()  # none of them can die from here on
             ledger.settle()
             if ledger.mapped == len(regions):
                 break

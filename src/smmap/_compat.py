@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import _system
 from ._engine import chosen as engine
 from ._errors import ClosedError, refuse_state
-from ._files import File, absolute, examine
+from ._files import Client, File, absolute, examine
 from ._managers import StaticWindowMapManager
 from ._window import ALLOCATIONGRANULARITY, Window, align_to_mmap
 
@@ -180,8 +179,7 @@ class MapRegion:
             self.release()
             return True
         if manager is not None and region is not None:
-            more = [-next(_numbers) for _ in range(ofs)]  # negative: no cursor has such an id
-            manager.soon(_count, manager, region, more, max(-ofs, 0))
+            manager.soon(_count, manager, region, [_ByHand(manager, region) for _ in range(ofs)], max(-ofs, 0))
         return False
 
     def release(self) -> None:
@@ -193,22 +191,31 @@ class MapRegion:
         self._own = None
 
 
-def _count(manager: StaticWindowMapManager, region: Any, more: list[int], fewer: int) -> None:
-    """Pin a region as clients by hand would, under these numbers; unpin so many, by hand first, then cursors."""
-    for number in more:
-        manager.counted_by_hand[number] = region
-        region.pinned_by[number] = _no_cursor
-        manager.hold(region)
-    for number in sorted(region.pinned_by)[:fewer]:
-        manager.counted_by_hand.pop(number, None)
-        manager.unpin(region, number)
+class _ByHand(engine.CursorBase):
+    """A client that was counted by hand: a cursor that nobody moves. The manager keeps it."""
+
+    __slots__ = ()
+
+    def __init__(self, manager: StaticWindowMapManager, region: Any) -> None:
+        status = region.file.status
+        client = Client(manager, region.file, -1, -1, status.size, status.mtime)
+        self._access = manager.access(client, 0, status.size)
+        self._use = (None, 0, 0)
+
+    def _revoke(self) -> None:
+        self._use = (None, 0, 0)
+        self._access.client.manager.counted_by_hand.discard(self)
 
 
-def _no_cursor() -> None:
-    """What stands for a client by hand among a region's cursors."""
-
-
-_numbers = itertools.count(1)
+def _count(manager: StaticWindowMapManager, region: Any, more: list[_ByHand], fewer: int) -> None:
+    """Pin a region for clients counted by hand; unpin it so often, first for them, then for cursors."""
+    for client in more:
+        manager.counted_by_hand.add(client)
+        client._pin(region, region.start, region.stop)
+    for client in sorted(region.holders(), key=lambda holder: not isinstance(holder, _ByHand))[:fewer]:
+        if isinstance(client, _ByHand):
+            client._revoke()
+        manager.unpin(region, id(client))
 
 
 def _release(manager: StaticWindowMapManager, region: Any) -> None:

@@ -29,7 +29,7 @@ from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
 from ._lock import Lock
-from ._rents import Rents, patience, price
+from ._rents import patience, price
 from ._system import Where, called, named
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
 
@@ -56,8 +56,7 @@ class Manager:
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
         self._survivors = 0  # regions that garbage collection could not bring down, where objects die late
-        self.rents = Rents()
-        self.counted_by_hand: dict[int, Any] = {}  # regions, by numbers that stand for clients which are no cursors
+        self.counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
 
@@ -71,7 +70,7 @@ class Manager:
 
     def access(self, client: Client, offset: int, size: int) -> Any:
         """The record for reads of [offset, offset + size) of the client's file."""
-        return engine.Access(client, offset, size, self._window, self._cache.idle)
+        return engine.Access(client, offset, size, self._window, self._cache.ledger)
 
     def swap(self, buffer: Any, old: Any, new: Any) -> None:
         """Give a buffer a new record in place of an old one, unless a thread was faster."""
@@ -123,13 +122,9 @@ class Manager:
             raise FileChangedError(
                 f"truncated: {len(data)} of {stop - start} bytes are left at offset {start}", called(client.where)
             )
-        self.count_cold_read(client.file)
+        self._cache.open.hits += 1
+        self._cache.open.touch(client.file)
         return data
-
-    def count_cold_read(self, file: File) -> None:
-        """A range of a file was read by its cached descriptor, which is used last now. Needs no lock."""
-        self._cache.cold_reads += 1
-        self._cache.open.touch(file)
 
     def window_of(self, client: Client, offset: int, size: int) -> Window:
         """The window that serves a request; where that has to be read, only the request itself, aligned."""
@@ -233,7 +228,7 @@ class Manager:
     def _release(self, names: set[str], key: tuple[int, int] | None, pinned: bool) -> int:
         files = set(self._files.below(names, key))
         keys = {key, *(file.status.key for file in files)}
-        older = [*self._cache.open, *(region.file for region in self._cache.regions())]
+        older = [*self._cache.open, *(region.file for region in self._cache.ledger.regions())]
         count = 0
         for file in files.union(file for file in older if file.status.key in keys):
             self._cache.uncache(file)
@@ -249,7 +244,7 @@ class Manager:
 
     def _unload(self) -> int:
         """Drop every idle region and cached descriptor; pinned regions too if the manager is closed."""
-        revoked = sum(map(self.revoke, self._cache.regions())) if self._closed else 0
+        revoked = sum(map(self.revoke, self._cache.ledger.regions())) if self._closed else 0
         return revoked + self._cache.unload()
 
     # Descriptors
@@ -427,13 +422,9 @@ class Manager:
 
     # Clients that smmap 5's users count by hand
 
-    def hold(self, region: Any) -> None:
-        """A region that is pinned by hand cannot be evicted."""
-        self._cache.idle.remove(region.entry)
-
-    def unpin(self, region: Any, number: int) -> None:
-        """A client lets go of a region: a cursor, by its id, or one counted by hand."""
-        region.unpin(number, self._cache.idle)
+    def unpin(self, region: Any, cursor_id: int) -> None:
+        """A client lets go of a region."""
+        region.unpin(cursor_id, self._cache.idle)
         self.tidy(region.entry, None)
 
     def evict(self, region: Any) -> None:
@@ -442,8 +433,6 @@ class Manager:
 
     def revoke(self, region: Any) -> bool:
         """Take a region away from the cursors that use it, which raise `ClosedError` from now on; whether any did."""
-        for number in list(region.pinned_by):
-            self.counted_by_hand.pop(number, None)
         found = bool(region.revoke())
         if found:
             self._cache.dropped(region)

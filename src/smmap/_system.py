@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import mmap
 import os
 import sys
 import threading
@@ -17,7 +16,6 @@ __all__ = [
     "FREE_THREADED",
     "GONE",
     "KEEPS_DESCRIPTORS",
-    "MAP_COSTS_DESCRIPTOR",
     "OPENING",
     "PYPY",
     "RECLAIMS_LATE",
@@ -68,18 +66,6 @@ OPENING = os.O_RDONLY | sum(
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_EXCL
 
 
-def _map_costs_descriptor() -> bool:
-    try:
-        mmap.mmap(-1, 1, trackfd=False).close()  # type: ignore[call-arg, unused-ignore]
-    except TypeError:
-        return True
-    return False
-
-
-MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
-"""Whether each map of Python's own costs a descriptor (before Python 3.13, and on Windows)."""
-
-
 def called(where: Where) -> str | bytes:
     """What errors call the file."""
     return f"descriptor {where}" if isinstance(where, int) else where
@@ -124,7 +110,7 @@ class HandleLimits(NamedTuple):
     """Whether a request that would exceed `handles` is refused: the user set it. Else it only says what is cached."""
 
 
-def handle_limits(given: int = sys.maxsize) -> HandleLimits:
+def handle_limits(given: int, map_costs_descriptor: bool) -> HandleLimits:
     """The limits in force where the user gave `given` (sys.maxsize: none). At least half is left to the program."""
     maps, descriptors = 65530, 1 << 20
     try:
@@ -150,7 +136,7 @@ def handle_limits(given: int = sys.maxsize) -> HandleLimits:
     if given != sys.maxsize:
         return HandleLimits(given, descriptors // 4, True)
     return HandleLimits(
-        max(1, (min(maps, descriptors) if MAP_COSTS_DESCRIPTOR else maps) // 2), descriptors // 4, False
+        max(1, (min(maps, descriptors) if map_costs_descriptor else maps) // 2), descriptors // 4, False
     )
 
 

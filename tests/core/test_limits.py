@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import smmap
-from smmap import _cache, _files, _system
+from smmap import _files, _system
 from smmap._engine import chosen as engine
+from smmap._engine import plain
 
 from ._tools import LATE, TRACKS, File, G, World, linux, reclaim, run_python
 
@@ -33,7 +34,7 @@ def test_default_limits_are_half_of_what_the_system_allows(monkeypatch: pytest.M
     """Half of the maps, or of the descriptors where each map costs one; a quarter of the descriptors may be cached."""
     import resource
 
-    def with_limits(maps: Any, soft: Any, costs: bool, *given: int) -> tuple[int, int, bool]:
+    def with_limits(maps: Any, soft: Any, costs: bool, given: int = sys.maxsize) -> tuple[int, int, bool]:
         limit = tmp_path / "max_map_count"
         if maps is None:
             limit.unlink(missing_ok=True)
@@ -41,8 +42,7 @@ def test_default_limits_are_half_of_what_the_system_allows(monkeypatch: pytest.M
             limit.write_text(str(maps))
         monkeypatch.setattr(_system, "open", lambda _name, mode: limit.open(mode), raising=False)
         monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, soft))
-        monkeypatch.setattr(_system, "MAP_COSTS_DESCRIPTOR", costs)
-        return tuple(_system.handle_limits(*given))
+        return tuple(_system.handle_limits(given, costs))
 
     assert with_limits(1000, 400, False) == (500, 100, False)
     assert with_limits(1000, 400, True) == (200, 100, False)
@@ -51,9 +51,8 @@ def test_default_limits_are_half_of_what_the_system_allows(monkeypatch: pytest.M
     assert with_limits(None, 4, False) == (65530 // 2, 1, False)
     assert with_limits("what", resource.RLIM_INFINITY, True) == (65530 // 2, (1 << 20) // 4, False)
     assert with_limits(1000, 400, True, 7) == (7, 100, True)
-    assert with_limits(1000, 400, True, sys.maxsize) == (200, 100, False)
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert _system.handle_limits()[1] == (1 << 20) // 4
+    assert _system.handle_limits(sys.maxsize, False)[1] == (1 << 20) // 4
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert _system.is_readable(0)
 
@@ -67,8 +66,8 @@ def test_whether_a_map_costs_a_descriptor_is_found_out(monkeypatch: pytest.Monke
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(_system.mmap, "mmap", Map)
-    assert _system._map_costs_descriptor() is costs
+    monkeypatch.setattr(plain.mmap, "mmap", Map)
+    assert plain._map_costs_descriptor() is costs
 
 
 MANY_CURSORS = """
@@ -279,7 +278,7 @@ def test_idle_maps_go_for_a_descriptor_only_where_they_cost_one(
     with manager.make_cursor(file.path) as cursor:
         for number in range(3):
             cursor.use_region(number * W, 9)
-    monkeypatch.setattr(_cache._system, "MAP_COSTS_DESCRIPTOR", costs)
+    monkeypatch.setattr(engine, "MAP_COSTS_DESCRIPTOR", costs)
     failures = [OSError(errno.EMFILE, "no more")] * (2 if costs else 9)  # the cached descriptor goes first
     real = engine.open_file
 

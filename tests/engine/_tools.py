@@ -21,7 +21,6 @@ import pytest
 
 from core._tools import File, G, reclaim
 from smmap import _files
-from smmap._rents import Rents
 from smmap._window import Window
 
 __all__ = [
@@ -65,15 +64,15 @@ class Bench:
         kind: str = "map",
         price: int = NEVER,
         cached: bool = False,
+        ledger: Any = None,
     ) -> None:
         self.engine = engine
         self.path = str(file.path)
         self.data = file.data
         self.window = window
         self.kind = kind
-        self.ledger = engine.Ledger()
-        self.idle = engine.Order()
-        self.rents = Rents()
+        self.ledger = ledger or engine.Ledger()
+        self.idle = self.ledger.idle
         self.asked: list[Any] = []
         self.descriptor, status = engine.open_file(self.path, 0)
         self.file = _files.File(status, engine.Table())
@@ -120,6 +119,10 @@ class Bench:
         """The keys of the idle windows, least recently used first."""
         return [region.key for region in self.idle]
 
+    def cold_reads(self) -> int:
+        """How many ranges were read by the cached descriptor."""
+        return int(self.ledger.open.hits)
+
     def counts(self) -> tuple[int, int]:
         self.ledger.settle()
         return self.ledger.mapped, self.ledger.memory
@@ -143,15 +146,11 @@ class Bench:
         self.asked.append(("keep", region.key))
         self.idle.add(region.entry, region)
 
-    def count_cold_read(self, file: Any) -> None:
-        assert file is self.file
-        self.asked.append(("cold",))
-
     # Clients
 
     def access(self, offset: int = 0, size: int | None = None) -> Any:
         size = len(self.data) - offset if size is None else size
-        return self.engine.Access(self.client, offset, size, self.window, self.idle)
+        return self.engine.Access(self.client, offset, size, self.window, self.ledger)
 
     def buffer(self, offset: int = 0, size: int | None = None) -> Any:
         """A buffer that is open."""

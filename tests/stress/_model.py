@@ -1489,7 +1489,7 @@ class Model(RuleBasedStateMachine):
     def order_is_kept(self, manager: Manager) -> None:
         """Idle regions are in the order of their last use, and went in that order."""
         cache = manager.obj._cache
-        regions = {key_of(region): region for region in cache.regions()}
+        regions = {key_of(region): region for region in cache.ledger.regions()}
         idle = [key_of(region) for region in cache.idle]
         uses, unsure = manager.uses, self.unsure
         if unsure:

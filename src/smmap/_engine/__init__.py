@@ -3,9 +3,11 @@
 An engine is the mechanism under the policy of `_manager.py`. It decides nothing: not what is mapped, not which region
 goes, not what an error says. A module that is an engine exports, and nothing else:
 
-- `Ledger()`: counts the regions that live, each from when it is made until it dies, in one step each, whatever
-  exception is raised meanwhile. `mapped` (regions) and `memory` (bytes) are exact after `settle()`, which takes note of
-  those that died; all three are called under the manager's lock. `living` has an entry for each.
+- `Ledger()`: what an engine keeps for one manager. It counts the regions that live, each from when it is made until it
+  dies, in one step each, whatever exception is raised meanwhile: `mapped` (regions) and `memory` (bytes) are exact
+  after `settle()`, which takes note of those that died; `regions()` has them. All of this is called under the manager's
+  lock. `idle` and `open` are its orders of idle regions and of files with a cached descriptor, `rents` what was paid
+  for cold windows (see _rents.py).
 - `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
   when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
   has them; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the region alive;
@@ -19,18 +21,19 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   has all of them, `values()` their entries.
 - `Order()`: what may be dropped, least recently used first: regions by entry, or files with a cached descriptor by
   themselves. `add`, `touch` (go last), `remove`, `oldest`, `pop_oldest` are O(1), atomic, and need no lock. `hits`
-  counts windows that a read found mapped. The policy sets `crowded` where it must look after each region that becomes
-  idle.
-- `Access(client, offset, size, window, idle)`: all that a buffer's or cursor's reads go by, made once and never
+  counts windows that a read found mapped, or cold reads by a cached descriptor. The policy sets `crowded` where it must
+  look after each region that becomes idle.
+- `Access(client, offset, size, window, ledger)`: all that a buffer's or cursor's reads go by, made once and never
   changed. Who gets another file gets another record, so a read that took one record sees one file.
   `Access.closed(client, ...)` reads nothing; a `pending` one opens its file at the first read.
 - `BufferBase`: `len`, `buf[i]`, `buf[i:j]`, `view`, the buffer protocol, and `_copy`, `_found`, `_read_into`, `_slice`
   over an `Access`. It serves what is mapped itself, notes each use in the order, reads a cold range by the cached
-  descriptor and pays rent for it (`manager.rents`, `manager.count_cold_read`). For all else it asks the policy:
-  `_ready` (open the file, or refuse), `manager.fetch` (a copy of a cold range), `manager.map_range` (a region for a
-  view), `manager.keep` (a detached region was used).
+  descriptor and pays rent for it (`ledger.rents`). For all else it asks the policy: `_ready` (open the file, or
+  refuse), `manager.fetch` (a copy of a cold range), `manager.map_range` (a region for a view), `manager.keep` (a
+  detached region was used).
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   all else it asks the policy: `_move`, `_lost`, `manager.soon(manager.tidy, ...)`.
+- `MAP_COSTS_DESCRIPTOR`: whether each map does.
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) has done so, or when it dies.
 - `read_at(number, size, offset)`: the bytes there, fewer only where the file ends.

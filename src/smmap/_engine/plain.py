@@ -13,12 +13,13 @@ from collections import deque
 from typing import Any
 
 from .._files import File, Status, status_of
-from .._system import KEEPS_DESCRIPTORS, MAP_COSTS_DESCRIPTOR, OPENING, REFUSALS, Where
+from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where
 from .._window import Window
 from .plain_clients import Access, BufferBase, CursorBase
 from .plain_regions import Ledger, Order, Region, Table
 
 __all__ = [
+    "MAP_COSTS_DESCRIPTOR",
     "Access",
     "BufferBase",
     "CursorBase",
@@ -33,7 +34,19 @@ __all__ = [
     "read_window",
 ]
 
-_MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}  # the map needs no descriptor afterwards
+
+def _map_costs_descriptor() -> bool:
+    try:
+        mmap.mmap(-1, 1, trackfd=False).close()  # type: ignore[call-arg, unused-ignore]
+    except TypeError:
+        return True
+    return False
+
+
+MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
+"""Whether each map costs a descriptor (before Python 3.13, and on Windows)."""
+
+_MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
 _STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
 

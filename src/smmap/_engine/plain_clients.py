@@ -12,7 +12,7 @@ from typing import Any
 
 from .._files import Client
 from .._system import PYPY, REFUSALS, code_of, named
-from .plain_regions import Order, Region, Table
+from .plain_regions import Ledger, Region, Table
 
 __all__ = ["Access", "BufferBase", "CursorBase"]
 
@@ -25,7 +25,7 @@ _CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
 class Access:
     """All that a buffer's reads go by. Never changed: no named tuple, since slots are read twice as fast."""
 
-    __slots__ = ("client", "idle", "offset", "opened", "pending", "size", "table", "window")
+    __slots__ = ("client", "idle", "ledger", "offset", "opened", "pending", "size", "table", "window")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Access:
         offset: int,
         size: int,
         window: int,
-        idle: Order,
+        ledger: Ledger,
         opened: bool = True,
         pending: bool = False,
     ) -> None:
@@ -43,7 +43,8 @@ class Access:
         self.size = size
         self.window = window or max(client.size, 1)
         self.offset = offset
-        self.idle = idle
+        self.ledger = ledger
+        self.idle = ledger.idle
         self.opened = opened
         self.pending = pending
         """Whether the file is opened at the first read."""
@@ -51,11 +52,11 @@ class Access:
     @classmethod
     def closed(cls, client: Client, offset: int = 0, size: int = 0, pending: bool = False) -> Access:
         """Nothing can be read by it; a size says how much there will be once the file was opened."""
-        return cls(client, offset, size, 1, _NO_ORDER, False, pending)
+        return cls(client, offset, size, 1, _NO_LEDGER, False, pending)
 
 
 _NO_TABLE = Table()
-_NO_ORDER = Order()
+_NO_LEDGER = Ledger()
 
 
 class BufferBase:
@@ -169,8 +170,8 @@ class BufferBase:
                 if not region.closed:
                     raise
         client = access.client
-        file, manager = client.file, client.manager
-        due = manager.rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
+        file, ledger = client.file, access.ledger
+        due = ledger.rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
         descriptor = file.descriptor
         if descriptor is not None and not due:
             try:
@@ -180,9 +181,10 @@ class BufferBase:
                     raise named(error, client.where, start, stop) from None
                 data = b""
             if len(data) == stop - start:
-                manager.count_cold_read(file)
+                ledger.open.hits += 1
+                ledger.open.touch(file)
                 return data
-        return bytes(manager.fetch(client, start, stop, due))
+        return bytes(client.manager.fetch(client, start, stop, due))
 
     def _read_into(self, access: Access, start: int, target: memoryview) -> None:
         """Fill `target` with what follows `start`, which must lie in the buffer."""

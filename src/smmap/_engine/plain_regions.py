@@ -21,6 +21,7 @@ from collections import OrderedDict, deque
 from typing import Any, Callable, TypeVar
 
 from .._files import File
+from .._rents import Rents
 from .._system import FREE_THREADED, PYPY
 from .._window import Window
 
@@ -41,12 +42,15 @@ class Entry(weakref.ref["Region"]):
 
 
 class Ledger:
-    """Counts the regions that live."""
+    """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
-    __slots__ = ("_born", "_died", "_known", "living")
+    __slots__ = ("_born", "_died", "_known", "_living", "idle", "open", "rents")
 
     def __init__(self) -> None:
-        self.living: dict[int, Entry] = {}
+        self.idle = Order()
+        self.open = Order()
+        self.rents = Rents()
+        self._living: dict[int, Entry] = {}
         """The regions that were made and have not been counted down, by serial number."""
         self._died: deque[Entry] = deque()
         self._born = 0
@@ -56,14 +60,14 @@ class Ledger:
     @property
     def mapped(self) -> int:
         """How many regions are mapped."""
-        return len(self.living)
+        return len(self._living)
 
     @property
     def memory(self) -> int:
         """How many bytes are mapped. O(1), unless an exception cut short the step before: then they are summed up."""
-        now = self._born, len(self.living)
+        now = self._born, len(self._living)
         if self._known[:2] != now:
-            self._known = *now, sum(entry.size for entry in self.living.copy().values())
+            self._known = *now, sum(entry.size for entry in self._living.copy().values())
         return self._known[2]
 
     def enter(self, region: Region) -> None:
@@ -74,9 +78,13 @@ class Ledger:
         region.entry = entry
         total = self.memory
         self._born = entry.serial
-        self.living[entry.serial] = entry
-        self._known = entry.serial, len(self.living), total + entry.size
+        self._living[entry.serial] = entry
+        self._known = entry.serial, len(self._living), total + entry.size
         entry.table.add(entry)
+
+    def regions(self) -> list[Region]:
+        """All that live."""
+        return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
 
     def leave(self, region: Region) -> None:
         """Count a region down before it dies."""
@@ -87,8 +95,8 @@ class Ledger:
         while self._died:
             entry = self._died[0]
             total = self.memory
-            if self.living.pop(entry.serial, None) is not None:
-                self._known = self._born, len(self.living), total - entry.size
+            if self._living.pop(entry.serial, None) is not None:
+                self._known = self._born, len(self._living), total - entry.size
             entry.table.remove(entry)
             self._died.popleft()  # last: an entry that is met again is counted down only once
 
@@ -133,7 +141,7 @@ class Region(mmap.mmap):
     @property
     def pinned(self) -> bool:
         """Whether a cursor truly uses it: an exception may have come between its `pin` and the use."""
-        return any(cursor._use[0] is self for cursor in self.holders()) or min(self.pinned_by, default=0) < 0
+        return any(cursor._use[0] is self for cursor in self.holders())
 
     def pin(self, cursor: Any) -> None:
         """A cursor is about to use it."""

@@ -15,7 +15,7 @@ import pytest
 import smmap
 from smmap import _files, _system
 from smmap._engine import chosen as engine
-from smmap._engine import plain
+from smmap._engine import plain as plain_engine
 
 from ._tools import LATE, TRACKS, File, G, World, linux, reclaim, run_python
 
@@ -66,8 +66,8 @@ def test_whether_a_map_costs_a_descriptor_is_found_out(monkeypatch: pytest.Monke
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(plain.mmap, "mmap", Map)
-    assert plain._map_costs_descriptor() is costs
+    monkeypatch.setattr(plain_engine.mmap, "mmap", Map)
+    assert plain_engine._map_costs_descriptor() is costs
 
 
 MANY_CURSORS = """

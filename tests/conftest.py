@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
+import smmap
 from core._tools import World
+from smmap._engine import _sources
 
 _FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    """No test of an extension that is older than its sources."""
+    if smmap.engine == "fast":
+        from smmap._engine import chosen
+
+        assert chosen.sources == _sources.digest(), "the fast engine is stale: install again (pip install -e .)"
 
 
 def pytest_collection_finish() -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import smmap
+from smmap._engine import chosen as engine
 
 __all__ = [
     "LATE",
@@ -32,6 +33,7 @@ __all__ = [
     "World",
     "agree",
     "assert_zero",
+    "before_system_call",
     "borders",
     "collecting_always",
     "descriptors",
@@ -51,9 +53,29 @@ PYPY = sys.implementation.name == "pypy"
 # Whether a dead object may be reclaimed later than its last reference goes.
 LATE = sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)()
 # Whether each map keeps a descriptor of its own.
-TRACKS = sys.version_info < (3, 13)
+TRACKS = engine.MAP_COSTS_DESCRIPTOR
 
 linux = pytest.mark.skipif(not LINUX, reason="looks into /proc")
+
+
+def before_system_call(patch: pytest.MonkeyPatch, name: str, function: Callable[..., int | None]) -> None:
+    """Call `function` before each system call of that name which the engine makes, with the call's arguments.
+
+    The call fails with the code that it returns, if any. "open" (path, flags), "dup" (descriptor), "fstat"
+    (descriptor), "pread" (descriptor, size, offset).
+    """
+    if hasattr(engine, "seams"):
+        patch.setitem(engine.seams, name, lambda *args: function(*args) or 0)
+        return
+    real = getattr(os, name)
+
+    def call(*args: Any) -> Any:
+        code = function(*args)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return real(*args)
+
+    patch.setattr(os, name, call)
 
 
 class File(NamedTuple):

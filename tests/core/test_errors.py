@@ -25,7 +25,21 @@ import smmap
 from smmap import ClosedError, FileChangedError, LimitError, SmmapError, _engine
 from smmap.util import MapRegion
 
-from ._tools import LINUX, PYPY, TRACKS, File, G, World, descriptors, linux, maps, open_to_all, reclaim, run_python
+from ._tools import (
+    LINUX,
+    PYPY,
+    TRACKS,
+    File,
+    G,
+    World,
+    before_system_call,
+    descriptors,
+    linux,
+    maps,
+    open_to_all,
+    reclaim,
+    run_python,
+)
 
 W = 2 * G
 Buffer: Any = smmap.SlidingWindowMapBuffer
@@ -511,12 +525,23 @@ def test_a_cursor_without_a_region(world: World) -> None:
 
 
 class Refusing:
-    """Stands for a function of the engine: fails with `code` for the next `times` calls, then works again."""
+    """Stands for a function of the engine: fails with `code` for the next `times` calls, then works again.
+
+    "pread" is the system's.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch, name: str, code: int, times: int = 1) -> None:
-        engine = _engine.chosen
-        self.real, self.code, self.times, self.calls = getattr(engine, name), code, times, 0
-        patch.setattr(engine, name, self)
+        self.code, self.times, self.calls = code, times, 0
+        if name == "pread":
+            before_system_call(patch, name, self.refused)
+        else:
+            self.real = getattr(_engine.chosen, name)
+            patch.setattr(_engine.chosen, name, self)
+
+    def refused(self, *_: Any) -> int:
+        self.calls += 1
+        self.times -= 1
+        return self.code if self.times >= 0 else 0
 
     def __call__(self, *args: Any) -> Any:
         self.calls += 1
@@ -604,19 +629,17 @@ def test_maps_by_a_cached_descriptor_that_goes_meanwhile(world: World, monkeypat
 
 
 class RefusingToOpenAnew:
-    """Stands for `os.open`: fails for what another descriptor refers to, as where nothing is below /proc."""
+    """Lets opening fail for what another descriptor refers to, as where nothing is below /proc."""
 
     def __init__(self, patch: pytest.MonkeyPatch, code: int, times: int = sys.maxsize) -> None:
-        self.real, self.code, self.times, self.calls = os.open, code, times, 0
-        patch.setattr(os, "open", self)
+        self.code, self.times, self.calls = code, times, 0
+        before_system_call(patch, "open", self.refused)
 
-    def __call__(self, path: Any, flags: int, *args: Any) -> int:
+    def refused(self, path: Any, *_: Any) -> int:
         if not str(path).startswith("/proc/self/fd/"):
-            return self.real(path, flags, *args)
+            return 0
         self.calls += 1
-        if self.calls <= self.times:
-            raise OSError(self.code, os.strerror(self.code))
-        return self.real(path, flags, *args)
+        return self.code if self.calls <= self.times else 0
 
 
 @posix
@@ -649,7 +672,7 @@ def test_room_is_made_for_opening_a_descriptor_anew(code: int, world: World, mon
     assert (before.idle, before.descriptors) == (1, 1)
     number = os.open(file.path, os.O_RDONLY)
     refusing = RefusingToOpenAnew(monkeypatch, code, 1)
-    monkeypatch.setattr(os, "dup", None)
+    before_system_call(monkeypatch, "dup", lambda *_: pytest.fail("a duplicate was made"))
     buffer = manager.buffer(number)
     assert refusing.calls == 2
     after = manager.stats()
@@ -666,13 +689,12 @@ def test_flags_reach_the_system(by_number: bool, world: World, monkeypatch: pyte
     file = world.file(8 * W)
     number = os.open(file.path, os.O_RDONLY)
     asked: list[int] = []
-    real = os.open
 
-    def opening(path: Any, flags: int, *args: Any) -> int:
+    def opening(_path: Any, flags: int, *_: Any) -> int:
         asked.append(flags & os.O_SYNC)
-        return real(path, flags, *args)
+        return 0
 
-    monkeypatch.setattr(os, "open", opening)
+    before_system_call(monkeypatch, "open", opening)
     manager = world.manager(W)
     given = number if by_number else file.path
     with manager.make_cursor(given) as cursor:
@@ -807,11 +829,11 @@ def test_a_cold_read_makes_room_when_the_system_has_run_out(
         for number in range(3):
             cursor.use_region(number * W, 9)
     with manager.buffer(file.path) as buffer:
-        Refusing(monkeypatch, "read_at", code, 3)  # the first two are tried again before anything goes
+        Refusing(monkeypatch, "pread", code, 3)  # the first two are tried again before anything goes
         assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
         assert manager.stats().idle == 2
         assert buffer[6 * W : 6 * W + 9] == file.data[6 * W : 6 * W + 9]
-        Refusing(monkeypatch, "read_at", code, 1000)
+        Refusing(monkeypatch, "pread", code, 1000)
         with pytest.raises(LimitError):
             buffer[7 * W : 7 * W + 9]
 
@@ -820,7 +842,7 @@ def test_a_cold_read_makes_room_when_the_system_has_run_out(
 def test_reads_that_fail(code: int, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = Buffer(scene.manager.make_cursor(scene.file.path), 3 * W)
     assert buffer[2 * W] == scene.file.data[5 * W]
-    refusing = Refusing(monkeypatch, "read_at", code, 1000)
+    refusing = Refusing(monkeypatch, "pread", code, 1000)
     with scene.unharmed():
         for _ in range(3):
             with pytest.raises(OSError, match=r".+") as failure:
@@ -839,10 +861,14 @@ def test_short_reads(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that gives less than the file's size promises is an error, not fewer bytes."""
     buffer = Buffer(scene.manager.make_cursor(scene.file.path), 3 * W)
     assert buffer[2 * W : 2 * W + 9] == scene.file.data[5 * W : 5 * W + 9]
-    engine = _engine.chosen
-    real = engine.read_at
-    monkeypatch.setattr(engine, "read_at", lambda number, size, offset: real(number, size, offset)[:-1])
-    with scene.unharmed():
+    path = scene.file.path
+
+    def truncated(*_: Any) -> int:
+        os.truncate(path, 5 * W + 8)
+        return 0
+
+    with scene.unharmed(), monkeypatch.context() as patch:
+        before_system_call(patch, "pread", truncated)
         with pytest.raises(FileChangedError):
             buffer[2 * W : 2 * W + 9]
     buffer.close()

@@ -6,12 +6,10 @@ import os
 
 import pytest
 
-import smmap
 from smmap import _system
-from smmap._engine import chosen as engine
 from smmap._rents import Rents, patience, price
 
-from ._tools import PYPY, G, World
+from ._tools import PYPY, G, World, before_system_call
 
 W = 2 * G
 
@@ -77,7 +75,6 @@ def test_rents_go_by_the_size_that_a_file_has_now(world: World) -> None:
     assert manager.client(file.path).file.patience == 2
 
 
-@pytest.mark.skipif(smmap.engine != "plain", reason="patches what the plain engine uses")
 @pytest.mark.skipif(PYPY or not _system.KEEPS_DESCRIPTORS, reason="no read without the lock there")
 def test_no_descriptor_is_closed_under_a_reader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number would be another file's at once."""
@@ -86,15 +83,14 @@ def test_no_descriptor_is_closed_under_a_reader(world: World, monkeypatch: pytes
     buffer = manager.buffer(file.path)
     assert buffer[W : W + 9] == file.data[W : W + 9]
     taken: list[int] = []
-    read_at = engine.read_at
 
-    def late(number: int, size: int, offset: int) -> bytes:
+    def late(*_: object) -> None:
         if not taken:
+            taken.append(-1)
             manager.collect()
-            taken.append(os.open(other.path, os.O_RDONLY))
-        return read_at(number, size, offset)
+            taken[0] = os.open(other.path, os.O_RDONLY)
 
-    monkeypatch.setattr(engine, "read_at", late)
+    before_system_call(monkeypatch, "pread", late)
     try:
         assert buffer[3 * W : 3 * W + 9] == file.data[3 * W : 3 * W + 9]
     finally:

@@ -198,7 +198,7 @@ class Bench:
         operation(*args)
 
     def tidy(self, region: Any, last: Any) -> None:
-        self.asked.append(("tidy", region.key, last.key))
+        self.asked.append(("tidy", region().key, last().key))
 
 
 def dead() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from core._tools import TRACKS, G, World, collecting_always, descriptors, linux, reclaim
+from core._tools import G, World, collecting_always, descriptors, linux, reclaim
 from smmap._window import Window
 
 from ._tools import CPYTHON, Bench, Interrupt, Steps, alarmed, dead, every_step, interrupt, shot
@@ -270,7 +270,7 @@ def test_interrupted_at_any_step_of_a_birth(bench: Make, world: World, kind: str
         if kind == "map" and sys.platform == "linux":
             assert world.pages()["data", 2] == len(found)
         if sys.platform == "linux":
-            assert copies_open() == (len(kept + found) if TRACKS and kind == "read" else 0)
+            assert copies_open() == (len(kept + found) if made.engine.MAP_COSTS_DESCRIPTOR and kind == "read" else 0)
         return more
 
     assert every_step(run) > 50

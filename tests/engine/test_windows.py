@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core._tools import TRACKS, G, World, descriptors, linux, payload
+from core._tools import G, World, descriptors, linux, payload
 from smmap._window import Window
 
 from ._tools import Bench, dead
@@ -80,7 +80,7 @@ def test_read_window_leaves_no_descriptor(bench: Make) -> None:
     os.truncate(made.path, G)
     for _ in range(5):
         assert made.make(0, 3 * G) is None
-    assert len(descriptors()) == len(before) + TRACKS
+    assert len(descriptors()) == len(before) + made.engine.MAP_COSTS_DESCRIPTOR
     del region
     dead()
     assert descriptors() == before

@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smmap
-from core._tools import LATE, LINUX, G, World, agree, descriptors, linux, maps, payload, run_python
+from core._tools import LATE, LINUX, G, World, agree, before_system_call, descriptors, linux, maps, payload, run_python
 
 np: Any = pytest.importorskip("numpy")
 
 import smmap.numpy  # noqa: E402
-from smmap import _engine, _system  # noqa: E402
+from smmap import _system  # noqa: E402
 from smmap.numpy import LazyArray, MappedArray, Shards, load  # noqa: E402
 from smmap.numpy import _shards as shards_module  # noqa: E402
 
@@ -1224,16 +1224,8 @@ def test_nothing_is_looked_up_twice(tmp_path: Path, world: World, monkeypatch: p
     """How many reads: each block of each file once, in order, however the indexes stand."""
     many = Many(tmp_path, "<u2", [20 * G] * 4, "raw")
     shards = many.shards(world.manager(WINDOW))
-    if _engine.engine != "plain":
-        pytest.skip("the system call is not Python's")
     reads: list[int] = []
-    read_at = _engine.chosen.read_at
-
-    def counted(number: int, size: int, offset: int) -> bytes:
-        reads.append(offset)
-        return read_at(number, size, offset)
-
-    monkeypatch.setattr(_engine.chosen, "read_at", counted)
+    before_system_call(monkeypatch, "pread", lambda _number, _size, offset: reads.append(offset))
     block = shards_module._BLOCK // 2
     keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
     same(shards[keys], many.array[keys])

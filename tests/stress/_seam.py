@@ -3,7 +3,7 @@
 Two depths: "seam" is what the policy asks of the engine and of `_files` (`open_file`, `map_window`, ...); "system" is
 what those call in turn (`os.open`, `mmap.mmap`, ...), seen by the library alone: its modules get stand-ins for `os`,
 `io`, `fcntl` and `resource`, and regions that check first. "duplicates" is the latter on a system where what a
-descriptor refers to cannot be opened anew. The two below "seam" need the plain engine.
+descriptor refers to cannot be opened anew. The fast engine's own calls are made to fail by its `seams`.
 """
 
 from __future__ import annotations
@@ -93,15 +93,58 @@ class Seam:
             patch.setattr(module, "examine", examine)
 
     def _go_below(self, patch: pytest.MonkeyPatch, can_open_anew: bool) -> None:
-        plain, seam = _engine.chosen, self
+        seam = self
         guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _OS if hasattr(os, name)}
         guarded["close"] = self._guard("os.close", os.close, after=True)
         patch.setattr(_files, "os", _StandIn(os, guarded))
+        if _engine.engine == "fast":
+            self._go_below_fast(patch, can_open_anew)
+        else:
+            self._go_below_plain(patch, can_open_anew, guarded)
+        patch.setattr(
+            posixpath, "os", _StandIn(os, {name: self._guard(f"os.{name}", getattr(os, name)) for name in _PATHS})
+        )
+
+        class FileIO(io.FileIO):
+            """A file of which one byte is read, to see whether there is any."""
+
+            def read(self, *args: Any) -> bytes:
+                seam.check("io.read")
+                return super().read(*args)
+
+        patch.setattr(_files, "io", _StandIn(io, {"FileIO": FileIO}))
+        patch.setattr(_files, "ioctl", self._guard("fcntl.ioctl", _files.ioctl))
+        patch.setattr(_system, "open", self._guard("open", open), raising=False)
+        for module, name in (("fcntl", "fcntl"), ("resource", "getrlimit")):
+            real = __import__(module)
+            stand_in = _StandIn(real, {name: self._guard(f"{module}.{name}", getattr(real, name))})
+            patch.setitem(sys.modules, module, stand_in)
+
+    def _go_below_fast(self, patch: pytest.MonkeyPatch, can_open_anew: bool) -> None:
+        def guarded(name: str) -> Callable[..., int]:
+            again = False
+
+            def code_of(path: Any, *_: Any) -> int:
+                nonlocal again
+                try:
+                    self.check(name)
+                except OSError as error:
+                    again = error.errno == errno.EINTR and not again  # such a call is made again until it ends
+                    if again or error.errno != errno.EINTR:
+                        return error.errno or 0
+                opens_anew = name == "os.open" and str(path).startswith("/proc/self/fd/")
+                return errno.ENOENT if opens_anew and not can_open_anew else 0
+
+            return code_of
+
+        for name in ("os.open", "os.dup", "os.fstat", "os.pread", "mmap.mmap"):
+            patch.setitem(_engine.chosen.seams, name.partition(".")[2], guarded(name))
+
+    def _go_below_plain(self, patch: pytest.MonkeyPatch, can_open_anew: bool, guarded: dict[str, Any]) -> None:
+        plain, seam = _engine.chosen, self
         if not can_open_anew:
             guarded = {**guarded, "open": _opens_no_descriptor(guarded["open"])}
         patch.setattr(plain, "os", _StandIn(os, guarded))
-        guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _PATHS}
-        patch.setattr(posixpath, "os", _StandIn(os, guarded))
 
         class Region(plain.Region):
             """A region that may not be made, and whose advice can be refused."""
@@ -116,21 +159,7 @@ class Seam:
                 seam.check("mmap.madvise")
                 super().madvise(*args)
 
-        class FileIO(io.FileIO):
-            """A file of which one byte is read, to see whether there is any."""
-
-            def read(self, *args: Any) -> bytes:
-                seam.check("io.read")
-                return super().read(*args)
-
         patch.setattr(plain, "Region", Region)
-        patch.setattr(_files, "io", _StandIn(io, {"FileIO": FileIO}))
-        patch.setattr(_files, "ioctl", self._guard("fcntl.ioctl", _files.ioctl))
-        patch.setattr(_system, "open", self._guard("open", open), raising=False)
-        for module, name in (("fcntl", "fcntl"), ("resource", "getrlimit")):
-            real = __import__(module)
-            stand_in = _StandIn(real, {name: self._guard(f"{module}.{name}", getattr(real, name))})
-            patch.setitem(sys.modules, module, stand_in)
 
     def _guard(self, name: str, real: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:

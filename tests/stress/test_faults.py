@@ -276,12 +276,15 @@ def test_without_faults(depth: str, backing: str, folder: Path, monkeypatch: pyt
     seam = Seam(monkeypatch, depth)
     assert run(folder, backing, seam) == 0
     if depth == "seam":
-        wanted = {"examine", "open_file", "read_at", "map_window"} | ({"read_window"} if backing == "read" else set())
+        wanted = {"examine", "open_file", "map_window"} | ({"read_window"} if backing == "read" else set())
+        wanted |= {"read_at"} if smmap.engine == "plain" else set()
     else:
         wanted = {"os.stat", "os.fstat", "os.open", "os.dup", "os.pread", "os.close", "mmap.mmap", "mmap.madvise"}
         wanted |= {"fcntl.fcntl", "os.lstat", "open", "resource.getrlimit", "io.read"}
         if LINUX and depth != "duplicates":
             wanted -= {"os.dup"}
+        if smmap.engine == "fast":  # no error of these is looked at
+            wanted -= {"os.close", "mmap.madvise"}
     if backing == "read":
         wanted -= {"map_window", "mmap.madvise"}
     assert wanted <= set(seam.counted), seam.counted
@@ -337,7 +340,7 @@ class OneFault:
 def test_each_call_fails(backing: str, depth: str, lasting: bool, folder: Path) -> None:
     """Each call once, by the codes in turn: the next test is the whole of it."""
     failed = exhaust(folder, backing, depth, CODES[:-1], lasting)
-    assert sum(failed.values()) >= (5 if LATE else 150)
+    assert sum(failed.values()) >= (5 if LATE else 150 if smmap.engine == "plain" else 40)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,8 +73,16 @@ def _choose(wanted: str) -> tuple[str, str]:
             raise ImportError(
                 f"SMMAP_ENGINE is {wanted!r}, but it cannot be loaded: {error}", name=error.name
             ) from None
-        return "plain", str(error)
+        return "plain", _reason(error)
     return "fast", ""
+
+
+def _reason(error: ImportError) -> str:
+    """Why the fast engine cannot be imported, as far as its build told."""
+    try:
+        return (Path(__file__).parent / "fast-not-built.txt").read_text(encoding="utf-8").strip()
+    except OSError:
+        return f"{error}: it is built on CPython for Linux and macOS, where there is a C compiler"
 
 
 engine: str

@@ -1,0 +1,84 @@
+"""Builds the fast engine where there is a C compiler; everything else stands in pyproject.toml.
+
+Without a compiler, and on PyPy, Windows and free-threaded Python, the plain engine is installed. pip hides what a
+build prints, so the reason is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
+SMMAP_BUILD=plain in the environment builds without the fast engine, SMMAP_BUILD=fast fails where it cannot be built.
+SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), as for sanitizers.
+"""
+
+import os
+import runpy
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+ENGINES = Path("src", "smmap", "_engine")
+REASON = "fast-not-built.txt"
+
+wish = os.environ.get("SMMAP_BUILD", "")
+if wish not in ("", "plain", "fast"):
+    sys.exit(f'SMMAP_BUILD must be "plain" or "fast", not {wish!r}')
+
+
+def missing() -> str:
+    """Why the fast engine is not built here; empty if it is tried."""
+    if wish == "plain":
+        return 'SMMAP_BUILD was "plain" when smmap was built'
+    if sys.implementation.name != "cpython":
+        return f"it is not built for {sys.implementation.name}"
+    if os.name != "posix":
+        return "it is only built on Linux and macOS"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "it is not built for free-threaded Python"
+    return ""
+
+
+def extension() -> Extension:
+    """The fast engine."""
+    flags = os.environ.get("SMMAP_CFLAGS", "").split()
+    digest = runpy.run_path(str(HERE / ENGINES / "_sources.py"))["digest"]()
+    return Extension(
+        "smmap._engine.fast",
+        [str(ENGINES / "fast.pyx")],
+        define_macros=[("SMMAP_SOURCES", f'"{digest}"')],
+        extra_compile_args=["-fno-strict-aliasing", *flags],
+        extra_link_args=flags,
+    )
+
+
+def c_sources() -> list[str]:
+    """What Cython makes of the source; where there is no Cython, the C source that an sdist has."""
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        return [str(ENGINES / "fast.c")]
+    return cythonize(str(ENGINES / "fast.pyx"))[0].sources
+
+
+class Build(build_ext):
+    """Builds what can be built, and says why the rest cannot."""
+
+    def run(self) -> None:
+        path = (HERE / ENGINES if self.inplace else Path(self.build_lib, *ENGINES.parts[1:])) / REASON
+        path.unlink(missing_ok=True)
+        try:
+            for engine in self.extensions:
+                engine.sources = c_sources()
+            super().run()
+        except Exception as error:
+            if wish == "fast":
+                raise
+            print(f"smmap: the fast engine cannot be built ({error}); the plain one is installed", file=sys.stderr)
+            self.extensions = []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"it could not be built: {error}\n", encoding="utf-8")
+
+
+reason = missing()
+if reason:
+    print(f"smmap: the plain engine alone is installed, since {reason}", file=sys.stderr)
+setup(ext_modules=[] if reason else [extension()], cmdclass={"build_ext": Build})

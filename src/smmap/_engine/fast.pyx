@@ -1,0 +1,133 @@
+# cython: language_level=3, binding=False, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True, auto_pickle=False, embedsignature=True, embedsignature.format=clinic
+"""The fast engine: what `__init__.py` promises, compiled. Read `plain.py` first; what is the same is not said again.
+
+It is one module in several files, by subject: those that are included at the end.
+
+Three ideas carry it:
+
+- A `Region` owns its map and is counted by C integers in `__dealloc__`. The table of a file has borrowed pointers to
+  regions, which take themselves out when they die; the order of idle regions is a list whose links lie in the regions.
+- The interpreter's lock is the only one. Whatever is changed together is changed between two points at which it can be
+  given up, and no Python code can run: no call of Python, no allocation of what the collector tracks (up to 3.11 that
+  may run finalizers), and references are dropped last.
+- Nothing that is borrowed is used after such a point. What was looked up is looked up again, or held by a reference.
+
+Every access is checked against the region itself, so a wrong record cannot lead to memory that is not mapped.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
+from cpython.long cimport PyLong_CheckExact
+from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
+from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
+from libc.errno cimport EINTR, errno
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memchr, memcpy, memset, strlen
+
+from .._files import Status
+from .._system import OPENING, REFUSALS, code_of, named
+
+__all__ = [
+    "MAP_COSTS_DESCRIPTOR",
+    "Access",
+    "BufferBase",
+    "CursorBase",
+    "Descriptor",
+    "Ledger",
+    "Order",
+    "Region",
+    "Table",
+    "map_window",
+    "open_file",
+    "read_at",
+    "read_window",
+]
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <fcntl.h>
+    #include <string.h>
+    #include <sys/mman.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #ifdef __APPLE__
+    #define smmap_mtime(s) ((s)->st_mtimespec)
+    #define smmap_ctime(s) ((s)->st_ctimespec)
+    #else
+    #define smmap_mtime(s) ((s)->st_mtim)
+    #define smmap_ctime(s) ((s)->st_ctim)
+    #endif
+    static inline long long smmap_mtime_ns(struct stat *s) {
+        return smmap_mtime(s).tv_sec * 1000000000LL + smmap_mtime(s).tv_nsec;
+    }
+    static inline long long smmap_ctime_ns(struct stat *s) {
+        return smmap_ctime(s).tv_sec * 1000000000LL + smmap_ctime(s).tv_nsec;
+    }
+    static void *const smmap_failed = MAP_FAILED;
+    #ifndef SMMAP_SOURCES
+    #define SMMAP_SOURCES ""
+    #endif
+    """
+    const char* SMMAP_SOURCES
+    ctypedef struct stat_t "struct stat":
+        unsigned long long st_dev
+        unsigned long long st_ino
+        long long st_size
+    ctypedef struct PySliceObject:
+        PyObject* start
+        PyObject* stop
+        PyObject* step
+    ctypedef long off_t
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_RANDOM, MADV_SEQUENTIAL, F_DUPFD_CLOEXEC
+    void* smmap_failed
+    long long smmap_mtime_ns(stat_t*) noexcept
+    long long smmap_ctime_ns(stat_t*) noexcept
+    void* mmap(void*, size_t, int, int, int, off_t) noexcept nogil
+    int munmap(void*, size_t) noexcept nogil
+    int mprotect(void*, size_t, int) noexcept nogil
+    int madvise(void*, size_t, int) noexcept nogil
+    int open(const char*, int) noexcept nogil
+    int close(int) noexcept nogil
+    int fcntl(int, int, int) noexcept nogil
+    int fstat(int, stat_t*) noexcept nogil
+    Py_ssize_t pread(int, void*, size_t, off_t) noexcept nogil
+    void* memmem(const void*, size_t, const void*, size_t) noexcept nogil
+    const char* strerror(int) noexcept
+    PyObject* Py_None
+    object PyUnicode_EncodeFSDefault(object)
+    int PySys_Audit(const char*, const char*, ...) except -1
+    long long PyLong_AsLongLongAndOverflow(object, int*) noexcept
+
+cdef enum:
+    LARGE = 1 << 16  # copies of so many bytes give up the interpreter's lock
+    LONGEST = 1 << 24  # bytes copied, read or searched between two looks at signals
+    STEP = 1 << 20  # bytes read at once where a range is copied piece by piece
+    BLOCK = 1 << 16  # bytes copied at once for a slice with a step
+    CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
+    SHIFT = 15  # as in _rents.py
+
+MAP_COSTS_DESCRIPTOR = False
+sources = (<bytes>SMMAP_SOURCES).decode()  # their digest: see _sources.py
+
+cdef object _REFUSALS = REFUSALS
+cdef int _OPENING = OPENING
+cdef tuple _NOWHERE = (None, 0, 0)
+cdef char* _BYTES = "B"
+cdef char* _NOTHING = ""
+
+include "fast_regions.pxi"
+include "fast_search.pxi"
+include "fast_orders.pxi"
+include "fast_files.pxi"
+include "fast_clients.pxi"

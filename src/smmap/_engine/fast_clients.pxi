@@ -1,0 +1,546 @@
+# Buffers and cursors. Included by fast.pyx.
+
+@cython.final
+@cython.no_gc_clear
+cdef class Access:
+    """All that a buffer's reads go by, made once and never changed."""
+
+    cdef readonly Table table
+    cdef readonly long long size
+    cdef readonly long long window
+    cdef readonly long long offset
+    cdef readonly Ledger ledger
+    cdef readonly Order idle
+    cdef readonly object client
+    cdef readonly bint opened
+    cdef readonly bint pending
+    cdef object manager
+    cdef object file
+    cdef unsigned long long serial  # the file's, added to the number of a window
+    cdef int shift  # the window is so large as a power of two; -1: it is none
+
+    def __cinit__(
+        self, client, long long offset, long long size, long long window, Ledger ledger not None,
+        bint opened=True, bint pending=False,
+    ):
+        """Reads of [offset, offset + size) of the client's file, through windows of that size (0: the whole file)."""
+        if offset < 0 or size < 0 or window < 0 or (opened and (size > client.size or offset > client.size - size)):
+            raise ValueError(f"[{offset}, {offset} + {size}) is not in the file")
+        self.table = _NO_TABLE
+        self.client = client
+        self.size = size
+        self.window = window or max(client.size, 1)
+        self.offset = offset
+        self.ledger = ledger
+        self.idle = ledger.idle
+        self.opened = opened
+        self.pending = pending
+        if opened:
+            self.file = client.file
+            self.table = <Table?>self.file.table
+            self.serial = self.file.serial & 0xFFFFFFFFFFFFFFFF
+            self.manager = client.manager
+        self.shift = -1
+        if not self.window & (self.window - 1):
+            self.shift = 0
+            while self.window > 1LL << self.shift:
+                self.shift += 1
+
+    @staticmethod
+    def closed(client, long long offset=0, long long size=0, bint pending=False):
+        """Nothing can be read by it; a size says how much there will be once the file was opened."""
+        return Access(client, offset, size, 1, _NO_LEDGER, False, pending)
+
+    cdef inline long long number(self, long long place) noexcept:
+        """The number of the grid window that has a byte of the file."""
+        return place >> self.shift if self.shift >= 0 else place // self.window
+
+    cdef inline PyObject* hit(self, long long first, long long last) noexcept:
+        """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it."""
+        cdef PyObject* found = self.table.near
+        cdef long long number
+        if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
+            number = self.number(first)
+            found = self.table.at(number, -1)
+            if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
+                return NULL
+            self.table.near = found
+        if self.idle.has(&(<Region>found).link):
+            self.idle.touch_link(&(<Region>found).link)
+        elif not (<Region>found).pins:
+            return NULL  # detached: the policy takes it back
+        self.idle.hits += 1
+        return found
+
+    cdef Region found(self, long long first, long long last):
+        """The same, also of a detached region, which the manager takes back."""
+        cdef PyObject* near = self.hit(first, last)
+        cdef Region region
+        if near is not NULL:
+            return <Region>near
+        near = self.table.at(self.number(first), -1)
+        if near is NULL or first < (<Region>near).start or last > (<Region>near).stop:
+            return None
+        region = <Region>near
+        self.idle.hits += 1
+        if not (region.pins or self.idle.has(&region.link)):
+            self.manager.keep(self.client, region)
+        return region
+
+    cdef bint pay(self, long long first, Py_ssize_t size) except -1:
+        """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
+        cdef long long price = self.file.price, patience = self.file.patience
+        cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
+        return self.ledger.rents.pay(window, size, price, patience)
+
+    cdef bint read(self, char* target, long long first, Py_ssize_t size) except -1:
+        """Read [first, first + size) of the file by the cached descriptor; whether that was possible."""
+        cdef Descriptor descriptor = self.file.descriptor
+        cdef Order cold
+        cdef Py_ssize_t count
+        cdef Link* link
+        if descriptor is None:
+            return False
+        try:
+            count = descriptor.read_to(target, size, first)
+        except (OSError, MemoryError) as error:
+            if code_of(error) not in _REFUSALS:
+                raise named(error, self.client.where, first, first + size) from None
+            return False
+        if count < size:
+            return False
+        cold = self.ledger.open
+        cold.hits += 1
+        link = cold.link_of(self.file)
+        if cold.has(link):
+            cold.touch_link(link)
+        return True
+
+    cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
+        """The same, as the policy gives it: it opens the file, or maps the window."""
+        return self.manager.fetch(self.client, first, first + size, due)
+
+    cdef int copy(self, char* target, long long start, Py_ssize_t size) except -1:
+        """Copy what follows `start`, which must lie in the buffer, to memory of the caller's."""
+        cdef long long position = start + self.offset
+        cdef Py_ssize_t count
+        cdef Region region
+        cdef bytes data
+        cdef bint due
+        if not size:
+            return 0
+        if start < 0 or size < 0 or start > self.size or size > self.size - start:
+            raise SystemError("a range outside of its buffer")
+        while size:
+            count = min(self.window - position % self.window, size)
+            region = self.found(position, position + count)
+            if region is not None:
+                region.copy_to(target, position, count)
+            else:
+                count = min(count, STEP)
+                due = self.pay(position, count)
+                if due or not self.read(target, position, count):
+                    data = self.fetched(position, count, due)
+                    if len(data) != count:
+                        raise SystemError(f"{len(data)} bytes were fetched, not {count}")
+                    memcpy(target, PyBytes_AS_STRING(data), count)
+            size -= count
+            if not size:
+                break
+            target += count
+            position += count
+            PyErr_CheckSignals()
+        return 0
+
+    cdef bytes bytes_of(self, long long start, long long stop):
+        """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
+        cdef long long first = start + self.offset, last = stop + self.offset
+        cdef Region region
+        cdef bytes data
+        cdef bint due
+        if start >= stop:
+            return b""
+        if self.number(first) == self.number(last - 1):
+            region = self.found(first, last)
+            if region is not None:
+                return region.copy(first, last - first)
+            due = self.pay(first, last - first)
+            if not due:
+                try:
+                    data = PyBytes_FromStringAndSize(NULL, last - first)
+                except MemoryError:  # the policy may make room
+                    return self.fetched(first, last - first, due)
+                if self.read(PyBytes_AS_STRING(data), first, last - first):
+                    return data
+            return self.fetched(first, last - first, due)
+        data = PyBytes_FromStringAndSize(NULL, stop - start)
+        self.copy(PyBytes_AS_STRING(data), start, stop - start)
+        return data
+
+
+cdef Table _NO_TABLE = Table()
+cdef Ledger _NO_LEDGER = Ledger()
+cdef Access _NO_ACCESS = Access(None, 0, 0, 1, _NO_LEDGER, False)
+
+
+@cython.no_gc_clear
+cdef class BufferBase:
+    """The bytes of a file, as its windows have them. See `SlidingWindowMapBuffer`."""
+
+    cdef object __weakref__
+    cdef Access record
+
+    def __cinit__(self, *args, **kwargs):
+        self.record = _NO_ACCESS
+
+    @property
+    def _access(self):
+        """The record that reads go by."""
+        return self.record
+
+    @_access.setter
+    def _access(self, Access access not None):
+        self.record = access
+
+    def _ready(self):
+        """The record that reads go by, of a file that is open now."""
+        raise NotImplementedError
+
+    cdef Access opened(self):
+        cdef Access access = self.record
+        return access if access.opened else <Access?>self._ready()
+
+    def __len__(self):
+        return self.record.size
+
+    def __getitem__(self, key):
+        cdef Access access
+        cdef PyObject* found
+        cdef Region region
+        cdef PySliceObject* given
+        cdef long long start, stop
+        if PyLong_CheckExact(key):
+            start = _number(key)
+            access = self.record
+            if 0 <= start < access.size:
+                start += access.offset
+                found = access.hit(start, start + 1)
+                if found is not NULL:
+                    return (<unsigned char*>(<Region>found).base)[start - (<Region>found).start]
+            return self.item(key)
+        if PySlice_Check(key):
+            given = <PySliceObject*>key
+            if given.step is Py_None and PyLong_CheckExact(<object>given.start) and PyLong_CheckExact(<object>given.stop):
+                start = _number(<object>given.start)
+                stop = _number(<object>given.stop)
+                access = self.record
+                if 0 <= start < stop <= access.size:
+                    start += access.offset
+                    stop += access.offset
+                    found = access.hit(start, stop)
+                    if found is not NULL:
+                        region = <Region>found
+                        return region.copy(start, stop - start)
+            return self._slice(key)
+        return self.item(PyNumber_Index(key))
+
+    cdef object item(self, key):
+        """The byte at any index."""
+        cdef Access access = self.opened()
+        cdef long long place
+        cdef char byte
+        if not -access.size <= key < access.size:
+            raise IndexError(f"index {key} is out of range: the buffer has {access.size} bytes")
+        place = key
+        access.copy(&byte, place + access.size if place < 0 else place, 1)
+        return <unsigned char>byte
+
+    def _slice(self, key):
+        """Any slice."""
+        cdef Py_ssize_t start, stop, step, count
+        cdef Access access = self.opened()
+        PySlice_Unpack(key, &start, &stop, &step)
+        count = PySlice_AdjustIndices(access.size, &start, &stop, step)
+        if step == 1:
+            return access.bytes_of(start, max(start, stop))
+        return self.steps(access, start, step, count)
+
+    cdef bytes steps(self, Access access, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
+        """The bytes at `count` places: copied as blocks where they lie close together, else one by one."""
+        cdef char block[BLOCK]
+        cdef char* target
+        cdef Py_ssize_t done = 0, part, each, most, low, apart = step if step > 0 else -step
+        if not count:
+            return b""
+        data = PyBytes_FromStringAndSize(NULL, count)
+        target = PyBytes_AS_STRING(data)
+        most = BLOCK // apart if apart <= CLOSE else 1
+        while done < count:
+            part = min(most, count - done)
+            low = start + done * step
+            if step < 0:
+                low += (part - 1) * step
+            access.copy(block, low, (part - 1) * apart + 1)
+            for each in range(part):
+                target[done + each] = block[(each if step > 0 else part - 1 - each) * apart]
+            done += part
+            PyErr_CheckSignals()
+        return data
+
+    def _copy(self, Access access not None, long long start, long long stop):
+        """A copy of [start, stop), which must lie in the buffer."""
+        if start < stop and not access.opened:
+            access = <Access?>self._ready()
+        return access.bytes_of(start, stop)
+
+    def _found(self, Access access not None, long long start, long long stop):
+        """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
+        if not 0 <= start < stop:
+            return None
+        return access.found(start, stop)
+
+    def _read_into(self, Access access not None, long long start, target):
+        """Fill `target` with what follows `start`, which must lie in the buffer."""
+        cdef Py_buffer given
+        PyObject_GetBuffer(target, &given, PyBUF_WRITABLE)
+        try:
+            access.copy(<char*>given.buf, start, given.len)
+        finally:
+            PyBuffer_Release(&given)
+
+    def view(self, start=0, stop=None):
+        """A read-only view of `buffer[start:stop]`, of any length that the address space holds. O(1), no copy.
+
+        It stays valid until you drop it, and counts as mapped until then.
+        """
+        cdef Access access
+        cdef PyObject* found
+        cdef Region region
+        cdef long long first, last
+        cdef Py_ssize_t low, high, step
+        if PyLong_CheckExact(start) and PyLong_CheckExact(stop):
+            first = _number(start)
+            last = _number(stop)
+            access = self.record
+            if 0 <= first < last <= access.size:
+                first += access.offset
+                last += access.offset
+                found = access.hit(first, last)
+                if found is not NULL:
+                    region = <Region>found
+                    return region.view_of(first, last)
+        access = self.opened()
+        PySlice_Unpack(slice(start, stop), &low, &high, &step)
+        PySlice_AdjustIndices(access.size, &low, &high, 1)
+        if low >= high:
+            return memoryview(b"")
+        region = self.whole(access, low, high)
+        return region.view_of(low + access.offset, high + access.offset)
+
+    cdef Region whole(self, Access access, long long start, long long stop):
+        """A region that has all of [start, stop), which is not empty."""
+        cdef long long first = start + access.offset, last = stop + access.offset
+        cdef Region region = access.found(first, last)
+        if region is None:
+            region = <Region?>access.manager.map_range(access.client, first, last)
+        if first < region.start or last > region.stop:
+            raise SystemError("map_range() gave something else")
+        return region
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        cdef Access access
+        cdef Region region
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("smmap's buffers are read-only")
+        access = self.opened()
+        if not access.size:
+            _fill(buffer, self, _NOTHING, 0, flags)
+            return
+        region = self.whole(access, 0, access.size)
+        region.exported = True
+        _fill(buffer, region, region.base + (access.offset - region.start), access.size, flags)
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        pass  # but numpy keeps what was exported, not only this object, where the type has this method
+
+
+cdef inline long long _number(object number) noexcept:
+    """An int as a number; -2 where it is too large."""
+    cdef int overflow
+    cdef long long found = PyLong_AsLongLongAndOverflow(number, &overflow)
+    return -2 if overflow else found
+
+
+@cython.no_gc_clear
+cdef class CursorBase:
+    """Zero-copy access to one window at a time. See `WindowCursor`."""
+
+    cdef object __weakref__
+    cdef Access record
+    cdef Region region
+    cdef long long start
+    cdef long long stop
+    cdef PyObject* pinned  # the same, borrowed, but for moments in the policy
+    cdef tuple nowhere  # what `_use` is without a region
+    cdef PyObject* before  # others that use the region
+    cdef PyObject* after
+
+    def __cinit__(self, *args, **kwargs):
+        self.record = _NO_ACCESS
+        self.nowhere = _NOWHERE
+
+    def __dealloc__(self):
+        self.unpin()
+
+    @property
+    def _access(self):
+        """The record of the cursor's file."""
+        return self.record
+
+    @_access.setter
+    def _access(self, Access access not None):
+        self.record = access
+
+    cdef void unpin(self) noexcept:
+        """Pin no region any more."""
+        cdef PyObject* region = self.pinned
+        if region is NULL:
+            return
+        if self.before is NULL:
+            (<Region>region).cursors = self.after
+        else:
+            (<CursorBase>self.before).after = self.after
+        if self.after is not NULL:
+            (<CursorBase>self.after).before = self.before
+        self.before = self.after = NULL
+        self.pinned = NULL
+        (<Region>region).pins -= 1
+
+    cdef void pin(self, Region region) noexcept:
+        """Pin this region, and no other."""
+        if self.pinned is <PyObject*>region:
+            return
+        self.unpin()
+        self.pinned = <PyObject*>region
+        self.after = region.cursors
+        if self.after is not NULL:
+            (<CursorBase>self.after).before = <PyObject*>self
+        region.cursors = <PyObject*>self
+        region.pins += 1
+
+    @property
+    def _use(self):
+        """The region, and what of it is accessible."""
+        return self.nowhere if self.region is None else (self.region, self.start, self.stop)
+
+    @_use.setter
+    def _use(self, tuple use not None):
+        cdef long long start, stop
+        cdef Region region
+        given, start, stop = use
+        region = <Region?>given if given is not None else None
+        if region is None:
+            self.nowhere = use
+        self.region = region
+        self.start = start
+        self.stop = stop
+
+    def _pin(self, Region region not None, long long start, long long stop):
+        """Use [start, stop) of a mapped region in place of what is used now."""
+        self.take(region, start, stop)
+
+    cdef int take(self, Region region, long long start, long long stop) except -1:
+        cdef Region own = self.region
+        cdef Order idle = self.record.idle
+        self.pin(region)
+        self.region = region
+        self.start = start
+        self.stop = stop
+        if idle.has(&region.link):
+            Py_DECREF(<object>idle.take(&region.link))
+        if own is not None and own is not region:
+            self.let_go(own, region.entry)
+        return 0
+
+    def _let_go(self, Region region not None, used=None):
+        """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
+        self.let_go(region, used)
+
+    cdef int let_go(self, Region region, object used) except -1:
+        cdef Access access = self.record
+        if self.pinned is <PyObject*>region:
+            self.unpin()
+        if not region.pins and region.rest(access.idle):
+            manager = access.client.manager
+            manager.soon(manager.tidy, region.entry, used)  # not the region itself: it may have to be evicted
+        return 0
+
+    def _revoke(self):
+        """The manager takes the region away."""
+        raise NotImplementedError
+
+    def _move(self, offset, size, flags):
+        """`use_region` where no mapped grid window does."""
+        raise NotImplementedError
+
+    def _lost(self):
+        """The error of a cursor that has no region."""
+        raise NotImplementedError
+
+    def use_region(self, offset=0, size=0, flags=0):
+        """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
+
+        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
+        end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
+        cursor lets go and is not valid. `flags` are added to those of `os.open`.
+
+        O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
+        `ClosedError`, or the system's error; the cursor then stays as it was.
+        """
+        cdef Access access
+        cdef Region region
+        cdef PyObject* found
+        cdef long long start, stop, count
+        if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0:
+            start = _number(offset)
+            count = _number(size)
+            access = self.record
+            if 0 <= start < access.size and 0 <= count <= access.window:
+                stop = start + (count or access.window // 2)
+                region = self.region
+                if region is not None and count and region.start <= start and stop <= region.stop:
+                    self.start = start
+                    self.stop = stop
+                    return self
+                found = access.table.at(access.number(start), -1)
+                if found is not NULL and (stop <= (<Region>found).stop or (<Region>found).stop == access.size):
+                    if not count or stop > access.size:
+                        stop = (<Region>found).stop
+                    if found is <PyObject*>region:
+                        self.start = start
+                        self.stop = stop
+                        return self
+                    if not access.idle.crowded:
+                        region = <Region>found
+                        access.idle.hits += 1
+                        self.take(region, start, stop)
+                        return self
+                region = None  # the move may have to evict it
+        return self._move(offset, size, flags)
+
+    def buffer(self):
+        """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
+        cdef Region region = self.region
+        if region is None:
+            raise self._lost()
+        return region.view_of(self.start, self.stop)
+
+    def map(self):
+        """The region's map itself: its index 0 is the region's start. O(1), no copy.
+
+        It answers as `mmap` does, but cannot be closed.
+        """
+        cdef Region region = self.region
+        if region is None:
+            raise self._lost()
+        return region.shared()

@@ -1,0 +1,385 @@
+# Tables of regions, orders of what may be dropped, rents: all in plain C memory. Included by fast.pyx.
+
+cdef inline size_t _hash(long long low, long long high) noexcept:
+    cdef unsigned long long mixed = (<unsigned long long>low) * 0x9E3779B97F4A7C15ULL
+    mixed ^= (<unsigned long long>high) * 0xC2B2AE3D27D4EB4FULL
+    return <size_t>(mixed ^ (mixed >> 29))
+
+
+cdef int _key(object key, long long* low, long long* high) except -1:
+    """A window's key as two numbers."""
+    if isinstance(key, tuple):
+        low[0], high[0] = key
+    else:
+        low[0] = key
+        high[0] = -1
+    return 0
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Table:
+    """A file's regions by window, each as long as it lives."""
+
+    cdef Slot* slots
+    cdef size_t mask
+    cdef Py_ssize_t count
+    cdef PyObject* near  # the region of a grid window that was found last, borrowed; or NULL
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    def __len__(self):
+        return self.count
+
+    cdef int reserve(self) except -1:
+        """Make room for one more."""
+        cdef size_t mask = self.mask, place, old_mask = self.mask
+        cdef Slot* old = self.slots
+        cdef Slot* new
+        if old is not NULL and 2 * (self.count + 1) <= <Py_ssize_t>mask + 1:
+            return 0
+        mask = 2 * mask + 1 if old is not NULL else 7
+        new = <Slot*>calloc(mask + 1, sizeof(Slot))
+        if new is NULL:
+            raise MemoryError
+        self.slots = new
+        self.mask = mask
+        if old is not NULL:
+            for place in range(old_mask + 1):
+                if old[place].region is not NULL:
+                    self.slot(old[place].low, old[place].high)[0] = old[place]
+            free(old)
+        return 0
+
+    cdef inline Slot* slot(self, long long low, long long high) noexcept:
+        """The slot that has this key, or the free one where it belongs. There is always a free one."""
+        cdef size_t place = _hash(low, high) & self.mask
+        while self.slots[place].region is not NULL and not (
+            self.slots[place].low == low and self.slots[place].high == high
+        ):
+            place = (place + 1) & self.mask
+        return &self.slots[place]
+
+    cdef void put(self, Region region) noexcept:
+        """Let a region be found, in place of one that has the same key."""
+        cdef Slot* slot = self.slot(region.low, region.high)
+        if slot.region is NULL:
+            self.count += 1
+        elif self.near is slot.region:
+            self.near = NULL
+        slot.low = region.low
+        slot.high = region.high
+        slot.region = <PyObject*>region
+
+    cdef void forget(self, Region region) noexcept:
+        """Let a region be found no longer, if it is."""
+        cdef size_t place, other, home
+        cdef Slot* slot
+        if self.near is <PyObject*>region:
+            self.near = NULL
+        if self.slots is NULL:
+            return
+        slot = self.slot(region.low, region.high)
+        if slot.region is not <PyObject*>region:
+            return
+        self.count -= 1
+        place = slot - self.slots
+        other = place
+        while True:  # what follows moves up, so that it is still found from where it belongs
+            self.slots[place].region = NULL
+            while True:
+                other = (other + 1) & self.mask
+                if self.slots[other].region is NULL:
+                    return
+                home = _hash(self.slots[other].low, self.slots[other].high) & self.mask
+                if ((other - home) & self.mask) >= ((other - place) & self.mask):
+                    break
+            self.slots[place] = self.slots[other]
+            place = other
+
+    cdef inline PyObject* at(self, long long low, long long high) noexcept:
+        """The living region of a window, borrowed; or NULL."""
+        cdef PyObject* region
+        if not self.count:
+            return NULL
+        region = self.slot(low, high).region
+        return region if region is not NULL and Py_REFCNT(<object>region) > 0 else NULL
+
+    def find(self, key):
+        """The region of a window, if it is mapped."""
+        cdef long long low, high
+        _key(key, &low, &high)
+        return _living(self.at(low, high))
+
+    def values(self):
+        """How the policy refers to what is mapped."""
+        cdef PyObject* region
+        cdef size_t place = 0
+        while self.slots is not NULL and place <= self.mask:
+            region = self.slots[place].region
+            place += 1
+            if region is not NULL and Py_REFCNT(<object>region) > 0:
+                yield (<Region>region).entry
+
+    def regions(self):
+        """All that are mapped."""
+        cdef Py_ssize_t count = 0
+        cdef PyObject** found = <PyObject**>malloc((self.count + 1) * sizeof(PyObject*))
+        cdef PyObject* region
+        cdef size_t place = 0
+        if found is NULL:
+            raise MemoryError
+        while self.slots is not NULL and place <= self.mask:
+            region = self.slots[place].region
+            if region is not NULL and Py_REFCNT(<object>region) > 0:
+                Py_INCREF(<object>region)
+                found[count] = region
+                count += 1
+            place += 1
+        return _all_of(found, count)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Node:
+    """The link of what is not a region."""
+
+    cdef Link link
+    cdef object key
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Order:
+    """What may be dropped, by its last use. Keys are entries of regions, or files."""
+
+    cdef Link ends  # newer: what goes first; older: what goes last
+    cdef Py_ssize_t count
+    cdef dict nodes
+    cdef public long long hits
+    cdef public bint crowded
+
+    def __cinit__(self):
+        self.ends.older = self.ends.newer = &self.ends
+        self.nodes = {}
+
+    def __dealloc__(self):
+        cdef PyObject* node
+        cdef PyObject* item
+        while self.count:
+            node = self.ends.newer.node
+            item = self.take(self.ends.newer)
+            Py_XDECREF(item)
+            Py_XDECREF(node)
+
+    def __len__(self):
+        return self.count
+
+    cdef Link* link_of(self, object key) except? NULL:
+        """The link of a key, whether it is in the order or not; NULL if there is none."""
+        cdef PyObject* region
+        if type(key) is Entry:
+            region = (<Entry>key).region
+            return NULL if region is NULL else &(<Region>region).link
+        node = self.nodes.get(key)
+        return NULL if node is None else &(<Node>node).link
+
+    cdef inline bint has(self, Link* link) noexcept:
+        return link is not NULL and link.order is <void*>self
+
+    cdef inline void touch_link(self, Link* link) noexcept:
+        """What is in the order goes last."""
+        if self.ends.older is not link:
+            link.older.newer = link.newer
+            link.newer.older = link.older
+            self.append(link)
+
+    cdef inline void append(self, Link* link) noexcept:
+        link.older = self.ends.older
+        link.newer = &self.ends
+        link.older.newer = link
+        self.ends.older = link
+
+    cdef void put(self, Link* link, PyObject* item) noexcept:
+        """What is not in an order goes into this one, last."""
+        Py_INCREF(<object>item)
+        Py_XINCREF(link.node)  # the collector may clear `nodes` first
+        link.item = item
+        link.order = <void*>self
+        self.append(link)
+        self.count += 1
+
+    cdef PyObject* take(self, Link* link) noexcept:
+        """Take out what is in the order; the references to it and to its node are the caller's."""
+        link.older.newer = link.newer
+        link.newer.older = link.older
+        link.order = NULL
+        self.count -= 1
+        return link.item
+
+    def __contains__(self, key):
+        return self.has(self.link_of(key))
+
+    def __iter__(self):
+        cdef PyObject** found = <PyObject**>malloc((self.count + 1) * sizeof(PyObject*))
+        cdef Py_ssize_t count = 0
+        cdef Link* link = self.ends.newer
+        if found is NULL:
+            raise MemoryError
+        while link is not &self.ends:
+            Py_INCREF(<object>link.item)
+            found[count] = link.item
+            count += 1
+            link = link.newer
+        return iter(_all_of(found, count))
+
+    def add(self, key, item):
+        """Let `item` be dropped after all others; not a region that is pinned."""
+        cdef Link* link = self.link_of(key)
+        cdef Node node = None
+        if type(key) is Entry:
+            if link is NULL or (<Region>(<Entry>key).region).pins:
+                return
+            item = <object>(<Entry>key).region
+        elif link is NULL:
+            node = Node.__new__(Node)
+            node.key = key
+            node.link.node = <PyObject*>node
+            self.nodes[key] = node
+            link = &node.link
+        else:
+            node = <Node>link.node
+        if link.order is not NULL:
+            if not self.has(link):
+                raise SystemError("a region of another manager")
+            self.leave(link)
+            if node is not None:
+                self.nodes[key] = node
+        self.put(link, <PyObject*>item)
+
+    def touch(self, key):
+        """`key` is used now; whether it is in the order."""
+        cdef Link* link = self.link_of(key)
+        if not self.has(link):
+            return False
+        self.touch_link(link)
+        return True
+
+    def remove(self, key):
+        """Keep it from being dropped; whether it was in the order."""
+        cdef Link* link = self.link_of(key)
+        if not self.has(link):
+            return False
+        self.leave(link)
+        return True
+
+    cdef object leave(self, Link* link):
+        """Take it out; returns the item."""
+        cdef PyObject* node = link.node
+        found = <object>self.take(link)
+        Py_DECREF(found)  # of the two that there are now
+        if node is not NULL:
+            self.nodes.pop((<Node>node).key, None)
+            Py_DECREF(<object>node)
+        return found
+
+    def oldest(self):
+        """The item that was used least recently. `StopIteration` if there is none."""
+        if not self.count:
+            raise StopIteration
+        return <object>self.ends.newer.item
+
+    def pop_oldest(self):
+        """The same, which is in the order no longer. `KeyError` if there is none."""
+        if not self.count:
+            raise KeyError("dictionary is empty")  # as a dict says it
+        return self.leave(self.ends.newer)
+
+
+cdef struct Rent:
+    unsigned long long window
+    long long paid  # with 1 added; 0: the slot is free
+
+
+cdef struct Generation:
+    Rent* rents
+    size_t mask
+    size_t count
+
+
+cdef Rent* _rent(Generation* generation, unsigned long long window) noexcept:
+    """The slot that has this window, or the free one where it belongs; NULL if there is none."""
+    cdef size_t place
+    if generation.rents is NULL:
+        return NULL
+    place = _hash(window, 0) & generation.mask
+    while generation.rents[place].paid and generation.rents[place].window != window:
+        place = (place + 1) & generation.mask
+    return &generation.rents[place]
+
+
+@cython.final
+cdef class Rents:
+    """The rents paid lately for cold windows: the arithmetic of _rents.py, in tables of numbers."""
+
+    cdef Generation young
+    cdef Generation old
+
+    def __dealloc__(self):
+        free(self.young.rents)
+        free(self.old.rents)
+
+    def due(self, window, long long size, long long price, long long patience):
+        """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now."""
+        return self.pay(window & 0xFFFFFFFFFFFFFFFF, size, price, patience)
+
+    cdef bint pay(self, unsigned long long window, long long size, long long price, long long patience) noexcept:
+        cdef Rent* slot
+        cdef Rent* before
+        cdef long long paid = 0
+        cdef bint bought
+        cdef Generation full
+        if not self.make_room():
+            return False
+        slot = _rent(&self.young, window)
+        if slot.paid:
+            paid = slot.paid - 1
+        else:
+            before = _rent(&self.old, window)
+            if before is not NULL and before.paid:
+                paid = before.paid - 1
+            slot.window = window
+            self.young.count += 1
+        paid += 1 + (size >> SHIFT)
+        bought = paid >= price
+        slot.paid = 1 if bought else paid + 1
+        if <long long>self.young.count > patience:
+            full = self.young
+            self.young = self.old
+            self.old = full
+            if self.young.rents is not NULL:
+                memset(self.young.rents, 0, (self.young.mask + 1) * sizeof(Rent))
+            self.young.count = 0
+        return bought
+
+    cdef bint make_room(self) noexcept:
+        """Make room for one more; False if memory is short: rents are only a guess."""
+        cdef Generation bigger
+        cdef size_t place
+        cdef Rent each
+        if self.young.rents is not NULL and 2 * (self.young.count + 1) <= self.young.mask + 1:
+            return True
+        bigger.count = self.young.count
+        bigger.mask = 2 * self.young.mask + 1 if self.young.rents is not NULL else 15
+        bigger.rents = <Rent*>calloc(bigger.mask + 1, sizeof(Rent))
+        if bigger.rents is NULL:
+            return False
+        if self.young.rents is not NULL:
+            for place in range(self.young.mask + 1):
+                each = self.young.rents[place]
+                if each.paid:
+                    _rent(&bigger, each.window)[0] = each
+            free(self.young.rents)
+        self.young = bigger
+        return True

@@ -1,0 +1,440 @@
+# Regions, what counts them, and what views of them are made from. Included by fast.pyx.
+
+cdef class Region
+cdef class Table
+cdef class Order
+cdef class Rents
+cdef class CursorBase
+
+
+cdef struct Link:
+    Link* older
+    Link* newer
+    PyObject* item  # a reference, as long as it is in an order
+    PyObject* node  # the `Node` that it is in, and a reference to that while it is in an order; NULL: a region
+    void* order  # the one that it is in, or NULL
+
+
+cdef struct Slot:
+    long long low
+    long long high
+    PyObject* region  # borrowed; NULL: the slot is free
+
+
+@cython.final
+@cython.no_gc
+cdef class Entry:
+    """How the policy refers to a region weakly."""
+
+    cdef PyObject* region
+
+    def __call__(self):
+        """The region, if it lives."""
+        return _living(self.region)
+
+
+cdef object _living(PyObject* thing):
+    """A borrowed pointer as an object; None if that is dying, or not there."""
+    return None if thing is NULL or Py_REFCNT(<object>thing) <= 0 else <object>thing
+
+
+cdef list _all_of(PyObject** things, Py_ssize_t count):
+    """A list of objects, of which we have a reference each; frees the array."""
+    cdef list found
+    cdef Py_ssize_t place
+    try:
+        found = []
+        for place in range(count):
+            found.append(<object>things[place])
+        return found
+    finally:
+        for place in range(count):
+            Py_DECREF(<object>things[place])
+        free(things)
+
+
+@cython.final
+@cython.no_gc
+cdef class Counts:
+    """What a ledger counts. Regions refer to this, and not to the ledger, whose orders refer to them."""
+
+    cdef Py_ssize_t mapped
+    cdef long long memory
+    cdef PyObject* first  # of the regions that live, borrowed
+
+
+@cython.final
+cdef class Ledger:
+    """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
+
+    cdef Counts counts
+    cdef readonly Order idle
+    cdef readonly Order open
+    cdef readonly Rents rents
+
+    def __cinit__(self):
+        self.counts = Counts()
+        self.idle = Order()
+        self.open = Order()
+        self.rents = Rents()
+
+    @property
+    def mapped(self):
+        """How many regions are mapped."""
+        return self.counts.mapped
+
+    @property
+    def memory(self):
+        """How many bytes are mapped. O(1)."""
+        return self.counts.memory
+
+    def regions(self):
+        """All that live."""
+        cdef PyObject** found = <PyObject**>malloc((self.counts.mapped + 1) * sizeof(PyObject*))
+        cdef PyObject* each = self.counts.first
+        cdef Py_ssize_t count = 0
+        if found is NULL:
+            raise MemoryError
+        while each is not NULL:
+            if Py_REFCNT(<object>each) > 0:
+                Py_INCREF(<object>each)
+                found[count] = each
+                count += 1
+            each = (<Region>each).after
+        return _all_of(found, count)
+
+    def settle(self):
+        """Nothing: regions count themselves down."""
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Region:
+    """One mapped window of a file; for files that are read instead, anonymous memory filled from it."""
+
+    cdef readonly long long start  # what a hit looks at comes first
+    cdef readonly long long stop
+    cdef char* base
+    cdef Link link
+    cdef readonly Py_ssize_t pins
+    cdef readonly bint exported
+    cdef readonly bint reads
+    cdef bint counted
+    cdef object __weakref__
+    cdef readonly object key
+    cdef readonly object file
+    cdef readonly Entry entry
+    cdef public object face
+    cdef Table table
+    cdef Counts counts
+    cdef long long low
+    cdef long long high
+    cdef PyObject* cursors  # the first of those that pin it, borrowed
+    cdef PyObject* before  # others of the ledger
+    cdef PyObject* after
+
+    def __dealloc__(self):
+        cdef char* base = self.base
+        cdef size_t size = self.stop - self.start
+        if self.counted:
+            self.withdraw()
+        if base is not NULL:
+            self.base = NULL
+            with nogil:
+                munmap(base, size)
+
+    cdef void withdraw(self) noexcept:
+        """Be found no longer, and be counted no longer."""
+        self.counted = False
+        while self.cursors is not NULL:
+            (<CursorBase>self.cursors).unpin()
+        self.entry.region = NULL
+        self.table.forget(self)
+        if self.before is NULL:
+            self.counts.first = self.after
+        else:
+            (<Region>self.before).after = self.after
+        if self.after is not NULL:
+            (<Region>self.after).before = self.before
+        self.counts.mapped -= 1
+        self.counts.memory -= self.stop - self.start
+
+    cdef int enter(self) except -1:
+        """Be found, and be counted."""
+        self.table.reserve()
+        self.counted = True
+        self.entry.region = <PyObject*>self
+        self.table.put(self)
+        self.after = self.counts.first
+        if self.after is not NULL:
+            (<Region>self.after).before = <PyObject*>self
+        self.counts.first = <PyObject*>self
+        self.counts.mapped += 1
+        self.counts.memory += self.stop - self.start
+        return 0
+
+    def __repr__(self):
+        return f"<{type(self).__name__} [{self.start}, {self.stop})>"
+
+    @property
+    def closed(self):
+        """Whether it is unmapped: never."""
+        return self.base is NULL
+
+    def pin(self, CursorBase cursor not None):
+        """A cursor is about to use it."""
+        cursor.pin(self)
+
+    def unpin(self, cursor_id, Order idle not None):
+        """A cursor uses it no longer; after the last one it is idle. Whether the manager must look after that."""
+        cdef size_t wanted = cursor_id & 0xFFFFFFFFFFFFFFFF
+        cdef PyObject* each = self.cursors
+        while each is not NULL:
+            if <size_t>each == wanted:
+                (<CursorBase>each).unpin()
+                break
+            each = (<CursorBase>each).after
+        return False if self.pins else self.rest(idle)
+
+    cdef bint rest(self, Order idle) except -1:
+        """It is pinned no longer, but used last. The caller has a reference."""
+        if idle.has(&self.link):
+            idle.touch_link(&self.link)
+        elif self.link.order is NULL:
+            idle.put(&self.link, <PyObject*>self)
+        return idle.crowded or self.file.gone
+
+    def revoke(self):
+        """Take it away from the cursors that use it; whether there were any."""
+        found = self.pins > 0
+        for cursor in self.holders():
+            cursor._revoke()
+        while self.cursors is not NULL:
+            (<CursorBase>self.cursors).unpin()
+        self.pins = 0
+        return found
+
+    @property
+    def pinned(self):
+        """Whether one does: not only was about to, before an exception cut that short."""
+        cdef PyObject* each = self.cursors
+        while each is not NULL:
+            if (<CursorBase>each).region is self:
+                return True
+            each = (<CursorBase>each).after
+        return False
+
+    def holders(self):
+        """The cursors that use it."""
+        cdef PyObject* each = self.cursors
+        cdef PyObject** found
+        cdef Py_ssize_t count = 0
+        while each is not NULL:
+            count += 1
+            each = (<CursorBase>each).after
+        found = <PyObject**>malloc((count + 1) * sizeof(PyObject*))
+        if found is NULL:
+            raise MemoryError
+        count = 0
+        each = self.cursors
+        while each is not NULL:
+            if Py_REFCNT(<object>each) > 0:
+                Py_INCREF(<object>each)
+                found[count] = each
+                count += 1
+            each = (<CursorBase>each).after
+        return _all_of(found, count)
+
+    def drop(self, ledger):
+        """Nothing: it is unmapped with its last reference."""
+
+    # As bytes
+
+    def __len__(self):
+        return self.stop - self.start
+
+    def __setitem__(self, key, value):
+        raise TypeError("a managed map is read-only")
+
+    def __delitem__(self, key):
+        raise TypeError("a managed map is read-only")
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place
+        cdef char* target
+        if not PySlice_Check(key):
+            place = PyNumber_Index(key)
+            if place < 0:
+                place += size
+            if not 0 <= place < size:
+                raise IndexError("mmap index out of range")
+            return <unsigned char>self.base[place]
+        PySlice_Unpack(key, &start, &stop, &step)
+        count = PySlice_AdjustIndices(size, &start, &stop, step)
+        if step == 1 or count == 0:
+            return self.copy(self.start + start, count)
+        data = PyBytes_FromStringAndSize(NULL, count)
+        target = PyBytes_AS_STRING(data)
+        for place in range(count):
+            target[place] = self.base[start + place * step]
+        return data
+
+    def __iter__(self):
+        return map(self._byte, range(self.stop - self.start))
+
+    def _byte(self, Py_ssize_t place):
+        return self[place : place + 1]
+
+    cdef bytes copy(self, long long start, Py_ssize_t size):
+        """Bytes of the region, at an offset in the file."""
+        if size <= 0:
+            return b""
+        if start < self.start or size > self.stop - start:
+            raise SystemError("a range outside of its region")
+        if size < LARGE:
+            return PyBytes_FromStringAndSize(self.base + (start - self.start), size)
+        data = PyBytes_FromStringAndSize(NULL, size)
+        self.copy_to(PyBytes_AS_STRING(data), start, size)
+        return data
+
+    cdef int copy_to(self, char* target, long long start, Py_ssize_t size) except -1:
+        """Copy to memory of the caller's, who holds a reference to the region."""
+        cdef const char* source = self.base + (start - self.start)
+        cdef Py_ssize_t count
+        if start < self.start or size > self.stop - start:
+            raise SystemError("a range outside of its region")
+        if size < LARGE:
+            memcpy(target, source, size)
+            return 0
+        while True:
+            count = min(size, LONGEST)
+            with nogil:
+                memcpy(target, source, count)
+            size -= count
+            if not size:
+                return 0
+            target += count
+            source += count
+            PyErr_CheckSignals()
+
+    cdef object view_of(self, long long start, long long stop):
+        cdef Cut cut
+        if start < self.start or stop > self.stop or start > stop:
+            raise SystemError("a range outside of its region")
+        self.exported = True
+        cut = Cut.__new__(Cut)
+        cut.region = self
+        cut.base = self.base + (start - self.start)
+        cut.size = stop - start
+        return PyMemoryView_FromObject(cut)
+
+    def view(self, long long start, long long stop):
+        """A read-only view of [start, stop), offsets in the file."""
+        return self.view_of(start, stop)
+
+    def shared(self):
+        """The map itself, for a user."""
+        self.exported = True
+        return self
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("a region is read-only")
+        self.exported = True
+        _fill(buffer, self, self.base, self.stop - self.start, flags)
+
+    # As `mmap`
+
+    def close(self):
+        """Refused: others may be reading."""
+        raise BufferError("a managed map cannot be closed: it is unmapped when nobody uses it")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        """Nothing."""
+
+    def resize(self, newsize):
+        """Refused: it is read-only."""
+        raise TypeError("a managed map cannot be resized")
+
+    def write(self, data):
+        """Refused: it is read-only."""
+        raise TypeError("a managed map is read-only")
+
+    def size(self):
+        """The file's size in bytes."""
+        return self.file.status.size
+
+    def madvise(self, int option, Py_ssize_t start=0, length=None):
+        """As `mmap.madvise`."""
+        cdef Py_ssize_t whole = self.stop - self.start, size = whole if length is None else length
+        cdef int failed
+        cdef char* base
+        if not 0 <= start < whole:
+            raise ValueError("madvise start out of bounds")
+        if size < 0:
+            raise ValueError("madvise length invalid")
+        base = self.base + start
+        size = min(size, whole - start)
+        with nogil:
+            failed = errno if madvise(base, size, option) else 0
+        if failed:
+            raise _error(failed)
+
+    def find(self, sub, start=None, end=None):
+        """As `mmap.find`, over the region."""
+        return self._find(sub, start, end, False)
+
+    def rfind(self, sub, start=None, end=None):
+        """As `mmap.rfind`, over the region."""
+        return self._find(sub, start, end, True)
+
+    cdef object _find(self, sub, start, end, bint last):
+        cdef Py_ssize_t low, high, step, size
+        cdef Py_buffer needle
+        PySlice_Unpack(slice(start, end), &low, &high, &step)
+        size = self.stop - self.start
+        PySlice_AdjustIndices(size, &low, &high, 1)
+        PyObject_GetBuffer(sub, &needle, PyBUF_SIMPLE)
+        try:
+            if high - low < needle.len:
+                return -1
+            if not needle.len:
+                return high if last else low
+            if last:
+                return _last(self.base, low, high, <const char*>needle.buf, needle.len)
+            return _first(self.base, low, high, <const char*>needle.buf, needle.len)
+        finally:
+            PyBuffer_Release(&needle)
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Cut:
+    """What a view is made from: a range of a region, which the view then refers to itself."""
+
+    cdef Region region
+    cdef char* base
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        _fill(buffer, self.region, self.base, self.size, flags)
+
+
+cdef int _fill(Py_buffer* buffer, object owner, void* start, Py_ssize_t size, int flags) except -1:
+    """What `PyBuffer_FillInfo` does, but Cython looks after the reference to the owner."""
+    buffer.obj = owner
+    buffer.buf = start
+    buffer.len = size
+    buffer.itemsize = 1
+    buffer.readonly = 1
+    buffer.ndim = 1
+    buffer.format = _BYTES if flags & PyBUF_FORMAT else NULL
+    buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
+    buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+    buffer.suboffsets = NULL
+    buffer.internal = NULL
+    return 0

@@ -11,15 +11,14 @@ import struct
 import sys
 from collections.abc import Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _search
 from ._cursor import WindowCursor
-from ._default import chosen
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client
-from ._managers import StaticWindowMapManager
+from ._manager import Manager
 from ._search import STEP
 from ._system import check_flags
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["SlidingWindowMapBuffer", "buffer"]
+__all__ = ["SlidingWindowMapBuffer"]
 
 
 class SlidingWindowMapBuffer(engine.BufferBase):
@@ -49,6 +48,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     __slots__ = ("_cursor",)
 
     _cursor: WindowCursor | None
+    _default_manager: ClassVar[Any]  # set by _default.py: imports go one way
 
     def __init__(
         self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
@@ -143,10 +143,8 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         return cursor
 
     @classmethod
-    def _of_path(
-        cls, manager: StaticWindowMapManager, path_or_fd: Any, offset: int, size: int | None, advice: str
-    ) -> Self:
-        """A buffer without a cursor; nothing is mapped before the first read. See `buffer`."""
+    def _of_path(cls, manager: Manager, path_or_fd: Any, offset: int, size: int | None, advice: str) -> Self:
+        """A buffer without a cursor; nothing is mapped before the first read. See `smmap.buffer`."""
         offset, size = index(offset), sys.maxsize if size is None else index(size)
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must not be negative: {offset}, {size}")
@@ -185,7 +183,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     @classmethod
     def _later(
         cls,
-        manager: StaticWindowMapManager | None,
+        manager: Manager | None,
         path: str | bytes,
         offset: int,
         size: int,
@@ -221,7 +219,8 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     def _open(self, pending: Any) -> Any:
         """Open the file that `_later` named, if it is still the same; any thread may come first."""
         then = pending.client
-        client = chosen(then.manager).client(then.where, then.advice)
+        manager = self._default_manager() if then.manager is None else then.manager
+        client = manager.client(then.where, then.advice)
         if (client.size, client.mtime) != (then.size, then.mtime):
             what = f"{client.size} bytes now, {then.size} then"
             if client.size == then.size:
@@ -441,24 +440,6 @@ class _Searched:
         self._buffer._check(self._access)
 
 
-def buffer(
-    path_or_fd: Any,
-    offset: int = 0,
-    size: int | None = None,
-    *,
-    manager: StaticWindowMapManager | None = None,
-    access: str = "normal",
-) -> SlidingWindowMapBuffer:
-    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
-
-    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
-    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
-    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
-    offset past the end, and the system's error for a file that cannot be opened.
-    """
-    return SlidingWindowMapBuffer._of_path(chosen(manager), path_or_fd, offset, size, access)
-
-
 def _access(client: Client, offset: int, size: int) -> Any:
     """The record for reads of [offset, offset + size), clipped to the file."""
     return client.manager.access(client, offset, min(size, client.size - offset))
@@ -486,4 +467,3 @@ def _unpickled(cls: type[SlidingWindowMapBuffer], *state: Any) -> SlidingWindowM
 
 
 Sequence.register(SlidingWindowMapBuffer)
-StaticWindowMapManager.BufferCls = SlidingWindowMapBuffer

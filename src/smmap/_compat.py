@@ -11,7 +11,7 @@ from . import _system
 from ._engine import chosen as engine
 from ._errors import ClosedError, refuse_state
 from ._files import File, absolute, examine
-from ._managers import StaticWindowMapManager
+from ._manager import Manager
 from ._window import ALLOCATIONGRANULARITY, Window, align_to_mmap
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class MapRegion:
         self._own = region
 
     @classmethod
-    def _of(cls, region: Any, manager: StaticWindowMapManager) -> MapRegion:
+    def _of(cls, region: Any, manager: Manager) -> MapRegion:
         """The face of a manager's region, made once."""
         if region.face is not None:
             found: MapRegion = region.face
@@ -193,7 +193,7 @@ class MapRegion:
         self._own = None
 
 
-def _count(manager: StaticWindowMapManager, region: Any, more: list[int], fewer: int) -> None:
+def _count(manager: Manager, region: Any, more: list[int], fewer: int) -> None:
     """Pin a region as clients by hand would, under these numbers; unpin so many, by hand first, then cursors."""
     for number in more:
         manager.counted_by_hand[number] = region
@@ -211,7 +211,7 @@ def _no_cursor() -> None:
 _numbers = itertools.count(1)
 
 
-def _release(manager: StaticWindowMapManager, region: Any) -> None:
+def _release(manager: Manager, region: Any) -> None:
     if not manager.revoke(region):
         manager.evict(region)
 
@@ -242,6 +242,6 @@ class MapRegionList:
         return self._file.status.size
 
 
-StaticWindowMapManager.MapRegionListCls = MapRegionList
-StaticWindowMapManager.MapWindowCls = MapWindow
-StaticWindowMapManager.MapRegionCls = MapRegion
+Manager.MapRegionListCls = MapRegionList
+Manager.MapWindowCls = MapWindow
+Manager.MapRegionCls = MapRegion

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._engine import chosen as engine
 from ._errors import ClosedError
 from ._files import NOBODY, Client
-from ._managers import StaticWindowMapManager
+from ._manager import Manager
 from ._system import check_flags
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class WindowCursor(engine.CursorBase):
 
     __slots__ = ("_manager",)
 
-    _manager: StaticWindowMapManager | None
+    _manager: Manager | None
 
-    def __init__(self, manager: StaticWindowMapManager | None = None) -> None:
-        if manager is not None and not isinstance(manager, StaticWindowMapManager):
+    def __init__(self, manager: Manager | None = None) -> None:
+        if manager is not None and not isinstance(manager, Manager):
             raise TypeError(f"manager must be a window map manager or None, not {type(manager).__name__}")
         self._manager = manager
         self._access = _NO_ACCESS
@@ -132,7 +132,7 @@ class WindowCursor(engine.CursorBase):
     @property
     def closed(self) -> bool:
         """Whether it was closed, or its manager was."""
-        if self._manager is not None and self._manager.closed:
+        if self._manager is not None and self._manager._closed:
             return True
         return not self._access.opened and self._access.client.given is not None
 
@@ -207,4 +207,4 @@ class WindowCursor(engine.CursorBase):
         return "no file" if client.given is None else client.name
 
 
-StaticWindowMapManager.WindowCursorCls = WindowCursor
+Manager.WindowCursorCls = WindowCursor

@@ -1,16 +1,21 @@
-"""The manager that a process has by default: made at its first use, from `configure` or the environment."""
+"""The manager that a process has by default: made at its first use, from `configure` or the environment.
+
+And the functions that use it unless they are given another one.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Container
-from typing import Any
+from typing import Any, Literal, overload
 
+from ._buffer import SlidingWindowMapBuffer
 from ._errors import SmmapError
 from ._lock import Lock
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._reader import BufferedFileReader, FileReader, open_reader
 
-__all__ = ["chosen", "configure", "default_manager", "parse_size", "settings"]
+__all__ = ["buffer", "chosen", "configure", "default_manager", "open", "parse_size", "settings"]
 
 _VARIABLES = {
     "window_size": "SMMAP_WINDOW_SIZE",
@@ -63,6 +68,72 @@ def default_manager() -> SlidingWindowMapManager:
     been closed, the next call makes another one.
     """
     return _in_use() or _lock.run(_make_locked)
+
+
+def buffer(
+    path_or_fd: Any,
+    offset: int = 0,
+    size: int | None = None,
+    *,
+    manager: StaticWindowMapManager | None = None,
+    access: str = "normal",
+) -> SlidingWindowMapBuffer:
+    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
+
+    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
+    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
+    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
+    offset past the end, and the system's error for a file that cannot be opened.
+    """
+    return chosen(manager).buffer(path_or_fd, offset, size, access=access)
+
+
+@overload
+def open(  # noqa: A001
+    path: Any,
+    mode: Literal["rb", "br"] = "rb",
+    *,
+    buffering: Literal[0],
+    manager: StaticWindowMapManager | None = None,
+) -> FileReader: ...
+
+
+@overload
+def open(  # noqa: A001
+    path: Any, mode: Literal["rb", "br"], buffering: Literal[0], *, manager: StaticWindowMapManager | None = None
+) -> FileReader: ...
+
+
+@overload
+def open(  # noqa: A001
+    path: Any,
+    mode: Literal["rb", "br"] = "rb",
+    buffering: int = -1,
+    *,
+    manager: StaticWindowMapManager | None = None,
+) -> BufferedFileReader: ...
+
+
+def open(  # noqa: A001
+    path: Any,
+    mode: Literal["rb", "br"] = "rb",
+    buffering: int = -1,
+    *,
+    manager: StaticWindowMapManager | None = None,
+) -> FileReader | BufferedFileReader:
+    """A file object over a file, for reading bytes: what `open(path, "rb")` gives, through managed windows.
+
+    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. `mode` must be "rb", its default: any that
+    would write raises `io.UnsupportedOperation`, one for text a `ValueError` that says how to wrap the file object in
+    `io.TextIOWrapper`. `buffering` is as for the built-in `open`: the buffer's size in bytes, 0 for the raw file
+    object, negative for `io.DEFAULT_BUFFER_SIZE`. On the process's default manager unless another is given.
+
+    Opens and checks the file, maps nothing before the first read, holds no map and no descriptor of its own: any
+    number of files may be open. Raises the system's error for what cannot be opened, and `OSError` for anything but a
+    regular file. Any thread may call it; use a file object from one thread at a time, or under a lock, as `zipfile`
+    does.
+    """
+    return open_reader(lambda: buffer(path, manager=manager), path, mode, buffering, "smmap.open")
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:
@@ -126,5 +197,6 @@ def _after_fork_in_child() -> None:
     _manager = None
 
 
+SlidingWindowMapBuffer._default_manager = staticmethod(default_manager)
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -44,9 +44,10 @@ _DEARER = 4  # a power of two: by this factor the price of a file's windows rise
 class Manager:
     """The policy of one manager, for clients; users call `StaticWindowMapManager`, which extends it."""
 
-    WindowCursorCls: ClassVar[Any]  # set by _cursor.py, _buffer.py and _compat.py: imports go one way
-    BufferCls: ClassVar[Any]
+    WindowCursorCls: ClassVar[Any]  # set by _cursor.py and _compat.py: imports go one way
     MapRegionCls: ClassVar[Any]
+    MapRegionListCls: ClassVar[Any]
+    MapWindowCls: ClassVar[Any]
 
     def __init__(self, window: int, max_memory: int, max_handles: int, backing: str) -> None:
         self._window = window

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _system
+from ._buffer import SlidingWindowMapBuffer
 from ._cache import Stats
+from ._cursor import WindowCursor
 from ._errors import ReentryError, refuse_state
 from ._files import key_at, names_of
 from ._manager import Manager
+from ._reader import BufferedFileReader, FileReader, open_reader
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
@@ -35,12 +38,6 @@ class StaticWindowMapManager(Manager):
 
     Any number of threads may share a manager. The constructor touches nothing.
     """
-
-    MapRegionListCls: ClassVar[Any]  # set by _compat.py, _cursor.py and _buffer.py: imports go one way
-    MapWindowCls: ClassVar[Any]
-    MapRegionCls: ClassVar[Any]
-    WindowCursorCls: ClassVar[Any]
-    BufferCls: ClassVar[Any]
 
     def __init__(
         self,
@@ -80,16 +77,32 @@ class StaticWindowMapManager(Manager):
 
     # What users call
 
-    def make_cursor(self, path_or_fd: Any) -> Any:
+    def make_cursor(self, path_or_fd: Any) -> WindowCursor:
         """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
 
         Raises the system's error for what is not there, and `OSError` for anything but a regular file.
         """
-        return self.WindowCursorCls._of(self.client(path_or_fd))
+        cursor: WindowCursor = self.WindowCursorCls._of(self.client(path_or_fd))
+        return cursor
 
-    def buffer(self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal") -> Any:
+    def buffer(
+        self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal"
+    ) -> SlidingWindowMapBuffer:
         """A bytes-like buffer over a file on this manager: see `smmap.buffer`."""
-        return self.BufferCls._of_path(self, path_or_fd, offset, size, access)
+        return SlidingWindowMapBuffer._of_path(self, path_or_fd, offset, size, access)
+
+    @overload
+    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", *, buffering: Literal[0]) -> FileReader: ...
+
+    @overload
+    def open(self, path: Any, mode: Literal["rb", "br"], buffering: Literal[0]) -> FileReader: ...
+
+    @overload
+    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> BufferedFileReader: ...
+
+    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> FileReader | BufferedFileReader:
+        """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
+        return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
 
     def collect(self) -> int:
         """Unmap every idle region and close every cached descriptor; how many regions were dropped.

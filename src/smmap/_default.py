@@ -14,43 +14,35 @@ from ._errors import SmmapError
 from ._lock import Lock
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader, open_reader
+from ._sizes import parse_size
 
-__all__ = ["buffer", "chosen", "configure", "default_manager", "open", "parse_size", "settings"]
+__all__ = ["buffer", "chosen", "configure", "default_manager", "open", "settings"]
 
 _VARIABLES = {
     "window_size": "SMMAP_WINDOW_SIZE",
     "max_memory_size": "SMMAP_MAX_MEMORY",
     "max_open_handles": "SMMAP_MAX_HANDLES",
+    "backing": "SMMAP_BACKING",
 }
-_UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGTP", 1) for end in ("", "B", "IB")}}
 
 _lock = Lock()
 _manager: SlidingWindowMapManager | None = None
 _settings: dict[str, Any] = {}
 
 
-def parse_size(text: str) -> int:
-    """The bytes that a size like `4096`, `64K`, `64M`, `1G` or `1GiB` stands for; `ValueError` for anything else."""
-    body = text.strip().upper()
-    digits = body.rstrip("KMGTPIB")
-    unit = body[len(digits) :]
-    if not (digits.isascii() and digits.isdigit()) or unit not in _UNITS:
-        raise ValueError(f"{text!r} is not a size: write 4096, 64K, 64M, 1G")
-    return int(digits) << _UNITS[unit]
-
-
 def configure(
     *,
-    window_size: int | None = None,
-    max_memory_size: int | None = None,
-    max_open_handles: int | None = None,
+    window_size: int | str | None = None,
+    max_memory_size: int | str | None = None,
+    max_open_handles: int | str | None = None,
     backing: str | None = None,
 ) -> None:
     """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
 
-    Settings go before the environment's `SMMAP_WINDOW_SIZE`, `SMMAP_MAX_MEMORY` and `SMMAP_MAX_HANDLES`. Touches
-    nothing. Raises `SmmapError` if the default manager is in use already, `TypeError` and `ValueError` as the manager
-    does; what was set before then stays. Any thread may call it.
+    Sizes are numbers of bytes, or text like "64M". Settings go before the environment's `SMMAP_WINDOW_SIZE`,
+    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES` and `SMMAP_BACKING`. Touches nothing. Raises `SmmapError` if the default
+    manager is in use already, `TypeError` and `ValueError` as the manager does; what was set before then stays. Any
+    thread may call it.
     """
     given = {
         "window_size": window_size,
@@ -64,8 +56,8 @@ def configure(
 def default_manager() -> SlidingWindowMapManager:
     """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
 
-    Raises `ValueError` for an environment variable that is not a size, unless `configure` goes before it. Once it has
-    been closed, the next call makes another one.
+    Raises `ValueError` for an environment variable that is no size, or no backing, unless `configure` goes before it.
+    Once it has been closed, the next call makes another one.
     """
     return _in_use() or _lock.run(_make_locked)
 
@@ -185,7 +177,7 @@ def _from_environment(known: Container[str]) -> dict[str, Any]:
         text = os.environ.get(variable)
         if text and name not in known:
             try:
-                found[name] = parse_size(text)
+                found[name] = text.strip() if name == "backing" else parse_size(text)
                 SlidingWindowMapManager(**{name: found[name]})
             except ValueError as error:
                 raise ValueError(f"environment variable {variable}: {error}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _system
@@ -14,6 +13,7 @@ from ._errors import ReentryError, refuse_state
 from ._files import key_at, names_of
 from ._manager import Manager
 from ._reader import BufferedFileReader, FileReader, open_reader
+from ._sizes import size_of
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
@@ -34,23 +34,23 @@ class StaticWindowMapManager(Manager):
     with backing="read"). `max_open_handles`: the most maps and cached descriptors at a time, a hard limit; when not
     given, half of what the system allows, as a target for what is cached. `backing`: "mmap" maps, "read" reads windows
     into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
-    reads elsewhere.
+    reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
 
     Any number of threads may share a manager. The constructor touches nothing.
     """
 
     def __init__(
         self,
-        window_size: int = 0,
-        max_memory_size: int = 0,
-        max_open_handles: int = sys.maxsize,
+        window_size: int | str = 0,
+        max_memory_size: int | str = 0,
+        max_open_handles: int | str = sys.maxsize,
         *,
         backing: str = "auto",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
-            index(window_size),
-            index(max_memory_size),
-            index(max_open_handles),
+            size_of("window_size", window_size),
+            size_of("max_memory_size", max_memory_size),
+            size_of("max_open_handles", max_open_handles),
         )
         if window_size < -1 or max_memory_size < 0 or max_open_handles < 1:
             raise ValueError(
@@ -198,9 +198,9 @@ class SlidingWindowMapManager(StaticWindowMapManager):
 
     def __init__(
         self,
-        window_size: int = -1,
-        max_memory_size: int = 0,
-        max_open_handles: int = sys.maxsize,
+        window_size: int | str = -1,
+        max_memory_size: int | str = 0,
+        max_open_handles: int | str = sys.maxsize,
         *,
         backing: str = "auto",
     ) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -27,6 +26,7 @@ from ._buffer import SlidingWindowMapBuffer
 from ._errors import SmmapError, refuse_state
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
+from ._sizes import size_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -152,7 +152,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         super().__init__(**storage_options)
         given: dict[str, Any] = {"backing": backing}
         for name, value in zip(_SIZES, (window_size, max_memory_size, max_open_handles)):
-            given[name] = _default.parse_size(value) if isinstance(value, str) else value and index(value)
+            given[name] = None if value is None else size_of(name, value)
         self._options: _Options = tuple((name, value) for name, value in given.items() if value is not None)
         self._local = LocalFileSystem()
         if self._options:

@@ -18,7 +18,9 @@ from ._cursor import WindowCursor
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client
+from ._growth import grown, opened
 from ._manager import Manager
+from ._parts import Rest, Searched
 from ._search import STEP
 from ._system import check_flags
 
@@ -45,7 +47,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     `LimitError`, `ClosedError` or the system's error.
     """
 
-    __slots__ = ("_cursor",)
+    __slots__ = ("_cursor", "_most")
 
     _cursor: WindowCursor | None
     _default_manager: ClassVar[Any]  # set by _default.py: imports go one way
@@ -54,6 +56,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
     ) -> None:
         self._cursor = None
+        self._most = 0
         self._access = engine.Access.closed(NOBODY)
         if cursor is None:
             return
@@ -105,8 +108,24 @@ class SlidingWindowMapBuffer(engine.BufferBase):
             client.manager.check(client, flags)
         if size and client.size:
             client.manager.map_first(client, offset)
+        self._most = size
         self._access = _access(client, offset, size)
         return True
+
+    def refresh(self) -> int:
+        """See what was appended to the file since the buffer was made, or refreshed; the buffer's size now, in bytes.
+
+        A buffer grows as far as the `size` that it was made with allows; views stay as long as they were.
+        `FileChangedError` if another file is there now, or none, or a shorter one (it was replaced, or truncated); the
+        buffer then stays as it was. O(1): one `stat` where nothing changed, else the file is opened again. Any thread
+        may call it.
+        """
+        access = self._ready()
+        client = access.client
+        now = grown(client.manager, client)
+        if now is not client:
+            client.manager.swap(self, access, _access(now, access.offset, self._most))
+        return len(self)
 
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
@@ -149,20 +168,17 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must not be negative: {offset}, {size}")
         _check_advice(advice)
-        client = manager.client(path_or_fd, advice)
+        client = opened(manager, path_or_fd, advice)
         if offset > client.size:
             raise ValueError(f"offset {offset} is out of bounds: {client.name} has {client.size} bytes")
-        manager.check(client, 0)
-        return cls._over(client, offset, size)
-
-    @classmethod
-    def _over(cls, client: Client, offset: int, size: int) -> Self:
         new = cls()
+        new._most = size
         new._access = _access(client, offset, size)
         return new
 
     def __copy__(self) -> Self:
         new = type(self)()
+        new._most = self._most
         new._access = self._access
         return new
 
@@ -176,8 +192,9 @@ class SlidingWindowMapBuffer(engine.BufferBase):
             raise self._closed_error(access)
         if isinstance(client.where, int):
             raise TypeError(f"a buffer over a descriptor cannot be pickled, only one over a path: {client.name}")
-        flags = (client.flags,) if client.flags else ()
-        state = client.where, access.offset, access.size, client.size, client.mtime, client.advice, *flags
+        most = (self._most,) if self._most < sys.maxsize and access.offset + access.size == client.size else ()
+        flags = (client.flags,) if client.flags or most else ()
+        state = client.where, access.offset, access.size, client.size, client.mtime, client.advice, *flags, *most
         return _unpickled, (type(self), *state)
 
     @classmethod
@@ -191,11 +208,13 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         mtime: int,
         advice: str = "normal",
         flags: int = 0,
+        most: int | None = None,
     ) -> Self:
         """A buffer that opens its file at the first read, and only if it is still that long and that old.
 
         `file_size` is in bytes, `mtime` in nanoseconds, `flags` are added to those of `os.open`; without a manager it
-        is the process's default one. Nothing is touched before.
+        is the process's default one. `most`: how far it may grow; without a limit if it reaches the file's end. Nothing
+        is touched before.
         """
         if not isinstance(path, (str, bytes)):
             raise TypeError(f"path must be str or bytes, not {type(path).__name__}")
@@ -204,6 +223,9 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         _check_advice(advice)
         client = Client(manager, None, path, path, file_size, index(mtime), advice, check_flags(index(flags)))
         new = cls()
+        if most is None:
+            most = sys.maxsize if offset + size == file_size else size
+        new._most = max(index(most), size)
         new._access = engine.Access.closed(client, offset, size, True)
         return new
 
@@ -285,7 +307,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         start = index(start)
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
-        rest = _Rest(self, self._ready(), start)
+        rest = Rest(self, self._ready(), start)
         if type(target) is bytearray or (type(target) is memoryview and target.format == "B" and not target.readonly):
             with memoryview(target) as view:
                 if view.ndim == 1 and view.c_contiguous:
@@ -296,7 +318,11 @@ class SlidingWindowMapBuffer(engine.BufferBase):
 
     def _check(self, access: Any) -> None:
         """`ClosedError` if the buffer was closed, or given another file, since it was gone through first."""
-        if self._access is not access:
+        now = self._access
+        if now is access:
+            return
+        grown = now.opened and now.offset == access.offset and now.size >= access.size  # by `refresh`: it may go on
+        if not (grown and now.client.file.status.key == access.client.file.status.key):
             raise ClosedError(f"{type(self).__name__} of {access.client.name} was closed or started anew meanwhile")
 
     def _pieces(self, starts: range) -> Iterator[bytes]:
@@ -344,10 +370,10 @@ class SlidingWindowMapBuffer(engine.BufferBase):
 
     __hash__ = None  # type: ignore[assignment]  # as for bytearray: what is equal would have to hash alike
 
-    def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[_Searched, bytes, int, int]:
+    def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[Searched, bytes, int, int]:
         access = self._ready()
         sub = sub[:] if isinstance(sub, SlidingWindowMapBuffer) else sub
-        return _Searched(self, access), *_search.bounds(access.size, sub, start, end)
+        return Searched(self, access), *_search.bounds(access.size, sub, start, end)
 
     def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows; or -1.
@@ -383,61 +409,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         if max_match < 1:
             raise ValueError(f"max_match must be positive: {max_match}")
         access = self._ready()
-        return _search.finditer(_Searched(self, access), pattern, access.size, max_match)
-
-
-class _Rest(io.RawIOBase):
-    """What follows an offset, as a stream: C code of `io` fills any writable buffer from it, whatever its format."""
-
-    def __init__(self, buffer: SlidingWindowMapBuffer, access: Any, start: int) -> None:
-        self._buffer = buffer
-        self._data = access
-        self._start = start
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def readinto(self, target: Any) -> int:
-        """Fill `target`, which is a memoryview of bytes here, as far as there are any; how many."""
-        count: int = max(min(len(target), self._data.size - self._start), 0)
-        self._buffer._read_into(self._data, self._start, target[:count])
-        self._start += count
-        return count
-
-
-class _Searched:
-    """One file for a search to go through, whatever the buffer is given meanwhile; a search that yields looks."""
-
-    __slots__ = ("_access", "_buffer")
-
-    def __init__(self, buffer: SlidingWindowMapBuffer, access: Any) -> None:
-        self._buffer = buffer
-        self._access = access
-
-    def copy(self, start: int, stop: int) -> bytes:
-        """A copy of [start, stop)."""
-        return self._buffer._copy(self._access, start, stop)
-
-    def window(self) -> int:
-        """Bytes in a grid window."""
-        return int(self._access.window)
-
-    def border(self, start: int) -> int:
-        """Where the grid window at `start` stops."""
-        access = self._access
-        return int((start + access.offset) // access.window * access.window + access.window - access.offset)
-
-    def mapped(self, start: int) -> tuple[Any, int, int] | None:
-        """The region of the grid window at `start`, if it is mapped, and where that starts and stops."""
-        access = self._access
-        offset = access.offset
-        region = self._buffer._found(access, start + offset, start + offset + 1)
-        return None if region is None else (region, region.start - offset, region.stop - offset)
-
-    def check(self) -> None:
-        """`ClosedError` if the buffer was closed, or given another file, since the search started."""
-        self._buffer._check(self._access)
+        return _search.finditer(Searched(self, access), pattern, access.size, max_match)
 
 
 def _access(client: Client, offset: int, size: int) -> Any:

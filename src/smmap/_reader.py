@@ -140,6 +140,15 @@ class FileReader(io.RawIOBase):
         self._position = offset
         return offset
 
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+
+        The position stays. `FileChangedError` if another file is there now, or a shorter one: see
+        `SlidingWindowMapBuffer.refresh`.
+        """
+        self._check_open()
+        return self._buffer.refresh()
+
     def readinto(self, target: Any, /) -> int:
         """Fill a writable bytes-like object, of any format, from the position on, as far as there are bytes; how many.
 
@@ -185,6 +194,18 @@ class BufferedFileReader(io.BufferedReader):
             raise TypeError(f"raw must be a FileReader, not {type(raw).__name__}")
         super().__init__(raw, buffer_size)
         self._buffer_size = buffer_size
+
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+
+        The position stays, and so do bytes that were read ahead. `FileChangedError` if another file is there now, or a
+        shorter one: see `SlidingWindowMapBuffer.refresh`.
+        """
+        raw: Any = self.raw
+        if raw is None:
+            raise ValueError("raw stream has been detached")
+        size: int = raw.refresh()
+        return size
 
     def __reduce__(self) -> tuple[Any, ...]:
         raw: Any = self.raw

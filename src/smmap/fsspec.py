@@ -104,6 +104,11 @@ class SmmapFile(BufferedFileReader):
         self.path: str = buffer._access.client.given
         self.size = len(buffer)
 
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes."""
+        self.size = super().refresh()
+        return self.size
+
     def __copy__(self) -> SmmapFile:
         return SmmapFile(self.fs, self._source.__copy__(), self.tell())
 

@@ -11,13 +11,13 @@ import struct
 import sys
 from collections.abc import Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overload
 
 from . import _search
 from ._cursor import WindowCursor
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
-from ._files import NOBODY, Client
+from ._files import NOBODY, Client, PathOrFd
 from ._growth import grown, opened
 from ._manager import Manager
 from ._parts import Rest, Searched
@@ -30,10 +30,29 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["SlidingWindowMapBuffer"]
+__all__ = ["Advice", "SlidingWindowMapBuffer"]
 
 
-class SlidingWindowMapBuffer(engine.BufferBase):
+if TYPE_CHECKING:
+
+    class _Base(engine.BufferBase, Sequence[int]):
+        """What a buffer is for type checkers: the engine's class, which has all of a sequence."""
+
+        @overload
+        def __getitem__(self, key: SupportsIndex) -> int: ...
+
+        @overload
+        def __getitem__(self, key: slice) -> bytes: ...
+
+        def __getitem__(self, key: Any) -> Any: ...
+
+else:
+    _Base = engine.BufferBase
+
+Advice = Literal["normal", "random", "sequential"]
+
+
+class SlidingWindowMapBuffer(_Base):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
@@ -162,7 +181,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         return cursor
 
     @classmethod
-    def _of_path(cls, manager: Manager, path_or_fd: Any, offset: int, size: int | None, advice: str) -> Self:
+    def _of_path(cls, manager: Manager, path_or_fd: PathOrFd, offset: int, size: int | None, advice: Advice) -> Self:
         """A buffer without a cursor; nothing is mapped before the first read. See `smmap.buffer`."""
         offset, size = index(offset), sys.maxsize if size is None else index(size)
         if offset < 0 or size < 0:
@@ -206,7 +225,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         size: int,
         file_size: int,
         mtime: int,
-        advice: str = "normal",
+        advice: Advice = "normal",
         flags: int = 0,
         most: int | None = None,
     ) -> Self:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ._engine import chosen as engine
 from ._errors import ClosedError
-from ._files import NOBODY, Client
+from ._files import NOBODY, Client, PathOrFd
 from ._manager import Manager
 from ._system import check_flags
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
 __all__ = ["WindowCursor"]
@@ -184,16 +186,17 @@ class WindowCursor(engine.CursorBase):
         """The file's size in bytes when the cursor was made."""
         return int(self._access.client.size)
 
-    def path_or_fd(self) -> Any:
+    def path_or_fd(self) -> PathOrFd:
         """The very object that `make_cursor` was given."""
-        return self._access.client.given
+        given: PathOrFd = self._access.client.given  # None without a file
+        return given
 
-    def path(self) -> Any:
+    def path(self) -> str | bytes | os.PathLike[str] | os.PathLike[bytes]:
         """The path that `make_cursor` was given; `ValueError` if it was a descriptor."""
-        given = self.path_or_fd()
+        given: Any = self.path_or_fd()
         if given is None or isinstance(given, int):
             raise ValueError(f"cursor of {self._name()} has no path")
-        return given
+        return given  # type: ignore[no-any-return]
 
     def fd(self) -> int:
         """The descriptor that `make_cursor` was given; `ValueError` if it was a path."""

@@ -9,10 +9,11 @@ import os
 from collections.abc import Container
 from typing import Any, Literal, overload
 
-from ._buffer import SlidingWindowMapBuffer
+from ._buffer import Advice, SlidingWindowMapBuffer
 from ._errors import SmmapError
+from ._files import PathOrFd
 from ._lock import Lock
-from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader, open_reader
 from ._sizes import parse_size
 
@@ -35,7 +36,7 @@ def configure(
     window_size: int | str | None = None,
     max_memory_size: int | str | None = None,
     max_open_handles: int | str | None = None,
-    backing: str | None = None,
+    backing: Backing | None = None,
 ) -> None:
     """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
 
@@ -63,12 +64,12 @@ def default_manager() -> SlidingWindowMapManager:
 
 
 def buffer(
-    path_or_fd: Any,
+    path_or_fd: PathOrFd,
     offset: int = 0,
     size: int | None = None,
     *,
     manager: StaticWindowMapManager | None = None,
-    access: str = "normal",
+    access: Advice = "normal",
 ) -> SlidingWindowMapBuffer:
     """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
 
@@ -81,8 +82,8 @@ def buffer(
 
 
 @overload
-def open(  # noqa: A001
-    path: Any,
+def open(  # type: ignore[overload-overlap]  # noqa: A001
+    path: PathOrFd,
     mode: Literal["rb", "br"] = "rb",
     *,
     buffering: Literal[0],
@@ -91,14 +92,14 @@ def open(  # noqa: A001
 
 
 @overload
-def open(  # noqa: A001
-    path: Any, mode: Literal["rb", "br"], buffering: Literal[0], *, manager: StaticWindowMapManager | None = None
+def open(  # type: ignore[overload-overlap]  # noqa: A001
+    path: PathOrFd, mode: Literal["rb", "br"], buffering: Literal[0], *, manager: StaticWindowMapManager | None = None
 ) -> FileReader: ...
 
 
 @overload
 def open(  # noqa: A001
-    path: Any,
+    path: PathOrFd,
     mode: Literal["rb", "br"] = "rb",
     buffering: int = -1,
     *,
@@ -107,7 +108,7 @@ def open(  # noqa: A001
 
 
 def open(  # noqa: A001
-    path: Any,
+    path: PathOrFd,
     mode: Literal["rb", "br"] = "rb",
     buffering: int = -1,
     *,

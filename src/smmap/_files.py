@@ -16,7 +16,7 @@ import struct
 import sys
 import weakref
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from ._errors import FileChangedError
 from ._system import OPENING, WINDOWS, Where, called, is_readable, named
@@ -36,6 +36,7 @@ __all__ = [
     "File",
     "FileRef",
     "Files",
+    "PathOrFd",
     "Status",
     "absolute",
     "examine",
@@ -45,6 +46,10 @@ __all__ = [
     "verify",
     "verify_grown",
 ]
+
+
+PathOrFd = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", int]
+"""What names a file for users: a path, or a descriptor of theirs, which stays theirs."""
 
 
 class Status(NamedTuple):

@@ -6,20 +6,24 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _system
-from ._buffer import SlidingWindowMapBuffer
+from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
 from ._errors import ReentryError, refuse_state
-from ._files import key_at, names_of
+from ._files import PathOrFd, key_at, names_of
 from ._manager import Manager
 from ._reader import BufferedFileReader, FileReader, open_reader
 from ._sizes import size_of
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
-__all__ = ["SlidingWindowMapManager", "StaticWindowMapManager"]
+__all__ = ["Backing", "SlidingWindowMapManager", "StaticWindowMapManager"]
+
+Backing = Literal["auto", "mmap", "read"]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -45,7 +49,7 @@ class StaticWindowMapManager(Manager):
         max_memory_size: int | str = 0,
         max_open_handles: int | str = sys.maxsize,
         *,
-        backing: str = "auto",
+        backing: Backing = "auto",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
             size_of("window_size", window_size),
@@ -77,7 +81,7 @@ class StaticWindowMapManager(Manager):
 
     # What users call
 
-    def make_cursor(self, path_or_fd: Any) -> WindowCursor:
+    def make_cursor(self, path_or_fd: PathOrFd) -> WindowCursor:
         """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
 
         Raises the system's error for what is not there, and `OSError` for anything but a regular file.
@@ -86,21 +90,23 @@ class StaticWindowMapManager(Manager):
         return cursor
 
     def buffer(
-        self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal"
+        self, path_or_fd: PathOrFd, offset: int = 0, size: int | None = None, *, access: Advice = "normal"
     ) -> SlidingWindowMapBuffer:
         """A bytes-like buffer over a file on this manager: see `smmap.buffer`."""
         return SlidingWindowMapBuffer._of_path(self, path_or_fd, offset, size, access)
 
     @overload
-    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", *, buffering: Literal[0]) -> FileReader: ...
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", *, buffering: Literal[0]) -> FileReader: ...  # type: ignore[overload-overlap]
 
     @overload
-    def open(self, path: Any, mode: Literal["rb", "br"], buffering: Literal[0]) -> FileReader: ...
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"], buffering: Literal[0]) -> FileReader: ...  # type: ignore[overload-overlap]
 
     @overload
-    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> BufferedFileReader: ...
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> BufferedFileReader: ...
 
-    def open(self, path: Any, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> FileReader | BufferedFileReader:
+    def open(
+        self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", buffering: int = -1
+    ) -> FileReader | BufferedFileReader:
         """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
         return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
 
@@ -115,7 +121,7 @@ class StaticWindowMapManager(Manager):
             count += self.drop(self._unload)
         return count
 
-    def release(self, path: Any) -> int:
+    def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:
         """Unmap every idle region of the file at `path`, or of the files below that folder; how many were dropped.
 
         A file is found by what it is and by the names under which it was opened lately, as they were written; works
@@ -176,7 +182,7 @@ class StaticWindowMapManager(Manager):
         """The limit of mapped memory, in bytes."""
         return self._cache.max_memory
 
-    def force_map_handle_removal_win(self, base_path: Any) -> None:
+    def force_map_handle_removal_win(self, base_path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """On Windows, close the maps at or below a path, even pinned ones, so that it can be deleted."""
         if _system.WINDOWS:
             self.drop(self._release, names_of(base_path), key_at(base_path), True)
@@ -202,6 +208,6 @@ class SlidingWindowMapManager(StaticWindowMapManager):
         max_memory_size: int | str = 0,
         max_open_handles: int | str = sys.maxsize,
         *,
-        backing: str = "auto",
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)

@@ -24,7 +24,7 @@ except ImportError as error:
 from . import _default
 from ._buffer import SlidingWindowMapBuffer
 from ._errors import SmmapError, refuse_state
-from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
 from ._sizes import size_of
 
@@ -148,7 +148,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         window_size: int | str | None = None,
         max_memory_size: int | str | None = None,
         max_open_handles: int | str | None = None,
-        backing: str | None = None,
+        backing: Backing | None = None,
         **storage_options: Any,
     ) -> None:
         unknown = sorted(storage_options.keys() - _OF_FSSPEC)

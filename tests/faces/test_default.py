@@ -173,7 +173,10 @@ def test_manager_takes_sizes_as_text(cls: Any) -> None:
     ("value", "kind"),
     [("64Q", ValueError), ("-1", ValueError), ("", ValueError), (b"64M", TypeError), (1.5, TypeError)],
 )
-def test_wrong_size_is_refused_by_name(name: str, value: Any, kind: type[Exception]) -> None:
+def test_wrong_size_is_refused_by_name(
+    name: str, value: Any, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_default, "_manager", None)
     for make in (smmap.SlidingWindowMapManager, smmap.configure):
         with pytest.raises(kind, match=f"{name}.*64M"):
             make(**{name: value})

@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 import sys
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._files import Client
 from .._system import PYPY, REFUSALS, code_of, named
 from .plain_regions import Order, Region, Table
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Access", "BufferBase", "CursorBase"]
 
@@ -254,7 +257,7 @@ class CursorBase:
     _use: tuple[Any, int, int]
     """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
 
-    def _move(self, offset: Any, size: Any, flags: Any) -> Any:
+    def _move(self, offset: Any, size: Any, flags: Any) -> Self:
         """`use_region` where no mapped grid window does."""
         raise NotImplementedError
 
@@ -266,7 +269,7 @@ class CursorBase:
         """The manager takes the region away."""
         raise NotImplementedError
 
-    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Any:
+    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Self:
         """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
 
         Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the

@@ -124,9 +124,9 @@ class SlidingWindowMapBuffer(_Base):
         if flags != client.flags:
             client = client._replace(flags=flags)
         if flags:
-            client.manager.check(client, flags)
+            client.manager._check_opens(client, flags)
         if size and client.size:
-            client.manager.map_first(client, offset)
+            client.manager._map_first(client, offset)
         self._most = size
         self._access = _access(client, offset, size)
         return True
@@ -143,7 +143,7 @@ class SlidingWindowMapBuffer(_Base):
         client = access.client
         now = grown(client.manager, client)
         if now is not client:
-            client.manager.swap(self, access, _access(now, access.offset, self._most))
+            client.manager._swap(self, access, _access(now, access.offset, self._most))
         return len(self)
 
     def end_access(self) -> None:
@@ -261,15 +261,15 @@ class SlidingWindowMapBuffer(_Base):
         """Open the file that `_later` named, if it is still the same; any thread may come first."""
         then = pending.client
         manager = self._default_manager() if then.manager is None else then.manager
-        client = manager.client(then.where, then.advice)
+        client = manager._client(then.where, then.advice)
         if (client.size, client.mtime) != (then.size, then.mtime):
             what = f"{client.size} bytes now, {then.size} then"
             if client.size == then.size:
                 what = "it was written to, or is another file of the same size"
             raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make it anew", then.where)
         client = client._replace(given=then.given, flags=then.flags)
-        client.manager.check(client, 0)
-        client.manager.swap(self, pending, _access(client, pending.offset, pending.size))
+        client.manager._check_opens(client, 0)
+        client.manager._swap(self, pending, _access(client, pending.offset, pending.size))
         return self._ready()
 
     def _closed_error(self, access: Any) -> Exception:
@@ -433,7 +433,7 @@ class SlidingWindowMapBuffer(_Base):
 
 def _access(client: Client, offset: int, size: int) -> Any:
     """The record for reads of [offset, offset + size), clipped to the file."""
-    return client.manager.access(client, offset, min(size, client.size - offset))
+    return client.manager._access(client, offset, min(size, client.size - offset))
 
 
 def _found(place: int) -> int:

@@ -181,7 +181,7 @@ class MapRegion:
             return True
         if manager is not None and region is not None:
             more = [-next(_numbers) for _ in range(ofs)]  # negative: no cursor has such an id
-            manager.soon(_count, manager, region, more, max(-ofs, 0))
+            manager._soon(_count, manager, region, more, max(-ofs, 0))
         return False
 
     def release(self) -> None:
@@ -189,19 +189,19 @@ class MapRegion:
         region = self._region()
         manager = None if self._manager is None else self._manager()
         if manager is not None and region is not None:
-            manager.soon(_release, manager, region)
+            manager._soon(_release, manager, region)
         self._own = None
 
 
 def _count(manager: Manager, region: Any, more: list[int], fewer: int) -> None:
     """Pin a region as clients by hand would, under these numbers; unpin so many, by hand first, then cursors."""
     for number in more:
-        manager.counted_by_hand[number] = region
+        manager._counted_by_hand[number] = region
         region.pinned_by[number] = _no_cursor
-        manager.hold(region)
+        manager._hold(region)
     for number in sorted(region.pinned_by)[:fewer]:
-        manager.counted_by_hand.pop(number, None)
-        manager.unpin(region, number)
+        manager._counted_by_hand.pop(number, None)
+        manager._unpin(region, number)
 
 
 def _no_cursor() -> None:
@@ -212,8 +212,8 @@ _numbers = itertools.count(1)
 
 
 def _release(manager: Manager, region: Any) -> None:
-    if not manager.revoke(region):
-        manager.evict(region)
+    if not manager._revoke(region):
+        manager._evict(region)
 
 
 class MapRegionList:

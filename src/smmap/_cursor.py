@@ -49,7 +49,7 @@ class WindowCursor(engine.CursorBase):
         """A cursor that is this client."""
         new = cls.__new__(cls)
         new._manager = client.manager
-        new._access = client.manager.access(client, 0, client.size)
+        new._access = client.manager._access(client, 0, client.size)
         new._use = _NOWHERE
         return new
 
@@ -114,7 +114,7 @@ class WindowCursor(engine.CursorBase):
         if offset >= client.size:
             self.unuse_region()
             return self
-        client.manager.move(self, client, offset, size, flags)
+        client.manager._move(self, client, offset, size, flags)
         return self
 
     def unuse_region(self) -> None:

@@ -22,10 +22,10 @@ _ATTEMPTS = 10  # at a file that is replaced between the look at it and its open
 def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
     """The record of a new client of a file as it is now. The file was opened, so what cannot be read is an error."""
     for attempt in range(_ATTEMPTS):
-        client = manager.client(path_or_fd, advice)
+        client = manager._client(path_or_fd, advice)
         try:
             if not attempt:
-                manager.check(client, 0)
+                manager._check_opens(client, 0)
                 return client
             return _version(manager, client, client.file, True)
         except FileChangedError:  # it was written, or replaced, since the first look

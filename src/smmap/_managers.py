@@ -86,7 +86,7 @@ class StaticWindowMapManager(Manager):
 
         Raises the system's error for what is not there, and `OSError` for anything but a regular file.
         """
-        cursor: WindowCursor = self.WindowCursorCls._of(self.client(path_or_fd))
+        cursor: WindowCursor = self.WindowCursorCls._of(self._client(path_or_fd))
         return cursor
 
     def buffer(
@@ -115,10 +115,10 @@ class StaticWindowMapManager(Manager):
 
         Never raises, also after `close`. Linear in what goes.
         """
-        count = self.drop(self._unload)
+        count = self._drop(self._unload)
         if _system.RECLAIMS_LATE and self._cache.ledger.mapped:  # by what is garbage already, maybe
             _system.collect_garbage()
-            count += self.drop(self._unload)
+            count += self._drop(self._unload)
         return count
 
     def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:
@@ -128,12 +128,12 @@ class StaticWindowMapManager(Manager):
         after deletion too. Whole path components count; links in `path` itself are followed as well as taken by name.
         Linear in the files that the manager knows.
         """
-        return self.drop(self._release, names_of(path), key_at(path), False)
+        return self._drop(self._release, names_of(path), key_at(path), False)
 
     def close(self) -> None:
         """Unmap everything, pinned regions too, and refuse further use. Views that you hold stay valid."""
         self._closed = self._cache.closed = self._cache.idle.crowded = True
-        self.drop(self._unload)
+        self._drop(self._unload)
 
     @property
     def closed(self) -> bool:
@@ -185,11 +185,11 @@ class StaticWindowMapManager(Manager):
     def force_map_handle_removal_win(self, base_path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """On Windows, close the maps at or below a path, even pinned ones, so that it can be deleted."""
         if _system.WINDOWS:
-            self.drop(self._release, names_of(base_path), key_at(base_path), True)
+            self._drop(self._release, names_of(base_path), key_at(base_path), True)
 
     def _collect_lru_region(self, size: int) -> int:
         """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
-        return self.drop(self._cache.trim, None, size) if size else self.drop(self._unload)
+        return self._drop(self._cache.trim, None, size) if size else self._drop(self._unload)
 
     def _check(self) -> None:
         """Assert every invariant. For tests: linear in what is mapped."""

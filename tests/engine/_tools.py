@@ -73,7 +73,7 @@ class Bench:
         self.kind = kind
         self.ledger = engine.Ledger()
         self.idle = engine.Order()
-        self.rents = Rents()
+        self._rents = Rents()
         self.asked: list[Any] = []
         self.descriptor, status = engine.open_file(self.path, 0)
         self.file = _files.File(status, engine.Table())
@@ -126,24 +126,24 @@ class Bench:
 
     # What an engine asks of the policy
 
-    def fetch(self, client: Any, start: int, stop: int, due: bool) -> bytes:
+    def _fetch(self, client: Any, start: int, stop: int, due: bool) -> bytes:
         assert client.file is self.file
         self.asked.append(("fetch", start, stop, due))
         with open(self.path, "rb") as file:
             file.seek(start)
             return file.read(stop - start)
 
-    def map_range(self, client: Any, start: int, stop: int) -> Any:
+    def _map_range(self, client: Any, start: int, stop: int) -> Any:
         assert client.file is self.file
         self.asked.append(("map_range", start, stop))
         low = start - start % G if self.kind == "map" else start
         return self.make(low, stop)
 
-    def keep(self, client: Any, region: Any) -> None:
+    def _keep(self, client: Any, region: Any) -> None:
         self.asked.append(("keep", region.key))
         self.idle.add(region.entry, region)
 
-    def count_cold_read(self, file: Any) -> None:
+    def _count_cold_read(self, file: Any) -> None:
         assert file is self.file
         self.asked.append(("cold",))
 
@@ -195,10 +195,10 @@ class Bench:
         cursor.revoked = 0
         return cursor
 
-    def soon(self, operation: Any, *args: Any) -> None:
+    def _soon(self, operation: Any, *args: Any) -> None:
         operation(*args)
 
-    def tidy(self, region: Any, last: Any) -> None:
+    def _tidy(self, region: Any, last: Any) -> None:
         self.asked.append(("tidy", region.key, last.key))
 
 

@@ -467,7 +467,7 @@ def test_refusal_in_a_cold_read_is_left_to_the_policy(bench: Make, monkeypatch: 
     assert made.asked == [("fetch", 5, 8, False)]
 
 
-@pytest.mark.parametrize("name", ["fetch", "map_range"])
+@pytest.mark.parametrize("name", ["_fetch", "_map_range"])
 def test_errors_of_the_policy_come_through(bench: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny(bench)
     buffer = made.buffer()
@@ -476,7 +476,7 @@ def test_errors_of_the_policy_come_through(bench: Make, name: str, monkeypatch: 
         raise OSError(5, "the policy's")
 
     monkeypatch.setattr(made, name, refuse)
-    for read in [lambda: buffer.view(5, 9)] if name == "map_range" else [lambda: buffer[5], lambda: buffer[2:9]]:
+    for read in [lambda: buffer.view(5, 9)] if name == "_map_range" else [lambda: buffer[5], lambda: buffer[2:9]]:
         with pytest.raises(OSError, match="the policy's"):
             read()
     monkeypatch.undo()
@@ -648,8 +648,8 @@ def test_threads_read_right_bytes_while_windows_come_and_go(bench: Make) -> None
     data, buffer = made.data, made.buffer()
     failed: list[Any] = []
     stop = threading.Event()
-    made.keep = lambda client, region: None  # type: ignore[method-assign]  # only the main thread adds
-    made.count_cold_read = lambda file: None  # type: ignore[method-assign]
+    made._keep = lambda client, region: None  # type: ignore[method-assign]  # only the main thread adds
+    made._count_cold_read = lambda file: None  # type: ignore[method-assign]
 
     def read(seed: int) -> None:
         chance = random.Random(seed)
@@ -673,8 +673,8 @@ def test_threads_read_right_bytes_while_windows_come_and_go(bench: Make) -> None
             return made.make(start - start % G, stop)
 
     lock = threading.Lock()
-    made.fetch = fetch  # type: ignore[method-assign]
-    made.map_range = map_range  # type: ignore[method-assign]
+    made._fetch = fetch  # type: ignore[method-assign]
+    made._map_range = map_range  # type: ignore[method-assign]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
@@ -707,7 +707,7 @@ def test_interrupted_reads_leave_all_as_it_was(bench: Make) -> None:
     for number in (0, 1, 5):
         made.keep_idle(number)
     buffer, chance = made.buffer(), random.Random(2)
-    made.count_cold_read = lambda file: None  # type: ignore[method-assign]
+    made._count_cold_read = lambda file: None  # type: ignore[method-assign]
 
     def action() -> None:
         start = chance.randrange(8 * G)

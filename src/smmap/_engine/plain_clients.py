@@ -159,7 +159,7 @@ class BufferBase:
         idle, entry = access.idle, region.entry
         idle.hits += 1
         if not (region.pinned_by or idle.touch(entry)):
-            access.client.manager.keep(access.client, region)
+            access.client.manager._keep(access.client, region)
         return region
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
@@ -173,7 +173,7 @@ class BufferBase:
                     raise
         client = access.client
         file, manager = client.file, client.manager
-        due = manager.rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
+        due = manager._rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
         descriptor = file.descriptor
         if descriptor is not None and not due:
             try:
@@ -183,9 +183,9 @@ class BufferBase:
                     raise named(error, client.where, start, stop) from None
                 data = b""
             if len(data) == stop - start:
-                manager.count_cold_read(file)
+                manager._count_cold_read(file)
                 return data
-        return bytes(manager.fetch(client, start, stop, due))
+        return bytes(manager._fetch(client, start, stop, due))
 
     def _read_into(self, access: Access, start: int, target: memoryview) -> None:
         """Fill `target` with what follows `start`, which must lie in the buffer."""
@@ -228,7 +228,7 @@ class BufferBase:
         position, end = start + access.offset, stop + access.offset
         region = self._found(access, position, end)
         if region is None:
-            region = access.client.manager.map_range(access.client, position, end)
+            region = access.client.manager._map_range(access.client, position, end)
         return region.view(position, end)
 
     def __buffer__(self, flags: int) -> memoryview:
@@ -318,7 +318,7 @@ class CursorBase:
         access = self._access
         if region.unpin(id(self), access.idle):
             manager = access.client.manager
-            manager.soon(manager.tidy, region.entry, used)  # not the region itself: it may have to be evicted
+            manager._soon(manager._tidy, region.entry, used)  # not the region itself: it may have to be evicted
 
     def buffer(self) -> memoryview:
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""

@@ -79,6 +79,7 @@ class File:
         "descriptor",
         "generation",
         "gone",
+        "name",
         "patience",
         "price",
         "reads",
@@ -95,6 +96,8 @@ class File:
         """The cached descriptor."""
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
+        self.name: str | bytes = ""
+        """What the log calls it: as a client came to it when a window of it was mapped last."""
         self.gone = False
         """Whether another version, or no file, was found under a name of it: what becomes idle then goes at once."""
         self.reads = False

@@ -144,6 +144,19 @@ class Manager:
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
         """An operation under the lock; where objects die late, garbage is collected before a limit is believed, and
         before it is met by evicting what is not garbage."""
+        log = self._cache.log
+        log.listen()
+        try:
+            found = self._serve_now(operation, *args)
+        except LimitError:
+            if log.notes:
+                log.tell()
+            raise
+        if log.notes:
+            log.tell()
+        return found
+
+    def _serve_now(self, operation: Callable[..., T], *args: Any) -> T:
         if not _system.RECLAIMS_LATE:
             return self._lock.run(operation, *args)
         if self._lock.run(self._may_be_garbage):
@@ -167,11 +180,16 @@ class Manager:
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
         """An operation under the lock that drops regions; their number. Put off where waiting might never end."""
+        log = self._cache.log
+        log.listen()
         try:
-            return self._lock.run(operation, *args)
+            count = self._lock.run(operation, *args)
         except ReentryError:
             self._lock.soon(operation, *args)
             return 0
+        if log.notes:
+            log.tell()
+        return count
 
     def _settle(self) -> None:
         """Take note of what died since the last operation."""
@@ -356,7 +374,7 @@ class Manager:
             return None
         finally:
             self._done(descriptor)
-        self._cache.count_miss()
+        self._cache.count_miss(region, where)
         return region
 
     def _use(self, region: Any) -> Any:
@@ -382,8 +400,11 @@ class Manager:
         if 0 < self._window < stop - start:
             low = start - start % ALLOCATIONGRANULARITY
             window = Window((low, stop), low, stop)
-            return self._use(self._obtain(client, window) or self._obtain(client, window))
-        return self._use(self._region(client, start, stop - start))
+            region = self._use(self._obtain(client, window) or self._obtain(client, window))
+        else:
+            region = self._use(self._region(client, start, stop - start))
+        self._cache.look_for_views(region)
+        return region
 
     # Cursors
 
@@ -398,6 +419,7 @@ class Manager:
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop
         cursor._pin(region, offset, stop)
         self._cache.trim(region)
+        self._cache.look_for_views()
 
     def _region_instead(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> Any:
         """A region where there is no room for one beside the cursor's own: that one may go for it."""

@@ -158,6 +158,18 @@ class StaticWindowMapManager(Manager):
         except ReentryError:
             return self._cache.stats(self._window)
 
+    @property
+    def hit_rate(self) -> float:
+        """Which part of all reads found their window mapped, since the start or `reset_stats`: from 0 to 1. O(1)."""
+        return self._cache.hit_rate()
+
+    def reset_stats(self) -> None:
+        """Count hits, misses, evictions and cold reads anew, and let the peaks be what is mapped now. O(1).
+
+        What is mapped stays, and so do the counters that say what it is. Any thread may call it.
+        """
+        self._drop(self._cache.reset_stats)
+
     def num_file_handles(self) -> int:
         """How many regions are mapped."""
         return self.stats().mapped

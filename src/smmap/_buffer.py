@@ -10,6 +10,7 @@ import io
 import struct
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overload
 
@@ -306,16 +307,34 @@ class SlidingWindowMapBuffer(_Base):
             yield self.view(start, end)
             start = end
 
-    def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
-        """`struct.unpack_from(fmt, self, offset)`, copying no more than it needs; `struct.error` past the end."""
-        size = struct.calcsize(fmt)
+    def _unpack(self, packed: struct.Struct, offset: Any) -> tuple[Any, ...]:
         start = index(offset)
         access = self._ready()
         if start < 0:
             start += access.size
-        if not 0 <= start <= access.size - size:
-            raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {access.size} bytes")
-        return struct.unpack(fmt, self._copy(access, start, start + size))
+        if not 0 <= start <= access.size - packed.size:
+            raise struct.error(f"unpack_from needs {packed.size} bytes at {offset}: the buffer has {access.size} bytes")
+        return packed.unpack(self._copy(access, start, start + packed.size))
+
+    def iter_unpack(self, fmt: str | bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """`struct.iter_unpack(fmt, self[start:stop])`, across windows, without a copy of all of it.
+
+        `struct.error` unless `stop - start` is a multiple of the format's size. Copies piece by piece, in memory of a
+        fixed size, and maps as slices do. O(stop - start). The iterator belongs to one thread at a time.
+        """
+        packed = struct.Struct(fmt)
+        access = self._ready()
+        start, stop, _ = slice(start, stop).indices(access.size)
+        size = packed.size
+        if not size or max(stop - start, 0) % size:
+            raise struct.error(f"iter_unpack needs a multiple of {size} bytes: there are {max(stop - start, 0)}")
+        pieces = range(start, stop, max(STEP // size, 1) * size)
+        return chain.from_iterable(self._unpack_pieces(access, packed, pieces, stop))
+
+    def _unpack_pieces(self, access: Any, packed: struct.Struct, pieces: range, stop: int) -> Iterator[Any]:
+        for place in pieces:
+            self._check(access)
+            yield packed.iter_unpack(self._copy(access, place, min(place + pieces.step, stop)))
 
     def readinto(self, start: int, target: Any) -> int:
         """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; how many.

@@ -1172,7 +1172,7 @@ def test_clients_offer_what_is_documented(world: World) -> None:
         }
     assert offered(manager.buffer(file.path)) == {
         *("begin_access", "close", "closed", "count", "cursor", "end_access", "find", "finditer", "index"),
-        *("iter_views", "readinto", "refresh", "rfind", "rindex", "unpack_from", "view"),
+        *("iter_unpack", "iter_views", "readinto", "refresh", "rfind", "rindex", "unpack_from", "view"),
     }
     with manager.open(file.path) as opened, open(file.path, "rb") as theirs:
         assert offered(opened) == offered(theirs) | {"refresh"}

@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import os
 import random
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -321,6 +322,19 @@ def test_view_of_a_buffer_outlives_everything(bench: Make) -> None:
     del view
     dead()
     assert made.counts() == (0, 0)
+
+
+def test_unpack_from_is_served_by_what_is_mapped(bench: Make) -> None:
+    made = tiny(bench)
+    made.restart(1, 0)
+    buffer = made.buffer()
+    assert buffer.unpack_from("<H", 5) == struct.unpack_from("<H", made.data, 5)
+    assert made.idle_keys() == [0, 1]  # a use
+    assert (made.idle.hits, made.asked) == (1, [])
+    assert not made.file.table.find(1).exported
+    assert buffer.unpack_from("<I", 6) == struct.unpack_from("<I", made.data, 6)  # across a border
+    assert buffer.unpack_from("<4s", 12) == (made.data[12:16],)  # cold
+    assert [name for name, *_ in made.asked] == ["fetch", "fetch"]
 
 
 def test_copies_export_nothing(bench: Make) -> None:

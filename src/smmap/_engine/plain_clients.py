@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from operator import index
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from .._files import Client
@@ -57,6 +58,19 @@ class Access:
         return cls(client, offset, size, 1, _NO_ORDER, False, pending)
 
 
+_structs: dict[str | bytes, Struct] = {}
+_MOST_STRUCTS = 100  # as many as `struct` remembers
+
+
+def _struct_of(fmt: str | bytes) -> Struct:
+    """A format, ready for use, which is remembered."""
+    packed = Struct(fmt)
+    if len(_structs) >= _MOST_STRUCTS:
+        _structs.clear()
+    _structs[fmt] = packed
+    return packed
+
+
 _NO_TABLE = Table()
 _NO_ORDER = Order()
 
@@ -70,6 +84,10 @@ class BufferBase:
 
     def _ready(self) -> Access:
         """The record that reads go by, of a file that is open now."""
+        raise NotImplementedError
+
+    def _unpack(self, packed: Struct, offset: Any) -> tuple[Any, ...]:
+        """`unpack_from` at an offset that is no plain int, or counts from the end, or is out of range."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -202,6 +220,29 @@ class BufferBase:
                 target[done : done + count] = self._piece(access, position, position + count)
             done += count
             position += count
+
+    def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
+        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for what does not lie in the buffer.
+
+        Out of a mapped window without a copy, else it copies the bytes that it needs. O(size of the format).
+        """
+        packed = _structs.get(fmt) or _struct_of(fmt)
+        size = packed.size
+        access = self._access
+        if type(offset) is not int or not 0 <= offset <= access.size - size or not size:
+            return self._unpack(packed, offset)
+        position = offset + access.offset
+        entry = access.table.get(position // access.window)
+        region = None if entry is None else entry()
+        if region is not None and position + size <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+            try:
+                values = packed.unpack_from(region, position - region.start)
+                access.idle.hits += 1
+                return values
+            except ValueError:  # as in `__getitem__`
+                if not region.closed:
+                    raise
+        return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:
         """A read-only view of `buffer[start:stop]`, of any length that fits the address space. O(1), no copy.

@@ -164,9 +164,9 @@ class Cache:
         if sum(kept) > self.max_memory:
             self._look_for_views_at = sys.maxsize
             self.log.warn(
-                "views keep %d bytes mapped in %d regions, more than max_memory_size=%d: they count until "
+                "views keep %d bytes mapped, more than max_memory_size=%d: they count until "
                 "they are dropped, and no idle window is kept meanwhile (logged once per manager)",
-                *(sum(kept), len(kept), self.max_memory),
+                *(sum(kept), self.max_memory),
             )
 
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:

@@ -133,7 +133,7 @@ print("logging" in sys.modules, sys.stderr.getvalue())
 """
     off, on = run_python(HEAD + script, file.path, W).stdout.strip().split("\n")
     assert off == "False"
-    assert on.startswith(f"True views keep {3 * W} bytes mapped in 3 regions, more than max_memory_size={2 * W}: ")
+    assert on.startswith(f"True views keep {3 * W} bytes mapped, more than max_memory_size={2 * W}: ")
     assert on.count("views keep") == 1
 
 
@@ -159,7 +159,7 @@ def test_warning_comes_for_one_view_that_is_larger_than_the_limit(world: World, 
     view = buffer.view()
     (told,) = records(logging.WARNING)
     assert told == (
-        f"views keep {SIZE} bytes mapped in 1 regions, more than max_memory_size={2 * W}: they count until "
+        f"views keep {SIZE} bytes mapped, more than max_memory_size={2 * W}: they count until "
         "they are dropped, and no idle window is kept meanwhile (logged once per manager)"
     )
     assert view == file.data

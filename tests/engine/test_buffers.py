@@ -411,7 +411,7 @@ def test_large_reads_pay_more_rent(bench: Make) -> None:
 
 def test_windows_and_files_pay_on_their_own(bench: Make) -> None:
     one, two = tiny(bench, name="one", price=2), tiny(bench, name="two", price=2)
-    two.rents = one.rents
+    two._rents = one._rents
     buffers = [one.buffer(), two.buffer()]
     for _ in range(2):
         for at in (0, 5, 10):
@@ -573,7 +573,7 @@ def test_read_that_took_one_record_sees_one_file(bench: Make) -> None:
     ):
         for turn in range(5):
             buffer = one.buffer()
-            fetched, fetch = 0, one.fetch
+            fetched, fetch = 0, one._fetch
 
             def switch(*args: Any) -> bytes:
                 nonlocal fetched
@@ -582,9 +582,9 @@ def test_read_that_took_one_record_sees_one_file(bench: Make) -> None:
                 fetched += 1
                 return fetch(*args)
 
-            one.fetch = switch  # type: ignore[method-assign]
+            one._fetch = switch  # type: ignore[method-assign]
             assert reading(buffer) == one.data[1:18]
-            one.fetch = fetch  # type: ignore[method-assign]
+            one._fetch = fetch  # type: ignore[method-assign]
             assert fetched == 5
             assert buffer[1:18] == two.data[1:18]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import Any
 
 import smmap
@@ -121,6 +122,19 @@ def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
         anew = "memmap(path, mode='r')[i:i + 4096].tobytes()"
         contenders.append(loop("np.memmap anew", anew, positions, memmap=np.memmap, path=path))
     return contenders
+
+
+@row("buf.unpack_from near", limit="struct.unpack of a slice of the buffer", goal=1.0, where="near")
+@row("buf.unpack_from 64 windows", limit="struct.unpack of a slice of the buffer", goal=1.0, windows=64)
+def unpacked(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """Six bytes as a number."""
+    window, positions = place(settings, where, windows, 6)
+    buf, bare = ours(window), peers.mapped(file_of(LENGTH))
+    return [
+        loop("slice", "unpack('<2xI', buf[i:i + 6])[0]", positions, role="limit", unpack=struct.unpack, buf=buf),
+        loop("smmap", "buf.unpack_from('<2xI', i)[0]", positions, role="ours", buf=buf),
+        loop("mmap", "unpack_from('<2xI', buf, i)[0]", positions, unpack_from=struct.unpack_from, buf=bare),
+    ]
 
 
 @row("buf.view near", limit="memoryview slice", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")

@@ -1,14 +1,14 @@
 """Read-only sliding window memory maps of many files, within limits: an implementation of smmap's interface."""
 
 from . import _compat as _compat
-from ._buffer import SlidingWindowMapBuffer, buffer
+from ._buffer import SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
-from ._default import configure, default_manager
+from ._default import buffer, configure, default_manager
+from ._default import open as open  # noqa: A004  # not in __all__: `from smmap import *` leaves the built-in alone
 from ._engine import engine, engine_error
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError, SmmapError
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
-from ._reader import open as open  # noqa: A004  # not in __all__: `from smmap import *` leaves the built-in alone
 
 __version__ = "5.1.0"
 version_info = tuple(int(number) for number in __version__.split("."))

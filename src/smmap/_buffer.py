@@ -10,16 +10,18 @@ import io
 import struct
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overload
 
 from . import _search
 from ._cursor import WindowCursor
-from ._default import chosen
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
-from ._files import NOBODY, Client
-from ._managers import StaticWindowMapManager
+from ._files import NOBODY, Client, PathOrFd
+from ._growth import grown, opened
+from ._manager import Manager
+from ._parts import Rest, Searched
 from ._search import STEP
 from ._system import check_flags
 
@@ -29,10 +31,29 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["SlidingWindowMapBuffer", "buffer"]
+__all__ = ["Advice", "SlidingWindowMapBuffer"]
 
 
-class SlidingWindowMapBuffer(engine.BufferBase):
+if TYPE_CHECKING:
+
+    class _Base(engine.BufferBase, Sequence[int]):
+        """What a buffer is for type checkers: the engine's class, which has all of a sequence."""
+
+        @overload
+        def __getitem__(self, key: SupportsIndex) -> int: ...
+
+        @overload
+        def __getitem__(self, key: slice) -> bytes: ...
+
+        def __getitem__(self, key: Any) -> Any: ...
+
+else:
+    _Base = engine.BufferBase
+
+Advice = Literal["normal", "random", "sequential"]
+
+
+class SlidingWindowMapBuffer(_Base):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
@@ -46,14 +67,16 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     `LimitError`, `ClosedError` or the system's error.
     """
 
-    __slots__ = ("_cursor",)
+    __slots__ = ("_cursor", "_most")
 
     _cursor: WindowCursor | None
+    _default_manager: ClassVar[Any]  # set by _default.py: imports go one way
 
     def __init__(
         self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
     ) -> None:
         self._cursor = None
+        self._most = 0
         self._access = engine.Access.closed(NOBODY)
         if cursor is None:
             return
@@ -102,11 +125,27 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         if flags != client.flags:
             client = client._replace(flags=flags)
         if flags:
-            client.manager.check(client, flags)
+            client.manager._check_opens(client, flags)
         if size and client.size:
-            client.manager.map_first(client, offset)
+            client.manager._map_first(client, offset)
+        self._most = size
         self._access = _access(client, offset, size)
         return True
+
+    def refresh(self) -> int:
+        """See what was appended to the file since the buffer was made, or refreshed; the buffer's size now, in bytes.
+
+        A buffer grows as far as the `size` that it was made with allows; views stay as long as they were.
+        `FileChangedError` if another file is there now, or none, or a shorter one (it was replaced, or truncated); the
+        buffer then stays as it was. O(1): one `stat` where nothing changed, else the file is opened again. Any thread
+        may call it.
+        """
+        access = self._ready()
+        client = access.client
+        now = grown(client.manager, client)
+        if now is not client:
+            client.manager._swap(self, access, _access(now, access.offset, self._most))
+        return len(self)
 
     def end_access(self) -> None:
         """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
@@ -143,28 +182,23 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         return cursor
 
     @classmethod
-    def _of_path(
-        cls, manager: StaticWindowMapManager, path_or_fd: Any, offset: int, size: int | None, advice: str
-    ) -> Self:
-        """A buffer without a cursor; nothing is mapped before the first read. See `buffer`."""
+    def _of_path(cls, manager: Manager, path_or_fd: PathOrFd, offset: int, size: int | None, advice: Advice) -> Self:
+        """A buffer without a cursor; nothing is mapped before the first read. See `smmap.buffer`."""
         offset, size = index(offset), sys.maxsize if size is None else index(size)
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must not be negative: {offset}, {size}")
         _check_advice(advice)
-        client = manager.client(path_or_fd, advice)
+        client = opened(manager, path_or_fd, advice)
         if offset > client.size:
             raise ValueError(f"offset {offset} is out of bounds: {client.name} has {client.size} bytes")
-        manager.check(client, 0)
-        return cls._over(client, offset, size)
-
-    @classmethod
-    def _over(cls, client: Client, offset: int, size: int) -> Self:
         new = cls()
+        new._most = size
         new._access = _access(client, offset, size)
         return new
 
     def __copy__(self) -> Self:
         new = type(self)()
+        new._most = self._most
         new._access = self._access
         return new
 
@@ -178,26 +212,29 @@ class SlidingWindowMapBuffer(engine.BufferBase):
             raise self._closed_error(access)
         if isinstance(client.where, int):
             raise TypeError(f"a buffer over a descriptor cannot be pickled, only one over a path: {client.name}")
-        flags = (client.flags,) if client.flags else ()
-        state = client.where, access.offset, access.size, client.size, client.mtime, client.advice, *flags
+        most = (self._most,) if self._most < sys.maxsize and access.offset + access.size == client.size else ()
+        flags = (client.flags,) if client.flags or most else ()
+        state = client.where, access.offset, access.size, client.size, client.mtime, client.advice, *flags, *most
         return _unpickled, (type(self), *state)
 
     @classmethod
     def _later(
         cls,
-        manager: StaticWindowMapManager | None,
+        manager: Manager | None,
         path: str | bytes,
         offset: int,
         size: int,
         file_size: int,
         mtime: int,
-        advice: str = "normal",
+        advice: Advice = "normal",
         flags: int = 0,
+        most: int | None = None,
     ) -> Self:
         """A buffer that opens its file at the first read, and only if it is still that long and that old.
 
         `file_size` is in bytes, `mtime` in nanoseconds, `flags` are added to those of `os.open`; without a manager it
-        is the process's default one. Nothing is touched before.
+        is the process's default one. `most`: how far it may grow; without a limit if it reaches the file's end. Nothing
+        is touched before.
         """
         if not isinstance(path, (str, bytes)):
             raise TypeError(f"path must be str or bytes, not {type(path).__name__}")
@@ -206,6 +243,9 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         _check_advice(advice)
         client = Client(manager, None, path, path, file_size, index(mtime), advice, check_flags(index(flags)))
         new = cls()
+        if most is None:
+            most = sys.maxsize if offset + size == file_size else size
+        new._most = max(index(most), size)
         new._access = engine.Access.closed(client, offset, size, True)
         return new
 
@@ -221,15 +261,16 @@ class SlidingWindowMapBuffer(engine.BufferBase):
     def _open(self, pending: Any) -> Any:
         """Open the file that `_later` named, if it is still the same; any thread may come first."""
         then = pending.client
-        client = chosen(then.manager).client(then.where, then.advice)
+        manager = self._default_manager() if then.manager is None else then.manager
+        client = manager._client(then.where, then.advice)
         if (client.size, client.mtime) != (then.size, then.mtime):
             what = f"{client.size} bytes now, {then.size} then"
             if client.size == then.size:
                 what = "it was written to, or is another file of the same size"
             raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make it anew", then.where)
         client = client._replace(given=then.given, flags=then.flags)
-        client.manager.check(client, 0)
-        client.manager.swap(self, pending, _access(client, pending.offset, pending.size))
+        client.manager._check_opens(client, 0)
+        client.manager._swap(self, pending, _access(client, pending.offset, pending.size))
         return self._ready()
 
     def _closed_error(self, access: Any) -> Exception:
@@ -266,16 +307,34 @@ class SlidingWindowMapBuffer(engine.BufferBase):
             yield self.view(start, end)
             start = end
 
-    def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
-        """`struct.unpack_from(fmt, self, offset)`, copying no more than it needs; `struct.error` past the end."""
-        size = struct.calcsize(fmt)
+    def _unpack(self, packed: struct.Struct, offset: Any) -> tuple[Any, ...]:
         start = index(offset)
         access = self._ready()
         if start < 0:
             start += access.size
-        if not 0 <= start <= access.size - size:
-            raise struct.error(f"unpack_from needs {size} bytes at {offset}: the buffer has {access.size} bytes")
-        return struct.unpack(fmt, self._copy(access, start, start + size))
+        if not 0 <= start <= access.size - packed.size:
+            raise struct.error(f"unpack_from needs {packed.size} bytes at {offset}: the buffer has {access.size} bytes")
+        return packed.unpack(self._copy(access, start, start + packed.size))
+
+    def iter_unpack(self, fmt: str | bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """`struct.iter_unpack(fmt, self[start:stop])`, across windows, without a copy of all of it.
+
+        `struct.error` unless `stop - start` is a multiple of the format's size. Copies piece by piece, in memory of a
+        fixed size, and maps as slices do. O(stop - start). The iterator belongs to one thread at a time.
+        """
+        packed = struct.Struct(fmt)
+        access = self._ready()
+        start, stop, _ = slice(start, stop).indices(access.size)
+        size = packed.size
+        if not size or max(stop - start, 0) % size:
+            raise struct.error(f"iter_unpack needs a multiple of {size} bytes: there are {max(stop - start, 0)}")
+        pieces = range(start, stop, max(STEP // size, 1) * size)
+        return chain.from_iterable(self._unpack_pieces(access, packed, pieces, stop))
+
+    def _unpack_pieces(self, access: Any, packed: struct.Struct, pieces: range, stop: int) -> Iterator[Any]:
+        for place in pieces:
+            self._check(access)
+            yield packed.iter_unpack(self._copy(access, place, min(place + pieces.step, stop)))
 
     def readinto(self, start: int, target: Any) -> int:
         """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; how many.
@@ -286,7 +345,7 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         start = index(start)
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
-        rest = _Rest(self, self._ready(), start)
+        rest = Rest(self, self._ready(), start)
         if type(target) is bytearray or (type(target) is memoryview and target.format == "B" and not target.readonly):
             with memoryview(target) as view:
                 if view.ndim == 1 and view.c_contiguous:
@@ -297,7 +356,11 @@ class SlidingWindowMapBuffer(engine.BufferBase):
 
     def _check(self, access: Any) -> None:
         """`ClosedError` if the buffer was closed, or given another file, since it was gone through first."""
-        if self._access is not access:
+        now = self._access
+        if now is access:
+            return
+        grown = now.opened and now.offset == access.offset and now.size >= access.size  # by `refresh`: it may go on
+        if not (grown and now.client.file.status.key == access.client.file.status.key):
             raise ClosedError(f"{type(self).__name__} of {access.client.name} was closed or started anew meanwhile")
 
     def _pieces(self, starts: range) -> Iterator[bytes]:
@@ -345,10 +408,10 @@ class SlidingWindowMapBuffer(engine.BufferBase):
 
     __hash__ = None  # type: ignore[assignment]  # as for bytearray: what is equal would have to hash alike
 
-    def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[_Searched, bytes, int, int]:
+    def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[Searched, bytes, int, int]:
         access = self._ready()
         sub = sub[:] if isinstance(sub, SlidingWindowMapBuffer) else sub
-        return _Searched(self, access), *_search.bounds(access.size, sub, start, end)
+        return Searched(self, access), *_search.bounds(access.size, sub, start, end)
 
     def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows; or -1.
@@ -384,84 +447,12 @@ class SlidingWindowMapBuffer(engine.BufferBase):
         if max_match < 1:
             raise ValueError(f"max_match must be positive: {max_match}")
         access = self._ready()
-        return _search.finditer(_Searched(self, access), pattern, access.size, max_match)
-
-
-class _Rest(io.RawIOBase):
-    """What follows an offset, as a stream: C code of `io` fills any writable buffer from it, whatever its format."""
-
-    def __init__(self, buffer: SlidingWindowMapBuffer, access: Any, start: int) -> None:
-        self._buffer = buffer
-        self._data = access
-        self._start = start
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def readinto(self, target: Any) -> int:
-        """Fill `target`, which is a memoryview of bytes here, as far as there are any; how many."""
-        count: int = max(min(len(target), self._data.size - self._start), 0)
-        self._buffer._read_into(self._data, self._start, target[:count])
-        self._start += count
-        return count
-
-
-class _Searched:
-    """One file for a search to go through, whatever the buffer is given meanwhile; a search that yields looks."""
-
-    __slots__ = ("_access", "_buffer")
-
-    def __init__(self, buffer: SlidingWindowMapBuffer, access: Any) -> None:
-        self._buffer = buffer
-        self._access = access
-
-    def copy(self, start: int, stop: int) -> bytes:
-        """A copy of [start, stop)."""
-        return self._buffer._copy(self._access, start, stop)
-
-    def window(self) -> int:
-        """Bytes in a grid window."""
-        return int(self._access.window)
-
-    def border(self, start: int) -> int:
-        """Where the grid window at `start` stops."""
-        access = self._access
-        return int((start + access.offset) // access.window * access.window + access.window - access.offset)
-
-    def mapped(self, start: int) -> tuple[Any, int, int] | None:
-        """The region of the grid window at `start`, if it is mapped, and where that starts and stops."""
-        access = self._access
-        offset = access.offset
-        region = self._buffer._found(access, start + offset, start + offset + 1)
-        return None if region is None else (region, region.start - offset, region.stop - offset)
-
-    def check(self) -> None:
-        """`ClosedError` if the buffer was closed, or given another file, since the search started."""
-        self._buffer._check(self._access)
-
-
-def buffer(
-    path_or_fd: Any,
-    offset: int = 0,
-    size: int | None = None,
-    *,
-    manager: StaticWindowMapManager | None = None,
-    access: str = "normal",
-) -> SlidingWindowMapBuffer:
-    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
-
-    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
-    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
-    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
-    offset past the end, and the system's error for a file that cannot be opened.
-    """
-    return SlidingWindowMapBuffer._of_path(chosen(manager), path_or_fd, offset, size, access)
+        return _search.finditer(Searched(self, access), pattern, access.size, max_match)
 
 
 def _access(client: Client, offset: int, size: int) -> Any:
     """The record for reads of [offset, offset + size), clipped to the file."""
-    return client.manager.access(client, offset, min(size, client.size - offset))
+    return client.manager._access(client, offset, min(size, client.size - offset))
 
 
 def _found(place: int) -> int:
@@ -486,4 +477,3 @@ def _unpickled(cls: type[SlidingWindowMapBuffer], *state: Any) -> SlidingWindowM
 
 
 Sequence.register(SlidingWindowMapBuffer)
-StaticWindowMapManager.BufferCls = SlidingWindowMapBuffer

@@ -9,12 +9,13 @@ import errno
 import sys
 import time
 from itertools import islice
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, NamedTuple, NoReturn, TypeVar
 
 from . import _system
 from ._engine import chosen as engine
 from ._errors import LimitError
 from ._files import File
+from ._log import Log
 from ._system import HandleLimits, Where, called, named, span_of
 from ._window import ALLOCATIONGRANULARITY
 
@@ -59,6 +60,12 @@ class Stats(NamedTuple):
     max_open_handles: int
     """The most maps and cached descriptors together: a hard limit if the user set it, else a target."""
 
+    @property
+    def hit_rate(self) -> float:
+        """Which part of all reads found their window mapped: from 0 to 1, and 0 before the first read."""
+        reads = self.hits + self.misses + self.cold_reads
+        return self.hits / reads if reads else 0.0
+
 
 class Cache:
     """The idle regions and cached descriptors of one manager, and the count of all its regions."""
@@ -71,6 +78,8 @@ class Cache:
         """Files with a cached descriptor."""
         self.max_memory = max_memory
         self.closed = False
+        self.log = Log()
+        self._look_for_views_at = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
         self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
@@ -84,8 +93,10 @@ class Cache:
 
     # Regions
 
-    def count_miss(self) -> None:
+    def count_miss(self, region: Any, where: Where) -> None:
         """A region was made."""
+        region.file.name = called(where)
+        self.log.debug("map [%d, %d) of %s", region.start, region.stop, region.file.name)
         self._misses += 1
         self._peak_mapped = max(self._peak_mapped, self.ledger.mapped)
         self._peak_memory = max(self._peak_memory, self.ledger.memory)
@@ -97,6 +108,7 @@ class Cache:
     def dropped(self, region: Any) -> None:
         """The manager no longer refers to a region: it is unmapped as soon as nobody else does."""
         self._evictions += 1
+        self.log.debug("evict [%d, %d) of %s", region.start, region.stop, region.file.name)
         region.drop(self.ledger)
 
     def evict(self, entry: Any) -> bool:
@@ -130,7 +142,36 @@ class Cache:
         """Evict what has to go for a region of `size` bytes; `LimitError` if that is not enough."""
         self.trim(None, size, 1)
         if self.limits.hard and self.ledger.mapped >= self.limits.handles:
-            raise LimitError(errno.EMFILE, f"max_open_handles is {self.limits.handles}, {self._kept()}", called(where))
+            self.refuse(errno.EMFILE, f"max_open_handles is {self.limits.handles}, {self._kept()}", where)
+
+    def refuse(self, code: int, message: str, where: Where) -> NoReturn:
+        """Raise `LimitError`."""
+        self.log.debug("refuse %s: %s", called(where), message)
+        raise LimitError(code, message, called(where))
+
+    def regions(self) -> list[Any]:
+        """All regions that live."""
+        found: list[Any] = self.ledger.regions()
+        return found
+
+    def look_for_views(self, viewed: Any = None) -> None:
+        """Warn once if views keep more mapped than the limit of memory allows; `viewed` will have one. Linear in the
+        mapped regions, and so seldom that it is O(1) for each one that was mapped."""
+        if self.ledger.memory <= self.max_memory or self._misses < self._look_for_views_at:
+            return
+        self._look_for_views_at = self._misses + max(self.ledger.mapped >> 3, 1)
+        kept = [
+            region.stop - region.start
+            for region in self.regions()
+            if not region.pins and (region is viewed or region.entry not in self.idle)
+        ]
+        if sum(kept) > self.max_memory:
+            self._look_for_views_at = sys.maxsize
+            self.log.warn(
+                "views keep %d bytes mapped, more than max_memory_size=%d: they count until "
+                "they are dropped, and no idle window is kept meanwhile (logged once per manager)",
+                *(sum(kept), self.max_memory),
+            )
 
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
         """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; how many went.
@@ -183,8 +224,7 @@ class Cache:
                 if code not in _system.REFUSALS:
                     raise named(error, where, start, stop) from None
             if not self._relieve(code):
-                message = f"{span_of(start, stop)}{_system.advice_for(code)}; {self._kept()}"
-                raise LimitError(code, message, called(where))
+                self.refuse(code, f"{span_of(start, stop)}{_system.advice_for(code)}; {self._kept()}", where)
 
     def _relieve(self, code: int) -> bool:
         """Drop the one thing that is worth least among what may help; False if there is none."""
@@ -229,6 +269,19 @@ class Cache:
         self.open.remove(file)  # last: an exception raised before is no reason to forget it
 
     # Reports
+
+    def hit_rate(self) -> float:
+        """As `Stats.hit_rate`, in O(1)."""
+        reads = self.idle.hits + self._misses + self.open.hits
+        return float(self.idle.hits / reads) if reads else 0.0
+
+    def reset_stats(self) -> int:
+        """Count anew what was done, and let the peaks be what is mapped now."""
+        self.idle.hits = self.open.hits = self._misses = self._evictions = 0
+        self._peak_mapped, self._peak_memory = self.ledger.mapped, self.ledger.memory
+        if self._look_for_views_at < sys.maxsize:
+            self._look_for_views_at = 0
+        return 0
 
     def stats(self, window_size: int) -> Stats:
         """All counters. What died since the ledger was settled may still be counted."""

@@ -10,7 +10,7 @@ from . import _system
 from ._engine import chosen as engine
 from ._errors import ClosedError, refuse_state
 from ._files import Client, File, absolute, examine
-from ._managers import StaticWindowMapManager
+from ._manager import Manager
 from ._window import ALLOCATIONGRANULARITY, Window, align_to_mmap
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class MapRegion:
         self._own = region
 
     @classmethod
-    def _of(cls, region: Any, manager: StaticWindowMapManager) -> MapRegion:
+    def _of(cls, region: Any, manager: Manager) -> MapRegion:
         """The face of a manager's region, made once."""
         if region.face is not None:
             found: MapRegion = region.face
@@ -179,7 +179,7 @@ class MapRegion:
             self.release()
             return True
         if manager is not None and region is not None:
-            manager.soon(_count, manager, region, [_ByHand(manager, region) for _ in range(ofs)], max(-ofs, 0))
+            manager._soon(_count, manager, region, [_ByHand(manager, region) for _ in range(ofs)], max(-ofs, 0))
         return False
 
     def release(self) -> None:
@@ -187,7 +187,7 @@ class MapRegion:
         region = self._region()
         manager = None if self._manager is None else self._manager()
         if manager is not None and region is not None:
-            manager.soon(_release, manager, region)
+            manager._soon(_release, manager, region)
         self._own = None
 
 
@@ -196,31 +196,31 @@ class _ByHand(engine.CursorBase):
 
     __slots__ = ()
 
-    def __init__(self, manager: StaticWindowMapManager, region: Any) -> None:
+    def __init__(self, manager: Manager, region: Any) -> None:
         status = region.file.status
         client = Client(manager, region.file, -1, -1, status.size, status.mtime)
-        self._access = manager.access(client, 0, status.size)
+        self._access = manager._access(client, 0, status.size)
         self._use = (None, 0, 0)
 
     def _revoke(self) -> None:
         self._use = (None, 0, 0)
-        self._access.client.manager.counted_by_hand.discard(self)
+        self._access.client.manager._counted_by_hand.discard(self)
 
 
-def _count(manager: StaticWindowMapManager, region: Any, more: list[_ByHand], fewer: int) -> None:
+def _count(manager: Manager, region: Any, more: list[_ByHand], fewer: int) -> None:
     """Pin a region for clients counted by hand; unpin it so often, first for them, then for cursors."""
     for client in more:
-        manager.counted_by_hand.add(client)
+        manager._counted_by_hand.add(client)
         client._pin(region, region.start, region.stop)
     for client in sorted(region.holders(), key=lambda holder: not isinstance(holder, _ByHand))[:fewer]:
         if isinstance(client, _ByHand):
             client._revoke()
-        manager.unpin(region, id(client))
+        manager._unpin(region, id(client))
 
 
-def _release(manager: StaticWindowMapManager, region: Any) -> None:
-    if not manager.revoke(region):
-        manager.evict(region)
+def _release(manager: Manager, region: Any) -> None:
+    if not manager._revoke(region):
+        manager._evict(region)
 
 
 class MapRegionList:
@@ -249,6 +249,6 @@ class MapRegionList:
         return self._file.status.size
 
 
-StaticWindowMapManager.MapRegionListCls = MapRegionList
-StaticWindowMapManager.MapWindowCls = MapWindow
-StaticWindowMapManager.MapRegionCls = MapRegion
+Manager.MapRegionListCls = MapRegionList
+Manager.MapWindowCls = MapWindow
+Manager.MapRegionCls = MapRegion

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ._engine import chosen as engine
 from ._errors import ClosedError
-from ._files import NOBODY, Client
-from ._managers import StaticWindowMapManager
+from ._files import NOBODY, Client, PathOrFd
+from ._manager import Manager
 from ._system import check_flags
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
 __all__ = ["WindowCursor"]
@@ -33,10 +35,10 @@ class WindowCursor(engine.CursorBase):
 
     __slots__ = ("_manager",)
 
-    _manager: StaticWindowMapManager | None
+    _manager: Manager | None
 
-    def __init__(self, manager: StaticWindowMapManager | None = None) -> None:
-        if manager is not None and not isinstance(manager, StaticWindowMapManager):
+    def __init__(self, manager: Manager | None = None) -> None:
+        if manager is not None and not isinstance(manager, Manager):
             raise TypeError(f"manager must be a window map manager or None, not {type(manager).__name__}")
         self._manager = manager
         self._access = _NO_ACCESS
@@ -47,7 +49,7 @@ class WindowCursor(engine.CursorBase):
         """A cursor that is this client."""
         new = cls.__new__(cls)
         new._manager = client.manager
-        new._access = client.manager.access(client, 0, client.size)
+        new._access = client.manager._access(client, 0, client.size)
         new._use = _NOWHERE
         return new
 
@@ -112,7 +114,7 @@ class WindowCursor(engine.CursorBase):
         if offset >= client.size:
             self.unuse_region()
             return self
-        client.manager.move(self, client, offset, size, flags)
+        client.manager._move(self, client, offset, size, flags)
         return self
 
     def unuse_region(self) -> None:
@@ -132,7 +134,7 @@ class WindowCursor(engine.CursorBase):
     @property
     def closed(self) -> bool:
         """Whether it was closed, or its manager was."""
-        if self._manager is not None and self._manager.closed:
+        if self._manager is not None and self._manager._closed:
             return True
         return not self._access.opened and self._access.client.given is not None
 
@@ -184,16 +186,17 @@ class WindowCursor(engine.CursorBase):
         """The file's size in bytes when the cursor was made."""
         return int(self._access.client.size)
 
-    def path_or_fd(self) -> Any:
+    def path_or_fd(self) -> PathOrFd:
         """The very object that `make_cursor` was given."""
-        return self._access.client.given
+        given: PathOrFd = self._access.client.given  # None without a file
+        return given
 
-    def path(self) -> Any:
+    def path(self) -> str | bytes | os.PathLike[str] | os.PathLike[bytes]:
         """The path that `make_cursor` was given; `ValueError` if it was a descriptor."""
-        given = self.path_or_fd()
+        given: Any = self.path_or_fd()
         if given is None or isinstance(given, int):
             raise ValueError(f"cursor of {self._name()} has no path")
-        return given
+        return given  # type: ignore[no-any-return]
 
     def fd(self) -> int:
         """The descriptor that `make_cursor` was given; `ValueError` if it was a path."""
@@ -207,4 +210,4 @@ class WindowCursor(engine.CursorBase):
         return "no file" if client.given is None else client.name
 
 
-StaticWindowMapManager.WindowCursorCls = WindowCursor
+Manager.WindowCursorCls = WindowCursor

@@ -1,51 +1,49 @@
-"""The manager that a process has by default: made at its first use, from `configure` or the environment."""
+"""The manager that a process has by default: made at its first use, from `configure` or the environment.
+
+And the functions that use it unless they are given another one.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Container
-from typing import Any
+from typing import Any, Literal, overload
 
+from ._buffer import Advice, SlidingWindowMapBuffer
 from ._errors import SmmapError
+from ._files import PathOrFd
 from ._lock import Lock
-from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
+from ._reader import BufferedFileReader, FileReader, open_reader
+from ._sizes import parse_size
 
-__all__ = ["chosen", "configure", "default_manager", "parse_size", "settings"]
+__all__ = ["buffer", "chosen", "configure", "default_manager", "open", "settings"]
 
 _VARIABLES = {
     "window_size": "SMMAP_WINDOW_SIZE",
     "max_memory_size": "SMMAP_MAX_MEMORY",
     "max_open_handles": "SMMAP_MAX_HANDLES",
+    "backing": "SMMAP_BACKING",
 }
-_UNITS = {"": 0, "B": 0, **{name + end: 10 * at for at, name in enumerate("KMGTP", 1) for end in ("", "B", "IB")}}
 
 _lock = Lock()
 _manager: SlidingWindowMapManager | None = None
 _settings: dict[str, Any] = {}
 
 
-def parse_size(text: str) -> int:
-    """The bytes that a size like `4096`, `64K`, `64M`, `1G` or `1GiB` stands for; `ValueError` for anything else."""
-    body = text.strip().upper()
-    digits = body.rstrip("KMGTPIB")
-    unit = body[len(digits) :]
-    if not (digits.isascii() and digits.isdigit()) or unit not in _UNITS:
-        raise ValueError(f"{text!r} is not a size: write 4096, 64K, 64M, 1G")
-    return int(digits) << _UNITS[unit]
-
-
 def configure(
     *,
-    window_size: int | None = None,
-    max_memory_size: int | None = None,
-    max_open_handles: int | None = None,
-    backing: str | None = None,
+    window_size: int | str | None = None,
+    max_memory_size: int | str | None = None,
+    max_open_handles: int | str | None = None,
+    backing: Backing | None = None,
 ) -> None:
     """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
 
-    Settings go before the environment's `SMMAP_WINDOW_SIZE`, `SMMAP_MAX_MEMORY` and `SMMAP_MAX_HANDLES`. Touches
-    nothing. Raises `SmmapError` if the default manager is in use already, `TypeError` and `ValueError` as the manager
-    does; what was set before then stays. Any thread may call it.
+    Sizes are numbers of bytes, or text like "64M". Settings go before the environment's `SMMAP_WINDOW_SIZE`,
+    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES` and `SMMAP_BACKING`. Touches nothing. Raises `SmmapError` if the default
+    manager is in use already, `TypeError` and `ValueError` as the manager does; what was set before then stays. Any
+    thread may call it.
     """
     given = {
         "window_size": window_size,
@@ -59,10 +57,76 @@ def configure(
 def default_manager() -> SlidingWindowMapManager:
     """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
 
-    Raises `ValueError` for an environment variable that is not a size, unless `configure` goes before it. Once it has
-    been closed, the next call makes another one.
+    Raises `ValueError` for an environment variable that is no size, or no backing, unless `configure` goes before it.
+    Once it has been closed, the next call makes another one.
     """
     return _in_use() or _lock.run(_make_locked)
+
+
+def buffer(
+    path_or_fd: PathOrFd,
+    offset: int = 0,
+    size: int | None = None,
+    *,
+    manager: StaticWindowMapManager | None = None,
+    access: Advice = "normal",
+) -> SlidingWindowMapBuffer:
+    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
+
+    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
+    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
+    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
+    offset past the end, and the system's error for a file that cannot be opened.
+    """
+    return chosen(manager).buffer(path_or_fd, offset, size, access=access)
+
+
+@overload
+def open(  # type: ignore[overload-overlap]  # noqa: A001
+    path: PathOrFd,
+    mode: Literal["rb", "br"] = "rb",
+    *,
+    buffering: Literal[0],
+    manager: StaticWindowMapManager | None = None,
+) -> FileReader: ...
+
+
+@overload
+def open(  # type: ignore[overload-overlap]  # noqa: A001
+    path: PathOrFd, mode: Literal["rb", "br"], buffering: Literal[0], *, manager: StaticWindowMapManager | None = None
+) -> FileReader: ...
+
+
+@overload
+def open(  # noqa: A001
+    path: PathOrFd,
+    mode: Literal["rb", "br"] = "rb",
+    buffering: int = -1,
+    *,
+    manager: StaticWindowMapManager | None = None,
+) -> BufferedFileReader: ...
+
+
+def open(  # noqa: A001
+    path: PathOrFd,
+    mode: Literal["rb", "br"] = "rb",
+    buffering: int = -1,
+    *,
+    manager: StaticWindowMapManager | None = None,
+) -> FileReader | BufferedFileReader:
+    """A file object over a file, for reading bytes: what `open(path, "rb")` gives, through managed windows.
+
+    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. `mode` must be "rb", its default: any that
+    would write raises `io.UnsupportedOperation`, one for text a `ValueError` that says how to wrap the file object in
+    `io.TextIOWrapper`. `buffering` is as for the built-in `open`: the buffer's size in bytes, 0 for the raw file
+    object, negative for `io.DEFAULT_BUFFER_SIZE`. On the process's default manager unless another is given.
+
+    Opens and checks the file, maps nothing before the first read, holds no map and no descriptor of its own: any
+    number of files may be open. Raises the system's error for what cannot be opened, and `OSError` for anything but a
+    regular file. Any thread may call it; use a file object from one thread at a time, or under a lock, as `zipfile`
+    does.
+    """
+    return open_reader(lambda: buffer(path, manager=manager), path, mode, buffering, "smmap.open")
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:
@@ -114,7 +178,7 @@ def _from_environment(known: Container[str]) -> dict[str, Any]:
         text = os.environ.get(variable)
         if text and name not in known:
             try:
-                found[name] = parse_size(text)
+                found[name] = text.strip() if name == "backing" else parse_size(text)
                 SlidingWindowMapManager(**{name: found[name]})
             except ValueError as error:
                 raise ValueError(f"environment variable {variable}: {error}") from None
@@ -126,5 +190,6 @@ def _after_fork_in_child() -> None:
     _manager = None
 
 
+SlidingWindowMapBuffer._default_manager = staticmethod(default_manager)
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
     os.register_at_fork(after_in_child=_after_fork_in_child)

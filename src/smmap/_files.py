@@ -16,7 +16,7 @@ import struct
 import sys
 import weakref
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from ._errors import FileChangedError
 from ._system import OPENING, WINDOWS, Where, called, is_readable, named
@@ -36,6 +36,7 @@ __all__ = [
     "File",
     "FileRef",
     "Files",
+    "PathOrFd",
     "Status",
     "absolute",
     "examine",
@@ -43,7 +44,12 @@ __all__ = [
     "names_of",
     "status_of",
     "verify",
+    "verify_grown",
 ]
+
+
+PathOrFd = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", int]
+"""What names a file for users: a path, or a descriptor of theirs, which stays theirs."""
 
 
 class Status(NamedTuple):
@@ -73,6 +79,7 @@ class File:
         "descriptor",
         "generation",
         "gone",
+        "name",
         "patience",
         "price",
         "reads",
@@ -89,6 +96,8 @@ class File:
         """The cached descriptor."""
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
+        self.name: str | bytes = ""
+        """What the log calls it: as a client came to it when a window of it was mapped last."""
         self.gone = False
         """Whether another version, or no file, was found under a name of it: what becomes idle then goes at once."""
         self.reads = False
@@ -272,21 +281,31 @@ def status_of(found: os.stat_result) -> Status:
 def examine(where: Where) -> Status:
     """The status of a file that is to be read; refused before it is opened unless it is a regular one with a size."""
     try:
-        found = os.fstat(where) if isinstance(where, int) else os.stat(where)
         if isinstance(where, int) and not is_readable(where):
             raise PermissionError(errno.EACCES, "not open for reading")
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
-        if not found.st_size:
-            if _byte_at(where, 0):
-                raise OSError(errno.ENODEV, "has data although its size is 0 (as in /proc); use open()")
-        elif not getattr(found, "st_blocks", 1) and not _byte_at(where, found.st_size - 1):
-            raise OSError(errno.ENODEV, f"its size of {found.st_size} bytes is a fiction (as in /sys); use open()")
+        while True:
+            found = os.fstat(where) if isinstance(where, int) else os.stat(where)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
+            wrong = _fiction(where, found)
+            if not wrong:
+                return status_of(found)
+            again = os.fstat(where) if isinstance(where, int) else os.stat(where)
+            if status_of(again) == status_of(found):  # else it was written or truncated just now
+                raise OSError(errno.ENODEV, wrong)
     except OSError as error:
         raise named(error, where) from None
-    return status_of(found)
+
+
+def _fiction(where: Where, found: os.stat_result) -> str:
+    """What is wrong with a size that the system made up; nothing if it is right, or if the file changes meanwhile."""
+    if not found.st_size:
+        return "has data although its size is 0 (as in /proc); use open()" if _byte_at(where, 0) else ""
+    if getattr(found, "st_blocks", 1) or _byte_at(where, found.st_size - 1):
+        return ""
+    return f"its size of {found.st_size} bytes is a fiction (as in /sys); use open()"
 
 
 def _byte_at(where: Where, offset: int) -> bytes:
@@ -326,6 +345,23 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
     else:
         what = f"written to, or another file of the same {now.size} bytes is here now"
     raise FileChangedError(f"changed since the cursor or buffer was made ({what}): make it anew", called(where))
+
+
+def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: bool = True) -> None:
+    """`FileChangedError` unless this is the status of a later version of the same file as `then`, and not shorter.
+
+    `number` is a descriptor of it, `then` was opened once. `pins`: something of ours has kept the inode of `then` from
+    being used again until now.
+    """
+    if now.key != then.status.key:
+        what = "another file is here now"
+    elif now.size < then.status.size:
+        what = f"truncated to {now.size} bytes, {then.status.size} then"
+    elif pins or WINDOWS or (then.generation and then.generation == _generation(number)):
+        return
+    else:
+        what = "nothing of it was open meanwhile, so it may be another file"
+    raise FileChangedError(f"cannot be followed ({what}): make the cursor or buffer anew", called(where))
 
 
 def _generation(number: int) -> int:

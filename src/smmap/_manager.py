@@ -44,9 +44,10 @@ _DEARER = 4  # a power of two: by this factor the price of a file's windows rise
 class Manager:
     """The policy of one manager, for clients; users call `StaticWindowMapManager`, which extends it."""
 
-    WindowCursorCls: ClassVar[Any]  # set by _cursor.py, _buffer.py and _compat.py: imports go one way
-    BufferCls: ClassVar[Any]
+    WindowCursorCls: ClassVar[Any]  # set by _cursor.py and _compat.py: imports go one way
     MapRegionCls: ClassVar[Any]
+    MapRegionListCls: ClassVar[Any]
+    MapWindowCls: ClassVar[Any]
 
     def __init__(self, window: int, max_memory: int, max_handles: int, backing: str) -> None:
         self._window = window
@@ -56,11 +57,11 @@ class Manager:
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
         self._survivors = 0  # regions that garbage collection could not bring down, where objects die late
-        self.counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
+        self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
 
-    def client(self, path_or_fd: Any, advice: str = "normal") -> Client:
+    def _client(self, path_or_fd: Any, advice: str = "normal") -> Client:
         """The record of a new client of a file, as it is now."""
         where = absolute(path_or_fd)
         file = None if self._closed else self._files.known(where)
@@ -68,40 +69,40 @@ class Manager:
             file = self._lock.run(self._file_of, where, self._examine(where))
         return Client(self, file, path_or_fd, where, file.status.size, file.status.mtime, advice)
 
-    def access(self, client: Client, offset: int, size: int) -> Any:
+    def _access(self, client: Client, offset: int, size: int) -> Any:
         """The record for reads of [offset, offset + size) of the client's file."""
         return engine.Access(client, offset, size, self._window, self._cache.ledger)
 
-    def swap(self, buffer: Any, old: Any, new: Any) -> None:
+    def _swap(self, buffer: Any, old: Any, new: Any) -> None:
         """Give a buffer a new record in place of an old one, unless a thread was faster."""
-        self._lock.run(self._swap, buffer, old, new)
+        self._lock.run(self._swap_locked, buffer, old, new)
 
-    def move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
+    def _move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
         """Let a cursor use a region that serves the request, in place of its own."""
-        self._serve(self._move, cursor, client, offset, size, flags)
+        self._serve(self._move_locked, cursor, client, offset, size, flags)
 
-    def keep(self, client: Client, region: Any) -> None:
+    def _keep(self, client: Client, region: Any) -> None:
         """A detached region was used: it is idle again. Never waits; `ClosedError` if the manager was closed."""
         self._check_open(client.where)
         self._lock.soon(self._use, region)
 
-    def map_first(self, client: Client, offset: int) -> None:
+    def _map_first(self, client: Client, offset: int) -> None:
         """Map the grid window at `offset`, as far as there is room for it."""
         self._serve(self._buy, client, offset)
 
-    def map_range(self, client: Client, start: int, stop: int) -> Any:
+    def _map_range(self, client: Client, start: int, stop: int) -> Any:
         """A region that has all of [start, stop), for a view: a wide one where no window reaches so far."""
-        return self._serve(self._map_range, client, start, stop)
+        return self._serve(self._map_range_locked, client, start, stop)
 
-    def check(self, client: Client, flags: int) -> None:
+    def _check_opens(self, client: Client, flags: int) -> None:
         """Open the client's file and verify it, so that what cannot be read is an error now."""
         self._serve(self._check_file, client, flags)
 
-    def soon(self, operation: Callable[..., object], *args: Any) -> None:
+    def _soon(self, operation: Callable[..., object], *args: Any) -> None:
         """Let an operation be done under the lock, now or by its next holder. Never waits, never raises."""
         self._lock.soon(operation, *args)
 
-    def fetch(self, client: Client, start: int, stop: int, due: bool) -> bytes:
+    def _fetch(self, client: Client, start: int, stop: int, due: bool) -> bytes:
         """A copy of [start, stop), which lies in one grid window; that is mapped if it is `due` and there is room."""
         region = self._serve(self._buy, client, start) if due else None
         if region is not None:
@@ -126,7 +127,7 @@ class Manager:
         self._cache.open.touch(client.file)
         return data
 
-    def window_of(self, client: Client, offset: int, size: int) -> Window:
+    def _window_of(self, client: Client, offset: int, size: int) -> Window:
         """The window that serves a request; where that has to be read, only the request itself, aligned."""
         window = serving(offset, size, self._window, client.size)
         if size and self._reads(client.file) and client.file.table.find(window.key) is None:
@@ -138,6 +139,19 @@ class Manager:
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
         """An operation under the lock; where objects die late, garbage is collected before a limit is believed, and
         before it is met by evicting what is not garbage."""
+        log = self._cache.log
+        log.listen()
+        try:
+            found = self._serve_now(operation, *args)
+        except LimitError:
+            if log.notes:
+                log.tell()
+            raise
+        if log.notes:
+            log.tell()
+        return found
+
+    def _serve_now(self, operation: Callable[..., T], *args: Any) -> T:
         if not _system.RECLAIMS_LATE:
             return self._lock.run(operation, *args)
         if self._lock.run(self._may_be_garbage):
@@ -159,13 +173,18 @@ class Manager:
         found: T = self._lock.run(self._cache.attempt, where, start, stop, call, *args)
         return found
 
-    def drop(self, operation: Callable[..., int], *args: Any) -> int:
+    def _drop(self, operation: Callable[..., int], *args: Any) -> int:
         """An operation under the lock that drops regions; their number. Put off where waiting might never end."""
+        log = self._cache.log
+        log.listen()
         try:
-            return self._lock.run(operation, *args)
+            count = self._lock.run(operation, *args)
         except ReentryError:
             self._lock.soon(operation, *args)
             return 0
+        if log.notes:
+            log.tell()
+        return count
 
     def _settle(self) -> None:
         """Take note of what died since the last operation."""
@@ -234,7 +253,7 @@ class Manager:
             self._cache.uncache(file)
             count += self._cache.evict_file(file)
             if pinned:
-                count += sum(map(self.revoke, file.table.regions()))
+                count += sum(map(self._revoke, file.table.regions()))
         return count
 
     def _check_open(self, where: Where) -> None:
@@ -244,7 +263,7 @@ class Manager:
 
     def _unload(self) -> int:
         """Drop every idle region and cached descriptor; pinned regions too if the manager is closed."""
-        revoked = sum(map(self.revoke, self._cache.ledger.regions())) if self._closed else 0
+        revoked = sum(map(self._revoke, self._cache.ledger.regions())) if self._closed else 0
         return revoked + self._cache.unload()
 
     # Descriptors
@@ -292,7 +311,7 @@ class Manager:
         finally:
             self._done(descriptor)
 
-    def _swap(self, buffer: Any, old: Any, new: Any) -> None:
+    def _swap_locked(self, buffer: Any, old: Any, new: Any) -> None:
         if buffer._access is old:
             buffer._access = new
 
@@ -304,9 +323,9 @@ class Manager:
 
     def _region(self, client: Client, offset: int, size: int, flags: int = 0) -> Any:
         """The region that serves a request."""
-        region = self._obtain(client, self.window_of(client, offset, size), flags)
+        region = self._obtain(client, self._window_of(client, offset, size), flags)
         if region is None:  # it turned out that the file is to be read instead: then less will do
-            region = self._obtain(client, self.window_of(client, offset, size), flags)
+            region = self._obtain(client, self._window_of(client, offset, size), flags)
         return region
 
     def _obtain(self, client: Client, window: Window, flags: int = 0) -> Any:
@@ -350,7 +369,7 @@ class Manager:
             return None
         finally:
             self._done(descriptor)
-        self._cache.count_miss()
+        self._cache.count_miss(region, where)
         return region
 
     def _use(self, region: Any) -> Any:
@@ -372,16 +391,19 @@ class Manager:
             client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
             return None
 
-    def _map_range(self, client: Client, start: int, stop: int) -> Any:
+    def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:
         if 0 < self._window < stop - start:
             low = start - start % ALLOCATIONGRANULARITY
             window = Window((low, stop), low, stop)
-            return self._use(self._obtain(client, window) or self._obtain(client, window))
-        return self._use(self._region(client, start, stop - start))
+            region = self._use(self._obtain(client, window) or self._obtain(client, window))
+        else:
+            region = self._use(self._region(client, start, stop - start))
+        self._cache.look_for_views(region)
+        return region
 
     # Cursors
 
-    def _move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
+    def _move_locked(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
         try:
             region = self._region(client, offset, size, flags)
         except LimitError as error:
@@ -392,6 +414,7 @@ class Manager:
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop
         cursor._pin(region, offset, stop)
         self._cache.trim(region)
+        self._cache.look_for_views()
 
     def _region_instead(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> Any:
         """A region where there is no room for one beside the cursor's own: that one may go for it."""
@@ -409,7 +432,7 @@ class Manager:
                 pass  # even this is refused now: the cursor has no region, and the first error says why
             raise
 
-    def tidy(self, entry: Any, used: Any) -> None:
+    def _tidy(self, entry: Any, used: Any) -> None:
         """A region became idle where more is mapped than the limits allow, or where no new client can find it.
 
         `used` is the entry of the region that its cursor uses instead; without one, the last idle region stays.
@@ -422,16 +445,16 @@ class Manager:
 
     # Clients that smmap 5's users count by hand
 
-    def unpin(self, region: Any, cursor_id: int) -> None:
+    def _unpin(self, region: Any, cursor_id: int) -> None:
         """A client lets go of a region."""
         region.unpin(cursor_id, self._cache.idle)
-        self.tidy(region.entry, None)
+        self._tidy(region.entry, None)
 
-    def evict(self, region: Any) -> None:
+    def _evict(self, region: Any) -> None:
         """Evict a region, if it is idle."""
         self._cache.evict(region.entry)
 
-    def revoke(self, region: Any) -> bool:
+    def _revoke(self, region: Any) -> bool:
         """Take a region away from the cursors that use it, which raise `ClosedError` from now on; whether any did."""
         found = bool(region.revoke())
         if found:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import sys
-from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _system
+from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
+from ._cursor import WindowCursor
 from ._errors import ReentryError, refuse_state
-from ._files import key_at, names_of
+from ._files import PathOrFd, key_at, names_of
 from ._manager import Manager
+from ._reader import BufferedFileReader, FileReader, open_reader
+from ._sizes import size_of
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
-__all__ = ["SlidingWindowMapManager", "StaticWindowMapManager"]
+__all__ = ["Backing", "SlidingWindowMapManager", "StaticWindowMapManager"]
+
+Backing = Literal["auto", "mmap", "read"]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -31,29 +38,23 @@ class StaticWindowMapManager(Manager):
     with backing="read"). `max_open_handles`: the most maps and cached descriptors at a time, a hard limit; when not
     given, half of what the system allows, as a target for what is cached. `backing`: "mmap" maps, "read" reads windows
     into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
-    reads elsewhere.
+    reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
 
     Any number of threads may share a manager. The constructor touches nothing.
     """
 
-    MapRegionListCls: ClassVar[Any]  # set by _compat.py, _cursor.py and _buffer.py: imports go one way
-    MapWindowCls: ClassVar[Any]
-    MapRegionCls: ClassVar[Any]
-    WindowCursorCls: ClassVar[Any]
-    BufferCls: ClassVar[Any]
-
     def __init__(
         self,
-        window_size: int = 0,
-        max_memory_size: int = 0,
-        max_open_handles: int = sys.maxsize,
+        window_size: int | str = 0,
+        max_memory_size: int | str = 0,
+        max_open_handles: int | str = sys.maxsize,
         *,
-        backing: str = "auto",
+        backing: Backing = "auto",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
-            index(window_size),
-            index(max_memory_size),
-            index(max_open_handles),
+            size_of("window_size", window_size),
+            size_of("max_memory_size", max_memory_size),
+            size_of("max_open_handles", max_open_handles),
         )
         if window_size < -1 or max_memory_size < 0 or max_open_handles < 1:
             raise ValueError(
@@ -80,41 +81,59 @@ class StaticWindowMapManager(Manager):
 
     # What users call
 
-    def make_cursor(self, path_or_fd: Any) -> Any:
+    def make_cursor(self, path_or_fd: PathOrFd) -> WindowCursor:
         """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
 
         Raises the system's error for what is not there, and `OSError` for anything but a regular file.
         """
-        return self.WindowCursorCls._of(self.client(path_or_fd))
+        cursor: WindowCursor = self.WindowCursorCls._of(self._client(path_or_fd))
+        return cursor
 
-    def buffer(self, path_or_fd: Any, offset: int = 0, size: int | None = None, *, access: str = "normal") -> Any:
+    def buffer(
+        self, path_or_fd: PathOrFd, offset: int = 0, size: int | None = None, *, access: Advice = "normal"
+    ) -> SlidingWindowMapBuffer:
         """A bytes-like buffer over a file on this manager: see `smmap.buffer`."""
-        return self.BufferCls._of_path(self, path_or_fd, offset, size, access)
+        return SlidingWindowMapBuffer._of_path(self, path_or_fd, offset, size, access)
+
+    @overload
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", *, buffering: Literal[0]) -> FileReader: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"], buffering: Literal[0]) -> FileReader: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def open(self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", buffering: int = -1) -> BufferedFileReader: ...
+
+    def open(
+        self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", buffering: int = -1
+    ) -> FileReader | BufferedFileReader:
+        """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
+        return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
 
     def collect(self) -> int:
         """Unmap every idle region and close every cached descriptor; how many regions were dropped.
 
         Never raises, also after `close`. Linear in what goes.
         """
-        count = self.drop(self._unload)
+        count = self._drop(self._unload)
         if _system.RECLAIMS_LATE and self._cache.ledger.mapped:  # by what is garbage already, maybe
             _system.collect_garbage()
-            count += self.drop(self._unload)
+            count += self._drop(self._unload)
         return count
 
-    def release(self, path: Any) -> int:
+    def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:
         """Unmap every idle region of the file at `path`, or of the files below that folder; how many were dropped.
 
         A file is found by what it is and by the names under which it was opened lately, as they were written; works
         after deletion too. Whole path components count; links in `path` itself are followed as well as taken by name.
         Linear in the files that the manager knows.
         """
-        return self.drop(self._release, names_of(path), key_at(path), False)
+        return self._drop(self._release, names_of(path), key_at(path), False)
 
     def close(self) -> None:
         """Unmap everything, pinned regions too, and refuse further use. Views that you hold stay valid."""
         self._closed = self._cache.closed = self._cache.idle.crowded = True
-        self.drop(self._unload)
+        self._drop(self._unload)
 
     @property
     def closed(self) -> bool:
@@ -138,6 +157,18 @@ class StaticWindowMapManager(Manager):
             return self._lock.run(self._cache.stats, self._window)
         except ReentryError:
             return self._cache.stats(self._window)
+
+    @property
+    def hit_rate(self) -> float:
+        """Which part of all reads found their window mapped, since the start or `reset_stats`: from 0 to 1. O(1)."""
+        return self._cache.hit_rate()
+
+    def reset_stats(self) -> None:
+        """Count hits, misses, evictions and cold reads anew, and let the peaks be what is mapped now. O(1).
+
+        What is mapped stays, and so do the counters that say what it is. Any thread may call it.
+        """
+        self._drop(self._cache.reset_stats)
 
     def num_file_handles(self) -> int:
         """How many regions are mapped."""
@@ -163,14 +194,14 @@ class StaticWindowMapManager(Manager):
         """The limit of mapped memory, in bytes."""
         return self._cache.max_memory
 
-    def force_map_handle_removal_win(self, base_path: Any) -> None:
+    def force_map_handle_removal_win(self, base_path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """On Windows, close the maps at or below a path, even pinned ones, so that it can be deleted."""
         if _system.WINDOWS:
-            self.drop(self._release, names_of(base_path), key_at(base_path), True)
+            self._drop(self._release, names_of(base_path), key_at(base_path), True)
 
     def _collect_lru_region(self, size: int) -> int:
         """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
-        return self.drop(self._cache.trim, None, size) if size else self.drop(self._unload)
+        return self._drop(self._cache.trim, None, size) if size else self._drop(self._unload)
 
     def _check(self) -> None:
         """Assert every invariant. For tests: linear in what is mapped."""
@@ -185,10 +216,10 @@ class SlidingWindowMapManager(StaticWindowMapManager):
 
     def __init__(
         self,
-        window_size: int = -1,
-        max_memory_size: int = 0,
-        max_open_handles: int = sys.maxsize,
+        window_size: int | str = -1,
+        max_memory_size: int | str = 0,
+        max_open_handles: int | str = sys.maxsize,
         *,
-        backing: str = "auto",
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)

@@ -11,15 +11,12 @@ import os
 import sys
 import warnings
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
+from typing import Any, Callable, NoReturn, cast
 
-from ._buffer import SlidingWindowMapBuffer, buffer
+from ._buffer import SlidingWindowMapBuffer
 from ._errors import ClosedError, refuse_state
 
-if TYPE_CHECKING:
-    from ._managers import StaticWindowMapManager
-
-__all__ = ["BufferedFileReader", "FileReader", "open"]
+__all__ = ["BufferedFileReader", "FileReader", "open_reader"]
 
 _LARGEST = (1 << 63) - 1  # what a position in a file may be
 _LARGEST_WHENCE = (1 << 31) - 1
@@ -143,6 +140,15 @@ class FileReader(io.RawIOBase):
         self._position = offset
         return offset
 
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+
+        The position stays. `FileChangedError` if another file is there now, or a shorter one: see
+        `SlidingWindowMapBuffer.refresh`.
+        """
+        self._check_open()
+        return self._buffer.refresh()
+
     def readinto(self, target: Any, /) -> int:
         """Fill a writable bytes-like object, of any format, from the position on, as far as there are bytes; how many.
 
@@ -189,6 +195,18 @@ class BufferedFileReader(io.BufferedReader):
         super().__init__(raw, buffer_size)
         self._buffer_size = buffer_size
 
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+
+        The position stays, and so do bytes that were read ahead. `FileChangedError` if another file is there now, or a
+        shorter one: see `SlidingWindowMapBuffer.refresh`.
+        """
+        raw: Any = self.raw
+        if raw is None:
+            raise ValueError("raw stream has been detached")
+        size: int = raw.refresh()
+        return size
+
     def __reduce__(self) -> tuple[Any, ...]:
         raw: Any = self.raw
         if raw is None:
@@ -208,36 +226,35 @@ class BufferedFileReader(io.BufferedReader):
         return self.__reduce__()
 
 
-@overload
-def open(  # noqa: A001
-    path: Any, *, manager: StaticWindowMapManager | None = None, buffering: Literal[0]
-) -> FileReader: ...
-
-
-@overload
-def open(  # noqa: A001
-    path: Any, *, manager: StaticWindowMapManager | None = None, buffering: int = -1
-) -> BufferedFileReader: ...
-
-
-def open(  # noqa: A001
-    path: Any, *, manager: StaticWindowMapManager | None = None, buffering: int = -1
+def open_reader(
+    make: Callable[[], SlidingWindowMapBuffer], path: Any, mode: str, buffering: int, called: str
 ) -> FileReader | BufferedFileReader:
-    """A file object over a file, for reading bytes: what `open(path, "rb")` gives, through managed windows.
-
-    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. On the process's default manager unless
-    another is given. `buffering` is as for the built-in `open`: the buffer's size in bytes, 0 for the raw file object,
-    negative for `io.DEFAULT_BUFFER_SIZE`.
-
-    Opens and checks the file, maps nothing before the first read, holds no map and no descriptor of its own: any
-    number of files may be open. Raises the system's error for what cannot be opened, and `OSError` for anything but a
-    regular file. Use a file object from one thread at a time, or under a lock, as `zipfile` does.
-    """
+    """The file object over a buffer that is made if the arguments are right; `called` is what the user calls."""
+    _check_mode(mode, path, called)
     size = index(buffering)
     if size == 1:
-        warnings.warn("line buffering (buffering=1) is not for bytes, the default size is used", RuntimeWarning, 2)
-    data = buffer(path, manager=manager)
-    return _over(data, 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
+        warnings.warn("line buffering (buffering=1) is not for bytes, the default size is used", RuntimeWarning, 3)
+    return _over(make(), 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
+
+
+def _check_mode(mode: str, path: Any, called: str) -> None:
+    """An error unless a mode is one for reading bytes: the kind that the built-in `open` or a stream of it raises."""
+    if mode == "rb":
+        return
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be str, not {type(mode).__name__}")
+    kinds = set(mode)
+    if len(kinds) < len(mode) or kinds - set("rwaxbt+") or len(kinds & set("rwax")) != 1 or {"b", "t"} <= kinds:
+        raise ValueError(f'invalid mode {mode!r}: smmap reads bytes, with mode "rb"')
+    if kinds & set("wax+"):
+        raise io.UnsupportedOperation(
+            f"mode {mode!r} would write, and smmap reads only: use the built-in open({path!r}, {mode!r})"
+        )
+    if "b" not in kinds:
+        raise ValueError(
+            f"mode {mode!r} is for text, and smmap reads bytes: write "
+            f'io.TextIOWrapper({called}({path!r}), encoding="utf-8")'
+        )
 
 
 def _over(data: SlidingWindowMapBuffer, position: int, buffering: int) -> FileReader | BufferedFileReader:

@@ -7,12 +7,13 @@ used last.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
+import io
 import os
 import threading
 from collections import OrderedDict
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -25,17 +26,19 @@ except ImportError as error:
 from . import _default
 from ._buffer import SlidingWindowMapBuffer
 from ._errors import SmmapError, refuse_state
-from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
+from ._sizes import size_of
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["ReadOnlyError", "SmmapFile", "SmmapFileSystem"]
+__all__ = ["AmbiguousPathError", "ReadOnlyError", "SmmapFile", "SmmapFileSystem"]
 
 _MOST_BUFFERS = 32  # kept open for the next cat_file; each may keep one descriptor
 _SIZES = ("window_size", "max_memory_size", "max_open_handles")
-_OF_FSSPEC = {"asynchronous", "auto_mkdir", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+_OPTIONS = (*_SIZES, "backing")
+_ALIKE = 0.7  # as much as this an unknown option must resemble one of ours to be taken for a slip
 
 _Options = tuple[tuple[str, Any], ...]
 
@@ -90,6 +93,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+class AmbiguousPathError(SmmapError, ValueError):
+    """`smmap://data/file` may be `data/file` in the working folder or `/data/file`, and there are both.
+
+    Write `smmap://./data/file` for the first. Libraries such as Hugging Face `datasets` drop a slash of
+    `smmap:///data/file`; there, only another working folder helps.
+    """
+
+
+def _as_it_was(name: str) -> str:
+    """The name of a URL, absolute again if a library has dropped its first slash: if it leads to something only so."""
+    if not name or name[0] in "/.~" or os.path.isabs(name):
+        return name
+    absolute = f"/{name}"
+    if not os.path.lexists(absolute):
+        return name
+    if not os.path.lexists(name):
+        return absolute
+    if os.path.exists(name) and os.path.exists(absolute) and os.path.samefile(name, absolute):
+        return name
+    raise AmbiguousPathError(
+        f"smmap://{name} may be {os.path.abspath(name)} or {absolute}, and there are both: "
+        f"write smmap://./{name} or smmap://{absolute}"
+    )
+
+
 class SmmapFile(BufferedFileReader):
     """The file object of `smmap.open`, with what fsspec's users ask of one: `fs`, `path` and `size`.
 
@@ -103,6 +131,26 @@ class SmmapFile(BufferedFileReader):
         self.fs = fs
         self.path: str = buffer._access.client.given
         self.size = len(buffer)
+        self.blocksize = io.DEFAULT_BUFFER_SIZE
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed. (fsspec's block cache sets it after it has closed a file: that changes nothing.)"""
+        return super().closed
+
+    @closed.setter
+    def closed(self, _value: bool) -> None:
+        pass
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        """The bytes [start, end), for fsspec's block cache. The position stays."""
+        data: bytes = self._source[start:end]
+        return data
+
+    def refresh(self) -> int:
+        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes."""
+        self.size = super().refresh()
+        return self.size
 
     def __copy__(self) -> SmmapFile:
         return SmmapFile(self.fs, self._source.__copy__(), self.tell())
@@ -126,15 +174,20 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
     Without options on the process's default manager. `window_size`, `max_memory_size`, `max_open_handles` (numbers, or
     sizes like "64M") and `backing` make a manager of its own; what is left out is as for the default manager. Any
     number of instances with the same options share one manager in a process. An instance pickles as its options alone,
-    and has its manager in the process that it comes to.
+    and has its manager in the process that it comes to. Options that are fsspec's or another file system's
+    (`cache_type`, `block_size`, ...) are ignored, as by `file://`.
 
     `smmap://relative/path` is relative to the working folder, `smmap:///absolute/path` and `smmap://C:/path` are not.
-    Whatever would write raises `ReadOnlyError`. `TypeError` for an option that does not exist, `ValueError` for a value
-    that the manager does not take.
+    Some libraries turn `smmap:///data/file` into `smmap://data/file`: that is `/data/file` if there is no `data/file`
+    in the working folder, and an `AmbiguousPathError` if there are both.
+
+    Whatever would write raises `ReadOnlyError`. `TypeError` for an option that looks like a misspelt one of ours,
+    `ValueError` for a value that the manager does not take.
     """
 
     protocol = "smmap"
     root_marker = "/"
+    local_file = True  # so `fsspec.open_local` gives the path itself
 
     __setstate__ = refuse_state
 
@@ -143,16 +196,18 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         window_size: int | str | None = None,
         max_memory_size: int | str | None = None,
         max_open_handles: int | str | None = None,
-        backing: str | None = None,
+        backing: Backing | None = None,
         **storage_options: Any,
     ) -> None:
-        unknown = sorted(storage_options.keys() - _OF_FSSPEC)
-        if unknown:
-            raise TypeError(f"smmap:// has no option {unknown[0]!r}: there are {', '.join(_SIZES)} and backing")
+        for name in storage_options:
+            meant = difflib.get_close_matches(name, _OPTIONS, 1, _ALIKE)
+            if meant:
+                options = f"{', '.join(_SIZES)} and backing"
+                raise TypeError(f"smmap:// has no option {name!r}, did you mean {meant[0]!r}? There are {options}")
         super().__init__(**storage_options)
         given: dict[str, Any] = {"backing": backing}
         for name, value in zip(_SIZES, (window_size, max_memory_size, max_open_handles)):
-            given[name] = _default.parse_size(value) if isinstance(value, str) else value and index(value)
+            given[name] = None if value is None else size_of(name, value)
         self._options: _Options = tuple((name, value) for name, value in given.items() if value is not None)
         self._local = LocalFileSystem()
         if self._options:
@@ -194,6 +249,8 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         for prefix in ("smmap://", "smmap:"):
             if name.startswith(prefix):
                 name = name[len(prefix) :]
+                if prefix == "smmap://":
+                    name = _as_it_was(name)
                 break
         return LocalFileSystem._strip_protocol(make_path_posix(name))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smmap._default import parse_size
+from smmap._sizes import parse_size
 from smmap.cli import _parser
 from smmap.cli.files import File, default_paths, find_files
 from smmap.cli.plan import PATTERNS, make_plan

@@ -1134,3 +1134,55 @@ def test_the_cursor_of_the_user_stays_as_it_was(manager: Any, cursor: Any, file:
         cursor._destroy()
         assert buffer[W + 5] == file.data[W + 5]
     assert not cursor.is_valid()
+
+
+# What a user is offered, as by the tab key
+
+
+API = Path(__file__).parents[2] / "docs" / "api.md"
+MADE_OF_CLASSES = {"MapRegionCls", "MapRegionListCls", "MapWindowCls", "WindowCursorCls"}  # as smmap 5 has them
+
+
+def offered(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def documented(name: str) -> set[str]:
+    """The members that the API page lists."""
+    _, _, rest = API.read_text(encoding="utf-8").partition(f"::: {name}\n")
+    return set(re.findall(r"^        - (\w+)$", rest.partition(":::")[0], re.MULTILINE))
+
+
+def test_manager_offers_what_is_documented(world: World) -> None:
+    for manager in (world.manager(), world.manager(static=True)):
+        assert offered(manager) - MADE_OF_CLASSES == documented("smmap.SlidingWindowMapManager")
+
+
+def test_clients_offer_what_is_documented(world: World) -> None:
+    file = world.file(5 * G)
+    manager = world.manager(2 * G)
+    with manager.make_cursor(file.path) as cursor:
+        cursor.use_region(0, 0)
+        assert offered(cursor.region()) == documented("smmap.util.MapRegion")
+        assert offered(cursor.map()) <= offered(mmap.mmap)
+        assert {"find", "size", "madvise"} <= offered(cursor.map()) | ({"madvise"} - offered(mmap.mmap))
+        assert offered(cursor) == {
+            *("assign", "buffer", "close", "closed", "fd", "file_size", "includes_ofs", "is_associated", "is_valid"),
+            *("map", "ofs_begin", "ofs_end", "path", "path_or_fd", "region", "size", "unuse_region", "use_region"),
+        }
+    assert offered(manager.buffer(file.path)) == {
+        *("begin_access", "close", "closed", "count", "cursor", "end_access", "find", "finditer", "index"),
+        *("iter_unpack", "iter_views", "readinto", "refresh", "rfind", "rindex", "unpack_from", "view"),
+    }
+    with manager.open(file.path) as opened, open(file.path, "rb") as theirs:
+        assert offered(opened) == offered(theirs) | {"refresh"}
+    with manager.open(file.path, buffering=0) as raw, open(file.path, "rb", buffering=0) as theirs:
+        assert offered(raw) == offered(theirs) - {"closefd"} | {"refresh"}
+
+
+def test_package_offers_what_is_documented() -> None:
+    assert offered(smmap) == {name for name in smmap.__all__ if not name.startswith("_")} | {
+        *("open", "buf", "mman", "util"),
+        *({"numpy"} & offered(smmap)),
+        *({"fsspec", "cli"} & offered(smmap)),
+    }

@@ -320,6 +320,8 @@ def test_wrong_kind_of_number(wrong: Any, scene: Scene) -> None:
             "handles": lambda: type(manager)(0, 0, wrong),
         }
         for what, call in calls.items():
+            if isinstance(wrong, str) and what in ("window", "memory", "handles"):
+                continue  # these take sizes as text
             with pytest.raises(TypeError):
                 assert not call(), what
 

@@ -537,14 +537,14 @@ def test_manager_closed_while_a_buffer_is_made_keeps_nothing_open(
     """The file was examined, and is about to be opened."""
     file = world.file(6 * G)
     manager = world.manager(2 * G)
-    real = type(manager).client
+    real = type(manager)._client
 
     def racing(self: Any, *args: Any) -> Any:
         found = real(self, *args)
         self.close()
         return found
 
-    monkeypatch.setattr(type(manager), "client", racing)
+    monkeypatch.setattr(type(manager), "_client", racing)
     with pytest.raises(smmap.ClosedError, match=file.path.name):
         manager.buffer(file.path)
     manager._check()

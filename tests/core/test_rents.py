@@ -70,9 +70,9 @@ def test_rents_take_no_more_room_than_two_generations() -> None:
 def test_rents_go_by_the_size_that_a_file_has_now(world: World) -> None:
     file = world.file(G)
     manager = world.manager(64 * W, max_memory_size=4 * 64 * W, max_open_handles=1000)
-    assert manager.client(file.path).file.patience == 4 * 64  # half as many as windows of that size are kept mapped
+    assert manager._client(file.path).file.patience == 4 * 64  # half as many as windows of that size are kept mapped
     os.truncate(file.path, 64 * W)
-    assert manager.client(file.path).file.patience == 2
+    assert manager._client(file.path).file.patience == 2
 
 
 @pytest.mark.skipif(PYPY or not _system.KEEPS_DESCRIPTORS, reason="no read without the lock there")

@@ -429,14 +429,14 @@ def test_unpickled_buffer_that_is_closed_while_it_opens_stays_closed(
     file = world.file(6 * W)
     buffer = pickle.loads(pickle.dumps(world.manager(W).buffer(file.path)))
     manager = smmap.default_manager()
-    client = manager.client
+    client = manager._client
 
     def racing(*args: Any) -> Any:
         found = client(*args)
         buffer.close()
         return found
 
-    monkeypatch.setattr(type(manager), "client", lambda self, *args: racing(*args))
+    monkeypatch.setattr(type(manager), "_client", lambda self, *args: racing(*args))
     with pytest.raises(smmap.ClosedError):
         READS[kind](buffer)
     monkeypatch.undo()
@@ -450,7 +450,7 @@ def test_unpickled_buffer_that_two_threads_open_at_once_is_read_by_both(
     file = world.file(3 * W)
     buffer = pickle.loads(pickle.dumps(world.manager(W).buffer(file.path)))
     manager = smmap.default_manager()
-    client = manager.client
+    client = manager._client
 
     def racing(*args: Any) -> Any:
         monkeypatch.undo()
@@ -458,6 +458,6 @@ def test_unpickled_buffer_that_two_threads_open_at_once_is_read_by_both(
         assert buffer[W - 9 : W] == file.data[W - 9 : W]  # the other thread
         return found
 
-    monkeypatch.setattr(type(manager), "client", lambda self, *args: racing(*args))
+    monkeypatch.setattr(type(manager), "_client", lambda self, *args: racing(*args))
     assert buffer[W - 5 : W + 5] == file.data[W - 5 : W + 5]
     buffer.close()

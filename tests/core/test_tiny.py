@@ -18,7 +18,8 @@ granule, window, handles = map(int, sys.argv[2:5])
 memory = 3 * window if handles < sys.maxsize else 0
 mmap.ALLOCATIONGRANULARITY = granule
 from mmap import ALLOCATIONGRANULARITY
-import hashlib, itertools, random
+import hashlib, itertools, logging, random
+logging.getLogger("smmap").setLevel("ERROR")  # that views exceed such limits is known
 from pathlib import Path
 import smmap
 

@@ -129,20 +129,20 @@ class Bench:
 
     # What an engine asks of the policy
 
-    def fetch(self, client: Any, start: int, stop: int, due: bool) -> bytes:
+    def _fetch(self, client: Any, start: int, stop: int, due: bool) -> bytes:
         assert client.file is self.file
         self.asked.append(("fetch", start, stop, due))
         with open(self.path, "rb") as file:
             file.seek(start)
             return file.read(stop - start)
 
-    def map_range(self, client: Any, start: int, stop: int) -> Any:
+    def _map_range(self, client: Any, start: int, stop: int) -> Any:
         assert client.file is self.file
         self.asked.append(("map_range", start, stop))
         low = start - start % G if self.kind == "map" else start
         return self.make(low, stop)
 
-    def keep(self, client: Any, region: Any) -> None:
+    def _keep(self, client: Any, region: Any) -> None:
         self.asked.append(("keep", region.key))
         self.idle.add(region.entry, region)
 
@@ -194,10 +194,10 @@ class Bench:
         cursor.revoked = 0
         return cursor
 
-    def soon(self, operation: Any, *args: Any) -> None:
+    def _soon(self, operation: Any, *args: Any) -> None:
         operation(*args)
 
-    def tidy(self, region: Any, last: Any) -> None:
+    def _tidy(self, region: Any, last: Any) -> None:
         self.asked.append(("tidy", region().key, last().key))
 
 

@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import os
 import random
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -323,6 +324,19 @@ def test_view_of_a_buffer_outlives_everything(bench: Make) -> None:
     assert made.counts() == (0, 0)
 
 
+def test_unpack_from_is_served_by_what_is_mapped(bench: Make) -> None:
+    made = tiny(bench)
+    made.restart(1, 0)
+    buffer = made.buffer()
+    assert buffer.unpack_from("<H", 5) == struct.unpack_from("<H", made.data, 5)
+    assert made.idle_keys() == [0, 1]  # a use
+    assert (made.idle.hits, made.asked) == (1, [])
+    assert not made.file.table.find(1).exported
+    assert buffer.unpack_from("<I", 6) == struct.unpack_from("<I", made.data, 6)  # across a border
+    assert buffer.unpack_from("<4s", 12) == (made.data[12:16],)  # cold
+    assert [name for name, *_ in made.asked] == ["fetch", "fetch"]
+
+
 def test_copies_export_nothing(bench: Make) -> None:
     made = tiny(bench)
     made.keep_idle(1)
@@ -469,7 +483,7 @@ def test_refusal_in_a_cold_read_is_left_to_the_policy(bench: Make, monkeypatch: 
     assert made.asked == [("fetch", 5, 8, False)]
 
 
-@pytest.mark.parametrize("name", ["fetch", "map_range"])
+@pytest.mark.parametrize("name", ["_fetch", "_map_range"])
 def test_errors_of_the_policy_come_through(bench: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny(bench)
     buffer = made.buffer()
@@ -478,7 +492,7 @@ def test_errors_of_the_policy_come_through(bench: Make, name: str, monkeypatch: 
         raise OSError(5, "the policy's")
 
     monkeypatch.setattr(made, name, refuse)
-    for read in [lambda: buffer.view(5, 9)] if name == "map_range" else [lambda: buffer[5], lambda: buffer[2:9]]:
+    for read in [lambda: buffer.view(5, 9)] if name == "_map_range" else [lambda: buffer[5], lambda: buffer[2:9]]:
         with pytest.raises(OSError, match="the policy's"):
             read()
     monkeypatch.undo()
@@ -561,7 +575,7 @@ def test_read_that_took_one_record_sees_one_file(bench: Make) -> None:
     ):
         for turn in range(5):
             buffer = one.buffer()
-            fetched, fetch = 0, one.fetch
+            fetched, fetch = 0, one._fetch
 
             def switch(*args: Any) -> bytes:
                 nonlocal fetched
@@ -570,9 +584,9 @@ def test_read_that_took_one_record_sees_one_file(bench: Make) -> None:
                 fetched += 1
                 return fetch(*args)
 
-            one.fetch = switch  # type: ignore[method-assign]
+            one._fetch = switch  # type: ignore[method-assign]
             assert reading(buffer) == one.data[1:18]
-            one.fetch = fetch  # type: ignore[method-assign]
+            one._fetch = fetch  # type: ignore[method-assign]
             assert fetched == 5
             assert buffer[1:18] == two.data[1:18]
 
@@ -674,8 +688,8 @@ def test_threads_read_right_bytes_while_windows_come_and_go(bench: Make) -> None
             return made.make(start - start % G, stop)
 
     lock = threading.Lock()
-    made.fetch = fetch  # type: ignore[method-assign]
-    made.map_range = map_range  # type: ignore[method-assign]
+    made._fetch = fetch  # type: ignore[method-assign]
+    made._map_range = map_range  # type: ignore[method-assign]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]

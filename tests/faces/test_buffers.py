@@ -30,7 +30,8 @@ from smmap import _engine, _search
 
 WINDOW = 2 * G
 LENGTH = 9 * G + 124
-PEP_688 = sys.version_info >= (3, 12) or sys.implementation.name == "pypy"  # which always could
+# PyPy always could, and so can C.
+PEP_688 = sys.version_info >= (3, 12) or sys.implementation.name == "pypy" or smmap.engine == "fast"
 only_with_pep_688 = pytest.mark.skipif(not PEP_688, reason="before CPython 3.12 no class in Python can export bytes")
 
 # Windows that stay, windows that go at once, and one window for all
@@ -417,10 +418,62 @@ def test_unpack_from(manager: Any, world: World, fmt: Any) -> None:
         for wrong in (1.5, "1", None):
             with pytest.raises(TypeError):
                 buffer.unpack_from(fmt, wrong)
-        with pytest.raises(struct.error):
-            buffer.unpack_from("no such format")
-    with pytest.raises(ValueError, match="closed"):
-        buffer.unpack_from(fmt)
+        for wrong in ("no such format", "<\u00e9"):
+            with pytest.raises((struct.error, UnicodeEncodeError)):
+                buffer.unpack_from(wrong)
+        buffer.view(0, min(LENGTH, WINDOW))  # mapped now
+        for offset in (0, 5, last):
+            if offset <= last:
+                assert buffer.unpack_from(fmt, offset) == struct.unpack_from(fmt, file.data, offset)
+                assert buffer.unpack_from(fmt, offset - LENGTH) == struct.unpack_from(fmt, file.data, offset)
+    for offset in (0, -1):
+        with pytest.raises(ValueError, match="closed"):
+            buffer.unpack_from(fmt, offset)
+
+
+def test_unpack_from_takes_more_formats_than_are_remembered(world: World) -> None:
+    file = world.file(LENGTH)
+    buffer = world.manager(WINDOW).buffer(file.path)
+    for size in [*range(1, 300), *range(300, 1, -1)]:
+        assert buffer.unpack_from(f"<{size}s", size) == (file.data[size : 2 * size],)
+
+
+@pytest.mark.parametrize("step", [1, 7, 100, 1 << 20])
+@pytest.mark.parametrize("fmt", ["<I", ">QH", "B", "13s", f"{WINDOW + 3}s", b"<d", "@lB"])
+def test_iter_unpack(manager: Any, world: World, fmt: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smmap._buffer, "STEP", step)
+    size = struct.calcsize(fmt)
+    file = world.file(LENGTH if step > 7 else 4 * size + 3 * (size < 20) + 40)
+    length = len(file.data)
+    parts = ((0, None), (1, None), (3, 3 + 2 * size), (0, size), (5, 5), (9, 5), (-2 * size, None), (0, -3))
+    with manager.buffer(file.path) as buffer:
+        for start, stop in (*parts, (length % size, None)):
+            part = file.data[start:stop]  # `repr`, since NaN equals nothing
+            agree(
+                buffer,
+                part,
+                lambda it: repr(
+                    list(it.iter_unpack(fmt, start, stop) if it is buffer else struct.iter_unpack(fmt, it))
+                ),
+            )
+        agree(buffer, file.data, lambda it: list(it.iter_unpack("") if it is buffer else struct.iter_unpack("", it)))
+        going = buffer.iter_unpack("B")
+        assert next(going) == (file.data[0],)
+    if step < length:
+        with pytest.raises(smmap.ClosedError):
+            list(going)
+    with pytest.raises(smmap.ClosedError):
+        buffer.iter_unpack("B")
+
+
+def test_iter_unpack_goes_through_a_file_in_little_memory(world: World) -> None:
+    file = world.file(30 * WINDOW)
+    manager = world.manager(WINDOW, 2 * WINDOW)
+    buffer = manager.buffer(file.path)
+    assert sum(value for (value,) in buffer.iter_unpack("<I")) == sum(
+        value for (value,) in struct.iter_unpack("<I", file.data)
+    )
+    assert manager.stats().peak_memory <= 2 * WINDOW
 
 
 # What part, and how it is read

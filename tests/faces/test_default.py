@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import smmap
 from core._tools import LATE, G, World, run_python
 from smmap import _default
+from smmap._sizes import parse_size
 
 HEAD = "import os, sys, smmap\nfrom mmap import ALLOCATIONGRANULARITY as G\n"
 
@@ -17,7 +20,7 @@ HEAD = "import os, sys, smmap\nfrom mmap import ALLOCATIONGRANULARITY as G\n"
 def run(script: str, *args: object, env: dict[str, str] | None = None) -> str:
     """What the script prints, in a fresh process with these variables."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SMMAP_WINDOW_SIZE", "SMMAP_MAX_MEMORY", "SMMAP_MAX_HANDLES"):
+        for name in ("SMMAP_WINDOW_SIZE", "SMMAP_MAX_MEMORY", "SMMAP_MAX_HANDLES", "SMMAP_BACKING"):
             patch.delenv(name, raising=False)
         for name, value in (env or {}).items():
             patch.setenv(name, value)
@@ -71,7 +74,7 @@ def test_configure() -> None:
 smmap.configure(window_size=2 * G, max_memory_size=64 * G)
 smmap.configure()
 smmap.configure(max_open_handles=7, window_size=4 * G)
-for wrong in (dict(window_size=-2), dict(max_open_handles=0), dict(backing="tape"), dict(max_memory_size="64M"),
+for wrong in (dict(window_size=-2), dict(max_open_handles=0), dict(backing="tape"), dict(max_memory_size="64Q"),
               dict(window=5)):
     try:
         smmap.configure(**wrong, **({} if "max_memory_size" in wrong else dict(max_memory_size=1)))
@@ -118,6 +121,8 @@ except ValueError as error:
         ("SMMAP_MAX_MEMORY", "64 Q"),
         ("SMMAP_MAX_HANDLES", "0"),
         ("SMMAP_MAX_HANDLES", "0x10"),
+        ("SMMAP_BACKING", "tape"),
+        ("SMMAP_BACKING", "64K"),
     ],
 )
 def test_wrong_environment(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +134,52 @@ def test_wrong_environment(name: str, text: str, monkeypatch: pytest.MonkeyPatch
             smmap.default_manager()
     with pytest.raises(ValueError, match=name):
         smmap.buffer(__file__)
-    monkeypatch.setenv(name, "64K")
+    monkeypatch.setenv(name, "read" if name == "SMMAP_BACKING" else "64K")
     assert smmap.default_manager().stats().mapped == 0
+
+
+def test_backing_from_the_environment(world: World) -> None:
+    file = world.file(9 * G)
+    script = """
+from pathlib import Path
+buffer = smmap.buffer(sys.argv[1])
+view = buffer.view()
+assert view == Path(sys.argv[1]).read_bytes()
+paths = Path("/proc/self/maps").read_text() if sys.platform == "linux" else ""
+print(smmap.default_manager().window_size(), sys.argv[1] in paths)
+"""
+    assert run(script, file.path, env={"SMMAP_BACKING": " read"}) == f"{8 << 20} False"
+    script = "smmap.configure(backing='mmap')\n" + script
+    window, mapped = run(script, file.path, env={"SMMAP_BACKING": "read"}).split()
+    assert int(window) > 8 << 20
+    assert mapped == str(sys.platform == "linux")
+
+
+def test_configure_takes_sizes_as_text() -> None:
+    script = "smmap.configure(max_memory_size='64M', window_size='1MiB', max_open_handles='1K')\n" + SHOW + "show()"
+    assert run(script) == f"{1 << 20} {64 << 20} 1024"
+
+
+@pytest.mark.parametrize("cls", [smmap.SlidingWindowMapManager, smmap.StaticWindowMapManager])
+def test_manager_takes_sizes_as_text(cls: Any) -> None:
+    ours, theirs = cls("1M", "64M", "100"), cls(1 << 20, 64 << 20, 100)
+    assert ours.stats() == theirs.stats()
+    assert cls(max_memory_size=" 1gib ").max_mapped_memory_size() == 1 << 30
+    assert cls("0", backing="read").window_size() == 0
+
+
+@pytest.mark.parametrize("name", ["window_size", "max_memory_size", "max_open_handles"])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("64Q", ValueError), ("-1", ValueError), ("", ValueError), (b"64M", TypeError), (1.5, TypeError)],
+)
+def test_wrong_size_is_refused_by_name(
+    name: str, value: Any, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_default, "_manager", None)
+    for make in (smmap.SlidingWindowMapManager, smmap.configure):
+        with pytest.raises(kind, match=f"{name}.*64M"):
+            make(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +197,7 @@ def test_wrong_environment(name: str, text: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert _default.parse_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(
@@ -156,7 +205,7 @@ def test_sizes(text: str, size: int) -> None:
 )
 def test_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
-        _default.parse_size(text)
+        parse_size(text)
 
 
 def test_threads_make_one() -> None:

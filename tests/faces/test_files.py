@@ -11,6 +11,7 @@ import errno
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import mmap
 import os
@@ -889,3 +890,92 @@ def test_pillow(tight: Any, tmp_path: Path) -> None:
             assert opened.format == kind
             assert opened.convert("RGB").tobytes() == want
         assert kind == "GIF" or want == image.tobytes()
+
+
+# Modes
+
+
+MODES = ["".join(mode) for size in range(5) for mode in itertools.permutations("rwaxbt+U", size)]
+WAYS: dict[str, Callable[[Any], Any]] = {"smmap": lambda manager: smmap, "manager": lambda manager: manager}
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def opener(request: pytest.FixtureRequest, tight: Any) -> Any:
+    """What has an `open`: the package, and a manager."""
+    return WAYS[request.param](tight)
+
+
+@pytest.mark.filterwarnings("ignore:'U' mode is deprecated:DeprecationWarning")
+def test_modes_are_those_of_open_that_read_bytes(opener: Any, world: World, tmp_path: Path) -> None:
+    """Every mode of up to four letters: what the built-in refuses is refused, what would write or read text too."""
+    file = world.file(LENGTH)
+    kinds = set()
+    for mode in [*MODES, "rr", "rbb", "rB", " rb"]:
+        (tmp_path / "copy").write_bytes(b"abc")
+        if "x" in mode:
+            (tmp_path / "copy").unlink()
+        try:
+            with open(tmp_path / "copy", mode) as theirs:
+                kind = type(theirs)
+        except ValueError:
+            kind = ValueError
+        if kind is io.BufferedReader and "U" not in mode:
+            with opener.open(file.path, mode) as ours:
+                assert ours.read(9) == file.data[:9]
+                assert isinstance(ours, kind)
+        else:
+            with pytest.raises(ValueError) as caught:
+                opener.open(file.path, mode)
+            writes = kind is not ValueError and set(mode) & set("wax+")
+            assert (type(caught.value) is io.UnsupportedOperation) == bool(writes), mode
+        kinds.add(kind)
+    assert len(kinds) == 5
+    assert file.path.read_bytes() == file.data
+
+
+def test_text_mode_is_refused_with_the_line_that_reads_text(opener: Any, world: World, tmp_path: Path) -> None:
+    path = str(world.file(0, data="caf\u00e9\n".encode() * 9).path)
+    for mode in ("r", "rt", "tr"):
+        with pytest.raises(ValueError, match="is for text") as caught:
+            opener.open(path, mode)
+        line = str(caught.value).partition("write ")[2]
+        with eval(line, {"io": io, "smmap": smmap, "manager": opener}) as text:
+            assert text.read() == "caf\u00e9\n" * 9
+
+
+def test_mode_that_is_no_text(opener: Any, world: World) -> None:
+    file = world.file(9)
+    for mode in (None, 3, b"rb"):
+        with pytest.raises(TypeError, match="mode must be str"):
+            opener.open(file.path, mode)
+
+
+def test_mode_that_writes_opens_nothing(opener: Any, tmp_path: Path) -> None:
+    for mode in ("wb", "ab", "xb", "r+b", "w"):
+        with pytest.raises(io.UnsupportedOperation, match=r"smmap reads only: use the built-in open\("):
+            opener.open(tmp_path / "not there", mode)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_takes_what_open_takes_by_place(opener: Any, world: World) -> None:
+    file = world.file(LENGTH)
+    with opener.open(file.path, "rb", 0) as raw, opener.open(file.path, "rb", 7) as small:
+        assert isinstance(raw, io.RawIOBase)
+        assert raw.read(9) == file.data[:9]
+        small.read(1)
+        assert small.raw.tell() == 7
+    with opener.open(file.path, mode="br", buffering=0) as raw:
+        assert isinstance(raw, io.RawIOBase)
+
+
+def test_manager_opens_on_itself(world: World, recwarn: pytest.WarningsRecorder) -> None:
+    file = world.file(LENGTH)
+    manager = world.manager(WINDOW, 2 * WINDOW, 2)
+    with manager.open(file.path) as ours:
+        assert ours.read() == file.data
+    assert manager.stats().misses + manager.stats().cold_reads > 0
+    manager.open(file.path, buffering=1).close()
+    assert [(warning.category, warning.filename) for warning in recwarn] == [(RuntimeWarning, __file__)]
+    manager.close()
+    with pytest.raises(smmap.ClosedError):
+        manager.open(file.path)

@@ -503,6 +503,8 @@ def test_nothing_is_left_open(world: World, tmp_path: Path) -> None:
     assert descriptors(tmp_path) == maps(tmp_path) == []
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of fsspec's own caches
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_chained(world: World, tmp_path: Path) -> None:
     """Other file systems stand on this one: archives, and caches (which pay for far ones only, but must work)."""
     file = world.file(LENGTH)
@@ -516,6 +518,8 @@ def test_chained(world: World, tmp_path: Path) -> None:
         options = {cache: {"cache_storage": str(tmp_path / cache)}}
         with fsspec.open(f"{cache}::smmap://{file.path}", **options) as found:
             assert found.read() == file.data
+        del found
+        reclaim()
     assert [opened.path for opened in fsspec.open_files(f"smmap://{tmp_path}/da*")] == [str(file.path)]
     below = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("smmap", **TIGHT))
     assert below.cat_file("data", 3, 9) == file.data[3:9]
@@ -633,8 +637,11 @@ def test_options_reach_the_manager() -> None:
 
 
 def test_options_that_are_none_of_ours() -> None:
-    with pytest.raises(TypeError, match=r"'max_memory'.*window_size, max_memory_size, max_open_handles and backing"):
-        fsspec.filesystem("smmap", max_memory=5)
+    slips = {"max_memory": "max_memory_size", "window": "window_size", "max_handles": "max_open_handles"}
+    for slip, meant in slips.items():
+        wanted = f"'{slip}', did you mean '{meant}'.*window_size, max_memory_size, max_open_handles and backing"
+        with pytest.raises(TypeError, match=wanted):
+            fsspec.filesystem("smmap", **{slip: 5})
     with pytest.raises(ValueError, match="backing"):
         fsspec.filesystem("smmap", backing="none")
     with pytest.raises(ValueError, match="max_open_handles"):
@@ -644,6 +651,75 @@ def test_options_that_are_none_of_ours() -> None:
     with pytest.raises(TypeError):
         fsspec.filesystem("smmap", window_size=1.5)
     fsspec.filesystem("smmap", asynchronous=False, use_listings_cache=False, auto_mkdir=True)
+
+
+def test_options_of_fsspec_and_of_others_are_ignored(world: World) -> None:
+    """As `file://` does. They make no manager either."""
+    file = world.file(LENGTH)
+    others: dict[str, Any] = {
+        "default_cache_type": "none",
+        "default_block_size": 5,
+        "cache_type": "readahead",
+        "block_size": 7,
+        "blocksize": 7,
+        "cache_options": {"a": 1},
+        "fill_cache": False,
+        "anon": True,
+        "max_block_size": 9,
+    }
+    for scheme in ("file", "smmap"):
+        with fsspec.open(f"{scheme}://{file.path}", **others) as opened:
+            assert opened.read() == file.data
+    fs = fsspec.filesystem("smmap", **TIGHT, **others)
+    assert fs.manager is fsspec.filesystem("smmap", **TIGHT).manager
+    again = pickle.loads(pickle.dumps(fs))
+    assert again.manager is fs.manager
+    with fs.open(str(file.path), **others) as opened:
+        assert opened.read() == file.data
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of fsspec's own caches
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_file_has_what_a_block_cache_asks_for(world: World, tmp_path: Path) -> None:
+    file = world.file(LENGTH)
+    fs = fsspec.filesystem("smmap", **TIGHT)
+    with fs.open(str(file.path)) as ours, fsspec.filesystem("file").open(str(file.path)) as theirs:
+        assert (ours.blocksize, ours.size) == (theirs.blocksize, theirs.size)
+        ours.seek(9)
+        assert ours._fetch_range(5, WINDOW + 9) == theirs._fetch_range(5, WINDOW + 9) == file.data[5 : WINDOW + 9]
+        assert ours.tell() == 9
+    for cache in ("blockcache", "filecache", "simplecache"):
+        for _ in range(2):
+            options = {cache: {"cache_storage": str(tmp_path / cache)}, "smmap": TIGHT}
+            with fsspec.open(f"{cache}::smmap://{file.path}", **options) as cached:
+                cached.seek(3)
+                assert cached.read() == file.data[3:]
+            del cached
+            reclaim()
+    assert fsspec.open_local(f"smmap://{file.path}", **TIGHT) == str(file.path)
+    assert fsspec.open_local([f"smmap://{file.path}"] * 2) == [str(file.path)] * 2
+
+
+def test_url_that_lost_its_first_slash(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Hugging Face's `datasets` makes it: the absolute path where nothing else is meant, never a guess."""
+    file = world.file(9, "deep/data")
+    monkeypatch.chdir(world.folder / "deep")
+    lost = str(file.path).lstrip("/")
+    strip = SmmapFileSystem._strip_protocol
+    assert strip(f"smmap://{lost}") == strip(f"smmap:///{lost}") == f"/{lost}"
+    assert strip(f"smmap://{lost}x") == f"{os.getcwd()}/{lost}x"  # nothing is there: relative, as ever
+    assert strip(lost) == strip(f"smmap:{lost}") == strip(f"smmap://./{lost}") == f"{os.getcwd()}/{lost}"
+    world.file(9, f"deep/{lost}", b"relative!")
+    fs = fsspec.filesystem("smmap")
+    for path in (f"smmap://{lost}", f"smmap://{lost}"):
+        with pytest.raises(smmap.SmmapError, match=r"may be .* or .* both: write smmap://\./") as caught:
+            fs.cat_file(path)
+        assert isinstance(caught.value, ValueError)
+    assert fs.cat_file(f"smmap://./{lost}") == b"relative!"
+    assert fs.cat_file(f"smmap:///{lost}") == file.data
+    os.unlink(lost)
+    os.symlink(file.path, lost)
+    assert fs.cat_file(f"smmap://{lost}") == file.data
 
 
 def test_what_is_left_out_is_as_for_the_default_manager() -> None:

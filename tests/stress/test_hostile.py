@@ -276,10 +276,10 @@ class Swapping:
             self.done = True
             self.result = self.action()
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.before:
             self.act()
-        answer = self.real(*args)
+        answer = self.real(*args, **kwargs)
         if not self.before:
             self.act()
         return answer
@@ -304,15 +304,19 @@ def test_swapped_between_looking_and_opening(
             cursor = manager.make_cursor(file.path)
             cursor.use_region(W if size else 0, 9)
             buffer = Buffer(cursor) if how != "cursor" else None
+        # A buffer, and what is made of a file that was empty, is made of what is there after a second look
+        looks_again = kind in ("other", "empty") and (how == "buffer" or not size)
+        now = file.path.read_bytes() if looks_again else file.data
         if cursor is not None and cursor.is_valid():
-            assert cursor.buffer() == file.data[W : W + 9]
+            assert cursor.buffer() == (now[W : W + 9] if size else now[:9])
         if buffer is not None:
-            assert bytes(buffer) == file.data
+            assert bytes(buffer) == now
+        if buffer is not None:
             buffer.close()
         if cursor is not None:
             cursor.close()
         # An empty file needs no second look: it may be what it was
-        assert not size, "the wrong file was opened"
+        assert not size or looks_again, "the wrong file was opened"
     except OSError as error:
         assert str(file.path) in str(error)
         assert not isinstance(error, SmmapError) or error.errno == errno.ESTALE

@@ -213,7 +213,8 @@ def test_the_map_itself_is_read_only(backing: str, world: World) -> None:
 # What is opened, and how
 
 WATCH = """
-import json, os, sys
+import json, logging, os, sys
+logging.getLogger("smmap").setLevel("ERROR")
 events = []
 def hook(event, args):
     if event.startswith(("open", "mmap.", "os.", "fcntl.", "shutil.", "subprocess.", "socket.", "tempfile.")):

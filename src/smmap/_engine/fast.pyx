@@ -32,6 +32,9 @@ from libc.errno cimport EINTR, errno
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcpy, memset, strlen
 
+import mmap
+from struct import Struct
+
 from .._files import Status
 from .._system import OPENING, REFUSALS, code_of, named
 
@@ -93,7 +96,7 @@ cdef extern from *:
     void* smmap_failed
     long long smmap_mtime_ns(stat_t*) noexcept
     long long smmap_ctime_ns(stat_t*) noexcept
-    void* mmap(void*, size_t, int, int, int, off_t) noexcept nogil
+    void* c_mmap "mmap" (void*, size_t, int, int, int, off_t) noexcept nogil
     int munmap(void*, size_t) noexcept nogil
     int mprotect(void*, size_t, int) noexcept nogil
     int madvise(void*, size_t, int) noexcept nogil

@@ -84,7 +84,7 @@ cdef class Access:
         region = <Region>near
         self.idle.hits += 1
         if not (region.pins or self.idle.has(&region.link)):
-            self.manager.keep(self.client, region)
+            self.manager._keep(self.client, region)
         return region
 
     cdef bint pay(self, long long first, Py_ssize_t size) except -1:
@@ -118,7 +118,7 @@ cdef class Access:
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
         """The same, as the policy gives it: it opens the file, or maps the window."""
-        return self.manager.fetch(self.client, first, first + size, due)
+        return self.manager._fetch(self.client, first, first + size, due)
 
     cdef int copy(self, char* target, long long start, Py_ssize_t size) except -1:
         """Copy what follows `start`, which must lie in the buffer, to memory of the caller's."""
@@ -176,6 +176,18 @@ cdef class Access:
         data = PyBytes_FromStringAndSize(NULL, stop - start)
         self.copy(PyBytes_AS_STRING(data), start, stop - start)
         return data
+
+
+cdef dict _structs = {}
+
+
+cdef object _struct_of(fmt):
+    """A format, ready for use, which is remembered."""
+    packed = Struct(fmt)
+    if len(_structs) >= 100:  # as many as `struct` remembers
+        _structs.clear()
+    _structs[fmt] = packed
+    return packed
 
 
 cdef Table _NO_TABLE = Table()
@@ -299,6 +311,30 @@ cdef class BufferBase:
             return None
         return access.found(start, stop)
 
+    def _unpack(self, packed, offset):
+        """`unpack_from` at an offset that is no plain int, or counts from the end, or is out of range."""
+        raise NotImplementedError
+
+    def unpack_from(self, fmt, offset=0):
+        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for what does not lie in the buffer.
+
+        It copies no more than the bytes that it needs. O(size of the format).
+        """
+        cdef Access access
+        cdef long long start
+        cdef Py_ssize_t size
+        packed = _structs.get(fmt)
+        if packed is None:
+            packed = _struct_of(fmt)
+        size = packed.size
+        access = self.opened()
+        if not PyLong_CheckExact(offset):
+            return self._unpack(packed, offset)
+        start = _number(offset)
+        if start < 0 or size > access.size - start:
+            return self._unpack(packed, offset)
+        return packed.unpack(access.bytes_of(start, start + size))
+
     def _read_into(self, Access access not None, long long start, target):
         """Fill `target` with what follows `start`, which must lie in the buffer."""
         cdef Py_buffer given
@@ -342,9 +378,9 @@ cdef class BufferBase:
         cdef long long first = start + access.offset, last = stop + access.offset
         cdef Region region = access.found(first, last)
         if region is None:
-            region = <Region?>access.manager.map_range(access.client, first, last)
+            region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
-            raise SystemError("map_range() gave something else")
+            raise SystemError("_map_range() gave something else")
         return region
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
@@ -472,7 +508,7 @@ cdef class CursorBase:
             self.unpin()
         if not region.pins and region.rest(access.idle):
             manager = access.client.manager
-            manager.soon(manager.tidy, region.entry, used)  # not the region itself: it may have to be evicted
+            manager._soon(manager._tidy, region.entry, used)  # not the region itself: it may have to be evicted
         return 0
 
     def _revoke(self):

@@ -186,7 +186,7 @@ cdef Region _new_region(Ledger ledger, object file, object window, int prot, int
     code = _refused("mmap", number, size, start) if _seams else 0
     if not code:
         with nogil:
-            base = mmap(NULL, size, prot, flags, number, start)
+            base = c_mmap(NULL, size, prot, flags, number, start)
             code = errno
     if base is smmap_failed:
         raise _error(code)

@@ -355,6 +355,10 @@ cdef class Region:
     def __exit__(self, *exc):
         """Nothing."""
 
+    def __dir__(self):
+        """What a user of `map()` may call: what `mmap` has, too."""
+        return sorted(set(object.__dir__(self)) & set(dir(mmap.mmap)))
+
     def resize(self, newsize):
         """Refused: it is read-only."""
         raise TypeError("a managed map cannot be resized")

@@ -8,11 +8,15 @@ from __future__ import annotations
 import io
 import sys
 from operator import index
-from typing import Any
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 from .._files import Client
 from .._system import PYPY, REFUSALS, code_of, named
 from .plain_regions import Ledger, Region, Table
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Access", "BufferBase", "CursorBase"]
 
@@ -55,6 +59,19 @@ class Access:
         return cls(client, offset, size, 1, _NO_LEDGER, False, pending)
 
 
+_structs: dict[str | bytes, Struct] = {}
+_MOST_STRUCTS = 100  # as many as `struct` remembers
+
+
+def _struct_of(fmt: str | bytes) -> Struct:
+    """A format, ready for use, which is remembered."""
+    packed = Struct(fmt)
+    if len(_structs) >= _MOST_STRUCTS:
+        _structs.clear()
+    _structs[fmt] = packed
+    return packed
+
+
 _NO_TABLE = Table()
 _NO_LEDGER = Ledger()
 
@@ -68,6 +85,10 @@ class BufferBase:
 
     def _ready(self) -> Access:
         """The record that reads go by, of a file that is open now."""
+        raise NotImplementedError
+
+    def _unpack(self, packed: Struct, offset: Any) -> tuple[Any, ...]:
+        """`unpack_from` at an offset that is no plain int, or counts from the end, or is out of range."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -157,7 +178,7 @@ class BufferBase:
         idle, entry = access.idle, region.entry
         idle.hits += 1
         if not (region.pinned_by or idle.touch(entry)):
-            access.client.manager.keep(access.client, region)
+            access.client.manager._keep(access.client, region)
         return region
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
@@ -184,7 +205,7 @@ class BufferBase:
                 ledger.open.hits += 1
                 ledger.open.touch(file)
                 return data
-        return bytes(client.manager.fetch(client, start, stop, due))
+        return bytes(client.manager._fetch(client, start, stop, due))
 
     def _read_into(self, access: Access, start: int, target: memoryview) -> None:
         """Fill `target` with what follows `start`, which must lie in the buffer."""
@@ -201,6 +222,29 @@ class BufferBase:
                 target[done : done + count] = self._piece(access, position, position + count)
             done += count
             position += count
+
+    def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
+        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for what does not lie in the buffer.
+
+        Out of a mapped window without a copy, else it copies the bytes that it needs. O(size of the format).
+        """
+        packed = _structs.get(fmt) or _struct_of(fmt)
+        size = packed.size
+        access = self._access
+        if type(offset) is not int or not 0 <= offset <= access.size - size or not size:
+            return self._unpack(packed, offset)
+        position = offset + access.offset
+        entry = access.table.get(position // access.window)
+        region = None if entry is None else entry()
+        if region is not None and position + size <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+            try:
+                values = packed.unpack_from(region, position - region.start)
+                access.idle.hits += 1
+                return values
+            except ValueError:  # as in `__getitem__`
+                if not region.closed:
+                    raise
+        return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:
         """A read-only view of `buffer[start:stop]`, of any length that fits the address space. O(1), no copy.
@@ -227,7 +271,7 @@ class BufferBase:
         position, end = start + access.offset, stop + access.offset
         region = self._found(access, position, end)
         if region is None:
-            region = access.client.manager.map_range(access.client, position, end)
+            region = access.client.manager._map_range(access.client, position, end)
         return region.view(position, end)
 
     def __buffer__(self, flags: int) -> memoryview:
@@ -256,7 +300,7 @@ class CursorBase:
     _use: tuple[Any, int, int]
     """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
 
-    def _move(self, offset: Any, size: Any, flags: Any) -> Any:
+    def _move(self, offset: Any, size: Any, flags: Any) -> Self:
         """`use_region` where no mapped grid window does."""
         raise NotImplementedError
 
@@ -268,7 +312,7 @@ class CursorBase:
         """The manager takes the region away."""
         raise NotImplementedError
 
-    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Any:
+    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Self:
         """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
 
         Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
@@ -317,7 +361,7 @@ class CursorBase:
         access = self._access
         if region.unpin(id(self), access.idle):
             manager = access.client.manager
-            manager.soon(manager.tidy, region.entry, used)  # not the region itself: it may have to be evicted
+            manager._soon(manager._tidy, region.entry, used)  # not the region itself: it may have to be evicted
 
     def buffer(self) -> memoryview:
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""

@@ -183,6 +183,10 @@ class Region(mmap.mmap):
         """Refused: others may be reading."""
         raise BufferError("a managed map cannot be closed: it is unmapped when nobody uses it")
 
+    def __dir__(self) -> list[str]:
+        """What a user of `map()` may call: all of `mmap`."""
+        return dir(mmap.mmap)
+
     def __exit__(self, *exc: object) -> None:
         """Nothing: the C code of `mmap` would unmap it here."""
 

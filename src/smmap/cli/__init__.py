@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from .. import __version__
-from .._default import parse_size
+from .._sizes import parse_size
 from . import bench, report
 from .files import default_paths, find_files
 from .plan import PATTERNS

@@ -1,4 +1,4 @@
-"""Sizes as people read them; how they write them is in `smmap._default`. Knows nothing else of the library."""
+"""Sizes as people read them; how they write them is in `smmap._sizes`. Knows nothing else of the library."""
 
 from __future__ import annotations
 

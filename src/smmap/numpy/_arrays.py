@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import _system
-from .._buffer import SlidingWindowMapBuffer, buffer
+from .._buffer import SlidingWindowMapBuffer
+from .._default import buffer
 from .._errors import refuse_state
 from ._npy import header, short
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _system
-from .._buffer import SlidingWindowMapBuffer, buffer
-from .._default import chosen
+from .._buffer import SlidingWindowMapBuffer
+from .._default import buffer, chosen
 from .._errors import ClosedError, LimitError, refuse_state
 from .._files import absolute, examine
 from ._arrays import Array, root

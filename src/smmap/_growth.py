@@ -1,0 +1,79 @@
+"""Clients of files that others write at this moment: making one, and letting one see what was appended.
+
+Part of the policy; stands on `_manager.py`. What a version of a file is stands in `_files.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _system
+from ._engine import chosen as engine
+from ._errors import FileChangedError
+from ._files import Client, File, examine, verify, verify_grown
+from ._manager import Manager
+from ._system import called
+
+__all__ = ["grown", "opened"]
+
+_ATTEMPTS = 10  # at a file that is replaced between the look at it and its opening, each time
+
+
+def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
+    """The record of a new client of a file as it is now. The file was opened, so what cannot be read is an error."""
+    for attempt in range(_ATTEMPTS):
+        client = manager._client(path_or_fd, advice)
+        try:
+            if not attempt:
+                manager._check_opens(client, 0)
+                return client
+            return _version(manager, client, client.file, True)
+        except FileChangedError:  # it was written, or replaced, since the first look
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def grown(manager: Manager, client: Client) -> Client:
+    """The record of a client of the same file as it is now; the very same record if nothing changed.
+
+    `FileChangedError`, which changes nothing, if another file is there, or a shorter one.
+    """
+    then, where = client.file, client.where
+    manager._check_open(where)
+    kept, regions = then.descriptor, then.table.regions()
+    if kept is not None:
+        kept.use()
+    try:
+        pins = (kept is not None and not kept.closed) or any(not region.reads for region in regions)
+        status = manager._attempt(where, 0, 0, examine, where)
+        if status == then.status:
+            return client
+        verify_grown(then, status, where)
+        return _version(manager, client, then, pins)
+    except OSError as error:
+        if error.errno not in _system.GONE:
+            raise
+        raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
+    finally:
+        if kept is not None:
+            manager._done(kept)
+
+
+def _version(manager: Manager, client: Client, then: File, pins: bool) -> Client:
+    """The record of a client of the version that opening its file finds: of one moment, however fast it is written.
+
+    `FileChangedError` unless that is a later version of the same file as `then`; see `verify_grown`.
+    """
+    where = client.where
+    descriptor, status = manager._attempt(where, 0, 0, engine.open_file, where, client.flags)
+    descriptor.use()
+    try:
+        verify_grown(then, status, where, descriptor.number, pins)
+        file = manager._lock.run(manager._file_of, where, status)
+        verify(file, status, where, descriptor.number)
+        now = client._replace(file=file, size=status.size, mtime=status.mtime)
+        manager._lock.run(manager._keep_open, now, descriptor)
+        return now
+    finally:
+        manager._done(descriptor)

@@ -1,0 +1,65 @@
+"""What a manager says to the logger `smmap`.
+
+DEBUG: what is mapped, evicted, refused. WARNING, once a manager: views keep more mapped than the limit of memory.
+
+Handlers of a logger are user code, and loggers have locks. So notes are taken under the manager's lock, and told when
+it is free, as whether anyone listens is asked then. `logging` is not imported before there is something to warn of: as
+long as nobody else did, nobody listens to DEBUG.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Any
+
+__all__ = ["Log"]
+
+_DEBUG, _WARNING = 10, 30  # as `logging` has them
+_MOST = 1000  # notes that wait: those of finalizers, which tell nothing themselves
+_logger: Any = None
+
+
+def _debugging() -> bool:
+    global _logger
+    if _logger is None:
+        logging: Any = sys.modules.get("logging")
+        if not hasattr(logging, "getLogger"):  # nobody imported it, or somebody is importing it now
+            return False
+        _logger = logging.getLogger("smmap")
+    return bool(_logger.isEnabledFor(_DEBUG))
+
+
+class Log:
+    """The notes of one manager."""
+
+    __slots__ = ("debugging", "notes")
+
+    def __init__(self) -> None:
+        self.notes: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=_MOST)
+        self.debugging = False
+        """Whether anyone listened to DEBUG a moment ago."""
+
+    def listen(self) -> None:
+        """See whether anyone listens now. Not under the manager's lock."""
+        self.debugging = _debugging()
+
+    def debug(self, text: str, *args: Any) -> None:
+        """Note something, if anyone listens."""
+        if self.debugging:
+            self.notes.append((_DEBUG, text, args))
+
+    def warn(self, text: str, *args: Any) -> None:
+        """Note something that everybody should know."""
+        self.notes.append((_WARNING, text, args))
+
+    def tell(self) -> None:
+        """Log what was noted. Not under the manager's lock, nor in a finalizer; any thread may call it."""
+        import logging
+
+        while self.notes:
+            try:
+                level, text, args = self.notes.popleft()
+            except IndexError:  # another thread was faster
+                return
+            logging.getLogger("smmap").log(level, text, *args)

@@ -1,0 +1,364 @@
+"""`refresh`: a buffer or file object sees what was appended to its file, and never takes another file for it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smmap
+from core._tools import World
+from smmap import FileChangedError, _default, _files
+
+from ._tools import G, payload
+
+W = 2 * G
+SIZE = 3 * W + 77
+MORE = 9 * W + 5
+DATA = payload(MORE, "growing")
+Buffer: Any = smmap.SlidingWindowMapBuffer
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="mapped files cannot be replaced there")
+
+
+def append(path: Path, stop: int = MORE) -> None:
+    """Let a file of the first bytes of `DATA` have more of them."""
+    with open(path, "ab") as out:
+        out.write(DATA[path.stat().st_size : stop])
+
+
+@pytest.fixture(params=["mmap", "read"])
+def manager(request: pytest.FixtureRequest, world: World) -> Any:
+    return world.manager(W, 3 * W, 5, backing=request.param)
+
+
+@pytest.fixture
+def path(world: World) -> Path:
+    return world.file(SIZE, "log", DATA[:SIZE]).path
+
+
+@pytest.mark.parametrize("past", ["fresh", "read", "mapped", "collected"])
+def test_buffer_that_is_refreshed_has_what_was_appended(manager: Any, path: Path, past: str) -> None:
+    buffer = manager.buffer(path)
+    if past == "read":
+        assert buffer[5:9] == DATA[5:9]
+    elif past in ("mapped", "collected"):
+        assert buffer.view(0, W) == DATA[:W]
+    if past == "collected":
+        manager.collect()
+        if _generation(path) == 0:
+            pytest.skip("no file system that tells generations")
+    assert buffer.refresh() == len(buffer) == SIZE
+    for stop in (SIZE + 1, SIZE + W, MORE):
+        append(path, stop)
+        assert len(buffer) < stop
+        assert buffer.refresh() == len(buffer) == stop
+        assert buffer[:] == DATA[:stop]
+        assert buffer.view(stop - 9) == DATA[stop - 9 : stop]
+        assert buffer.find(DATA[stop - 9 : stop]) == stop - 9
+    assert buffer.refresh() == MORE
+
+
+def _generation(path: Path) -> int:
+    with open(path, "rb") as file:
+        return _files._generation(file.fileno())
+
+
+def test_refresh_of_a_file_that_did_not_change_opens_nothing(world: World, path: Path) -> None:
+    manager = world.manager(W)
+    buffer = manager.buffer(path)
+    record = buffer._access
+    manager.collect()
+    for _ in range(3):
+        assert buffer.refresh() == SIZE
+    assert buffer._access is record
+    assert manager.stats().descriptors == 0
+
+
+def test_views_stay_as_long_as_they_were(manager: Any, path: Path) -> None:
+    buffer = manager.buffer(path)
+    view = buffer.view()
+    append(path)
+    buffer.refresh()
+    assert view == DATA[:SIZE]
+    assert buffer.view() == DATA
+
+
+def test_part_of_a_file_grows_as_far_as_its_size_allows(manager: Any, path: Path) -> None:
+    parts = {
+        "inside": manager.buffer(path, 100, 50),
+        "beyond": manager.buffer(path, 100, SIZE + W),
+        "rest": manager.buffer(path, 100),
+        "exactly to the end": manager.buffer(path, 100, SIZE - 100),
+        "by a cursor": Buffer(manager.make_cursor(path), 100, SIZE + W),
+        "by a cursor, the rest": Buffer(manager.make_cursor(path), 100),
+    }
+    parts.update({f"copy of {name}": copy.copy(part) for name, part in parts.items()})
+    append(path)
+    wanted = {"inside": 50, "beyond": SIZE + W, "exactly to the end": SIZE - 100, "by a cursor": SIZE + W}
+    for name, part in parts.items():
+        size = wanted.get(name.replace("copy of ", ""), MORE - 100)
+        assert part.refresh() == len(part) == size, name
+        assert part[:] == DATA[100 : 100 + size], name
+
+
+@pytest.mark.parametrize("size", [None, SIZE - 100, SIZE + W, 50])
+def test_limit_of_a_part_goes_with_its_pickle(
+    world: World, path: Path, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_default, "_manager", world.manager(W))
+    packed = pickle.dumps(smmap.buffer(path, 100, size))
+    arrived = pickle.loads(packed)
+    assert arrived.refresh() == min(size or MORE, SIZE - 100)
+    append(path)
+    assert arrived.refresh() == len(arrived) == min(size or MORE, MORE - 100)
+    assert arrived[:] == DATA[100:][:size]
+    again = pickle.loads(pickle.dumps(arrived))
+    assert again[:] == arrived[:]
+
+
+def test_crafted_limit_of_a_pickle_gives_no_more_than_the_file_has(path: Path, world: World) -> None:
+    status = path.stat()
+    state = world.manager(W), str(path), 100, 50, SIZE, status.st_mtime_ns, "normal", 0
+    assert Buffer._later(*state, 7).refresh() == 50
+    assert Buffer._later(*state, 1 << 80)[:] == DATA[100:150]
+    with pytest.raises(TypeError):
+        Buffer._later(*state, "7")
+
+
+def test_buffer_over_a_descriptor_goes_on_after_a_rename(manager: Any, path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        buffer = manager.buffer(number)
+        moved = path.with_name("log.1")
+        path.rename(moved)
+        path.write_bytes(b"another")
+        append(moved)
+        assert buffer.refresh() == MORE
+        assert buffer[:] == DATA
+    finally:
+        os.close(number)
+
+
+def replace(path: Path) -> None:
+    path.with_name("new").write_bytes(payload(MORE, "another"))
+    path.with_name("new").replace(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, SIZE - 1)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHANGES = {
+    replace: "another file is here now",
+    truncate: f"truncated to {SIZE - 1} bytes, {SIZE} then",
+    empty: f"truncated to 0 bytes, {SIZE} then",
+    remove: "no longer there",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("kind", ["buffer", "raw", "file"])
+def test_another_or_a_shorter_file_is_refused_and_the_old_one_goes_on(
+    manager: Any, path: Path, change: Any, kind: str
+) -> None:
+    opened = manager.buffer(path) if kind == "buffer" else manager.open(path, buffering=-1 if kind == "file" else 0)
+    change(path)
+    for _ in range(2):
+        with pytest.raises(FileChangedError, match=CHANGES[change]) as caught:
+            opened.refresh()
+        assert caught.value.filename == str(path)
+        assert str(path) in str(caught.value)
+    if change in (replace, remove):
+        assert (opened[:] if kind == "buffer" else opened.read()) == DATA[:SIZE]
+    elif kind == "buffer":
+        assert len(opened) == SIZE
+
+
+def test_what_is_no_file_any_more_is_refused(manager: Any, path: Path) -> None:
+    buffer = manager.buffer(path)
+    folder(path)
+    with pytest.raises(IsADirectoryError):
+        buffer.refresh()
+    assert buffer[:] == DATA[:SIZE]
+
+
+def test_file_that_may_be_another_with_the_same_inode_number_is_refused(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing keeps the number from being used again once all of the file was closed."""
+    manager = world.manager(W)
+    buffer = manager.buffer(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "_generation", lambda number: 0)  # as on tmpfs
+        buffer = manager.buffer(path)
+        buffer._access.client.file.generation = 0
+        manager.collect()
+        append(path)
+        with pytest.raises(FileChangedError, match="nothing of it was open"):
+            buffer.refresh()
+    held = manager.buffer(path)
+    view = held.view(0, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "_generation", lambda number: 0)
+        held._access.client.file.generation = 0
+        manager.collect()  # the view keeps the map, and so the file
+        with open(path, "ab") as out:
+            out.write(b"abc")
+        assert held.refresh() == MORE + 3
+    assert view == DATA[:9]
+
+
+def test_inode_number_that_was_used_again_is_another_file(world: World, path: Path) -> None:
+    manager = world.manager(W)
+    buffer = manager.buffer(path)
+    manager.collect()
+    was = path.stat().st_ino
+    for _ in range(50):
+        path.unlink()
+        path.write_bytes(payload(MORE, "another"))
+        if path.stat().st_ino == was:
+            break
+    else:
+        pytest.skip("the inode number was not used again")
+    with pytest.raises(FileChangedError):
+        buffer.refresh()
+
+
+def test_empty_file_that_grows(manager: Any, world: World) -> None:
+    path = world.file(0, "log").path
+    buffer, file = manager.buffer(path), manager.open(path)
+    assert (buffer.refresh(), file.refresh(), file.read()) == (0, 0, b"")
+    append(path, 9)
+    assert (buffer.refresh(), file.refresh()) == (9, 9)
+    assert buffer[:] == file.read() == DATA[:9]
+
+
+@pytest.mark.parametrize("buffering", [0, 3, -1])
+def test_file_object_reads_on_where_it_stopped(manager: Any, path: Path, buffering: int) -> None:
+    with manager.open(path, buffering=buffering) as file:
+        assert file.read() == DATA[:SIZE]
+        append(path, SIZE + W)
+        assert file.read() == b""
+        assert file.refresh() == SIZE + W
+        assert file.tell() == SIZE
+        assert file.read() == DATA[SIZE : SIZE + W]
+        append(path)
+        file.refresh()
+        assert file.seek(-9, os.SEEK_END) == MORE - 9
+        assert file.read() == DATA[-9:]
+        file.seek(7)
+        assert file.read() == DATA[7:]
+    with pytest.raises(ValueError):
+        file.refresh()
+    other = manager.open(path)
+    raw = other.detach()
+    with pytest.raises(ValueError, match="detached"):
+        other.refresh()
+    assert raw.refresh() == MORE
+
+
+def test_refresh_of_what_is_closed_or_has_no_file(manager: Any, path: Path) -> None:
+    buffer = manager.buffer(path)
+    buffer.close()
+    with pytest.raises(smmap.ClosedError):
+        buffer.refresh()
+    with pytest.raises(ValueError, match="no file"):
+        Buffer().refresh()
+    other = manager.buffer(path)
+    manager.close()
+    append(path)
+    with pytest.raises(smmap.ClosedError):
+        other.refresh()
+
+
+def test_going_through_a_buffer_goes_on_while_it_is_refreshed(manager: Any, path: Path) -> None:
+    """What was started goes to the end that there was; only closing, or another file, stops it."""
+    buffer = manager.buffer(path)
+    pieces = buffer.iter_views(size=W)
+    found = [bytes(next(pieces))]
+    append(path)
+    buffer.refresh()
+    found += map(bytes, pieces)
+    assert b"".join(found) == DATA[:SIZE]
+    assert bytes(iter(buffer)) == DATA
+    pieces = buffer.iter_views(size=W)
+    next(pieces)
+    buffer.begin_access(None, 7)
+    with pytest.raises(smmap.ClosedError):
+        next(pieces)
+
+
+def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> None:
+    buffer = manager.buffer(path)
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                size = buffer.refresh()
+                if buffer[size - 50 : size] != DATA[size - 50 : size] or buffer[7:90] != DATA[7:90]:
+                    wrong.append(size)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for stop in range(SIZE, MORE, 501):
+            append(path, stop)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    manager._check()
+
+
+def test_file_that_grows_from_nothing_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at its size, which was 0, and at its first byte; as after copytruncate."""
+    path = world.file(0, "log").path
+    real = _files._byte_at
+
+    def late(where: Any, offset: int) -> bytes:
+        if path.stat().st_size == 0:
+            append(path, 9)
+        return real(where, offset)
+
+    monkeypatch.setattr(_files, "_byte_at", late)
+    assert world.manager().buffer(path)[:] == DATA[:9]
+
+
+def test_sparse_file_that_is_truncated_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = world.file(0, "log").path
+    os.truncate(path, 1 << 20)
+    if path.stat().st_blocks:
+        pytest.skip("no sparse files")
+    real = _files._byte_at
+
+    def late(where: Any, offset: int) -> bytes:
+        if path.stat().st_size == 1 << 20:
+            os.truncate(path, 5)
+        return real(where, offset)
+
+    monkeypatch.setattr(_files, "_byte_at", late)
+    assert world.manager().buffer(path)[:] == bytes(5)

@@ -19,6 +19,7 @@ from ._default import chosen
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client
+from ._interop import Exchanged
 from ._managers import StaticWindowMapManager
 from ._search import STEP
 from ._system import check_flags
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SlidingWindowMapBuffer", "buffer"]
 
 
-class SlidingWindowMapBuffer(engine.BufferBase):
+class SlidingWindowMapBuffer(engine.BufferBase, Exchanged):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0

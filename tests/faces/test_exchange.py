@@ -1,0 +1,204 @@
+"""Buffers and lazy arrays as other libraries take them: numpy, pandas, torch, by the array protocols and by DLPack."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smmap
+from core._tools import LATE, G, World, run_python
+
+np: Any = pytest.importorskip("numpy")
+
+import smmap.numpy  # noqa: E402
+
+PYPY = sys.implementation.name == "pypy"
+MARKS_READ_ONLY = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+WINDOW = 2 * G
+READ_ONLY = "ignore:The given NumPy array is not writable"
+
+
+def address(array: Any) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def pandas_values(buffer: Any) -> Any:
+    return pytest.importorskip("pandas").Series(buffer).to_numpy()
+
+
+def torch_values(name: str) -> Callable[[Any], Any]:
+    return lambda thing: getattr(pytest.importorskip("torch"), name)(thing).numpy()
+
+
+TAKERS: dict[str, Callable[[Any], Any]] = {
+    "numpy.asarray": np.asarray,
+    "numpy.array": np.array,
+    "numpy.from_dlpack": np.from_dlpack,
+    "pandas.Series": pandas_values,
+    "torch.tensor": torch_values("tensor"),
+    "torch.as_tensor": torch_values("as_tensor"),
+    "torch.asarray": torch_values("asarray"),
+    "torch.from_dlpack": torch_values("from_dlpack"),
+}
+COPIES = {"numpy.array", "torch.tensor"}
+ON_DLPACK = {"numpy.from_dlpack"} if not MARKS_READ_ONLY else set()  # a copy, as the consumer must not write to a map
+
+
+# Buffers
+
+
+@pytest.mark.parametrize("size", [1, 100, 3 * G + 5])
+@pytest.mark.parametrize("taker", TAKERS)
+def test_buffer_is_taken_as_bytes_without_a_copy(taker: str, size: int, world: World) -> None:
+    file = world.file(5 * G + 100)
+    manager = world.manager(WINDOW)
+    buffer = manager.buffer(file.path, 7, size)
+    found = TAKERS[taker](buffer)
+    assert (found.dtype, found.shape) == (np.uint8, (size,))
+    assert found.tobytes() == file.data[7 : 7 + size]
+    if not PYPY and taker not in COPIES | ON_DLPACK:
+        assert address(found) == address(np.frombuffer(buffer.view(), "u1"))
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_buffer_may_be_closed_and_evicted_while_it_is_an_array(taker: str, world: World) -> None:
+    """The array keeps the memory, not the buffer."""
+    file = world.file(5 * G)
+    manager = world.manager(WINDOW)
+    buffer = manager.buffer(file.path)
+    found = TAKERS[taker](buffer)
+    buffer.close()
+    del buffer
+    manager.close()
+    file.path.unlink()
+    gc.collect()
+    assert found.tobytes() == file.data
+    if not PYPY and taker not in COPIES | ON_DLPACK:
+        assert manager.stats().detached == 1
+    del found
+    gc.collect()
+    assert LATE or PYPY or manager.stats().mapped == 0
+
+
+@pytest.mark.parametrize("taker", ["numpy.asarray", "numpy.from_dlpack", "pandas.Series"])
+def test_array_of_a_buffer_is_read_only(taker: str, world: World) -> None:
+    found = TAKERS[taker](world.manager(WINDOW).buffer(world.file(100).path))
+    assert not found.flags.writeable
+    with pytest.raises(ValueError):
+        found[0] = 1
+    if taker == "numpy.asarray":
+        with pytest.raises(ValueError):
+            found.flags.writeable = True
+
+
+@pytest.mark.parametrize("taker", [taker for taker in TAKERS if taker != "pandas.Series"])  # of objects if it is empty
+def test_empty_buffer_is_an_empty_array(taker: str, world: World) -> None:
+    found = TAKERS[taker](world.manager(WINDOW).buffer(world.file(0).path))
+    assert (found.dtype, found.shape) == (np.uint8, (0,))
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_buffer_that_came_by_a_pickle_is_opened_for_it(taker: str, world: World) -> None:
+    file = world.file(3 * G)
+    buffer = pickle.loads(pickle.dumps(world.manager(WINDOW).buffer(file.path)))
+    assert TAKERS[taker](buffer).tobytes() == file.data
+    del buffer
+    smmap.default_manager().collect()
+
+
+def test_converted_array_of_a_buffer_is_a_copy(world: World) -> None:
+    file = world.file(100)
+    buffer = world.manager(WINDOW).buffer(file.path)
+    assert np.asarray(buffer, "u2").tolist() == list(file.data)
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # before, False meant: only if it must
+        with pytest.raises(ValueError):
+            buffer.__array__(np.dtype("u2"), copy=False)
+
+
+def test_array_interface_needs_no_numpy(world: World) -> None:
+    """Before Python 3.12 the plain engine has no buffer protocol: its buffers say where a view is instead."""
+    file = world.file(3 * G)
+    script = """
+import sys, smmap
+buffer = smmap.buffer(sys.argv[1])
+interface = getattr(buffer, "__array_interface__", None)
+print("numpy" in sys.modules, interface is None or (interface["typestr"], interface["shape"], bytes(interface["data"])
+      == buffer[:], interface["data"].readonly))
+"""
+    first, _, rest = run_python(script, file.path).stdout.strip().partition(" ")
+    assert first == "False"
+    assert rest in ("True", f"('|u1', ({3 * G},), True, True)")
+    try:
+        memoryview(smmap.buffer(file.path)).release()
+    except TypeError:
+        assert rest != "True"
+    else:
+        assert rest == "True"  # one way is enough
+    smmap.default_manager().collect()
+
+
+def test_buffer_without_numpy_says_what_dlpack_needs(tmp_path: Path, world: World) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('there is none')")
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import smmap
+try:
+    smmap.buffer(sys.argv[2]).__dlpack__()
+except ModuleNotFoundError as error:
+    print(error.name, error)
+"""
+    printed = run_python(script, tmp_path, world.file(10).path).stdout
+    assert printed == "numpy an object of smmap needs numpy to be exchanged by DLPack: pip install numpy\n"
+
+
+# DLPack
+
+
+def test_dlpack_of_a_closed_buffer_is_refused(world: World) -> None:
+    buffer = world.manager(WINDOW).buffer(world.file(10).path)
+    buffer.close()
+    assert buffer.__dlpack_device__() == (1, 0)
+    for options in ({}, {"copy": False}, {"max_version": (1, 0)}):
+        with pytest.raises((smmap.ClosedError, BufferError)):
+            buffer.__dlpack__(**options)
+
+
+def test_dlpack_before_version_1_is_a_copy(world: World) -> None:
+    """Its consumer cannot be told that it must not write."""
+    file = world.file(3 * G)
+    manager = world.manager(WINDOW)
+    buffer = manager.buffer(file.path)
+
+    class Old:
+        def __dlpack_device__(self) -> Any:
+            return buffer.__dlpack_device__()
+
+        def __dlpack__(self, **_options: Any) -> Any:
+            return buffer.__dlpack__()
+
+    found = np.from_dlpack(Old())
+    assert found.tobytes() == file.data
+    assert manager.stats().detached == 0
+    manager.collect()
+    assert LATE or PYPY or manager.stats().mapped == 0
+    with pytest.raises(BufferError, match="read-only"):
+        buffer.__dlpack__(copy=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"stream": 1}, "stream"), ({"dl_device": (2, 0)}, "CPU"), ({"dl_device": (1, 1)}, "CPU")],
+    ids=["stream", "other device", "other CPU"],
+)
+def test_dlpack_elsewhere_is_refused(options: Any, message: str, world: World) -> None:
+    buffer = world.manager(WINDOW).buffer(world.file(10).path)
+    with pytest.raises(BufferError, match=message):
+        buffer.__dlpack__(max_version=(1, 0), **options)
+    assert buffer.__dlpack__(max_version=(1, 0), dl_device=(1, 0), copy=True) is not None

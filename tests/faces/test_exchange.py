@@ -202,3 +202,119 @@ def test_dlpack_elsewhere_is_refused(options: Any, message: str, world: World) -
     with pytest.raises(BufferError, match=message):
         buffer.__dlpack__(max_version=(1, 0), **options)
     assert buffer.__dlpack__(max_version=(1, 0), dl_device=(1, 0), copy=True) is not None
+
+
+# Lazy arrays
+
+
+@pytest.fixture
+def arrived(tmp_path: Path) -> Callable[[Any], Any]:
+    """What an array becomes that is saved, loaded, pickled and unpickled; none of it is open yet."""
+    if PYPY:
+        pytest.skip("numpy on PyPy: arrays are copies")
+
+    def through(array: Any, view: Callable[[Any], Any] = lambda it: it) -> Any:
+        np.save(tmp_path / "a.npy", array)
+        return pickle.loads(pickle.dumps(view(smmap.numpy.load(tmp_path / "a.npy"))))
+
+    return through
+
+
+LIBRARIES = [name for name in TAKERS if name != "pandas.Series"]
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "all": lambda it: it,
+    "rows": lambda it: it[3:50],
+    "row": lambda it: it[7],
+    "every third": lambda it: it[::3, ::2],
+    "transposed": lambda it: it.T,
+    "backwards": lambda it: it[::-1, ::-3],
+    "nothing": lambda it: it[5:5],
+    "one": lambda it: it[3:4, 5:6],
+    "half an element aside": lambda it: it.reshape(-1).view("u1")[2:-6].view("<i8"),
+}
+
+
+@pytest.mark.filterwarnings(READ_ONLY)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("taker", LIBRARIES)
+def test_lazy_array_is_taken_as_the_array_is(taker: str, view: str, arrived: Any) -> None:
+    want = np.arange(60 * 50, dtype="<i8").reshape(60, 50) * 7919
+    lazy = arrived(want, VIEWS[view])
+    assert type(lazy) is smmap.numpy.LazyArray
+    found = TAKERS[taker](lazy)
+    want = VIEWS[view](want)
+    assert (found.dtype, found.shape) == (want.dtype, want.shape)
+    assert found.tobytes() == want.tobytes()
+    if view in ("all", "rows", "row", "every third", "transposed") and taker not in COPIES | ON_DLPACK:
+        assert address(found) == address(np.asarray(lazy))
+    del lazy
+    smmap.default_manager().collect()
+    assert np.asarray(found).tobytes() == want.tobytes()
+    del found
+    smmap.default_manager().collect()
+    assert smmap.default_manager().stats().mapped == 0
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", ">u2", "?", "<c16", "u1", "<f2", "<u8"])
+@pytest.mark.parametrize("taker", LIBRARIES)
+def test_lazy_array_of_any_dtype(taker: str, dtype: str, arrived: Any) -> None:
+    want = (np.arange(6000) % 251).astype(dtype).reshape(100, 60)
+    found = TAKERS[taker](arrived(want))
+    assert found.dtype == want.dtype.newbyteorder("=") or taker in ("numpy.asarray", "numpy.array")
+    assert (found == want).all()
+
+
+def test_lazy_array_of_fields_keeps_them(arrived: Any) -> None:
+    """`__array_interface__` tells less of a dtype than there is to say."""
+    for dtype in (
+        np.dtype([("a", "u1"), ("b", "<f8")], align=True),
+        np.dtype([(("the title", "a"), "<i2"), (("another", "b"), "<f8")]),
+    ):
+        lazy = arrived(np.zeros((40, dtype.itemsize), "u1"), lambda it: it.view(dtype))
+        assert not hasattr(lazy, "__array_interface__")
+        found = np.asarray(lazy).dtype
+        assert (found, found.isalignedstruct, dict(found.fields)) == (dtype, dtype.isalignedstruct, dict(dtype.fields))
+        with pytest.raises(BufferError, match="one field"):
+            lazy.__dlpack__(max_version=(1, 0))
+
+
+@pytest.mark.parametrize("dtype", ["<M8[s]", "S5", "<U3"])
+def test_lazy_array_of_what_dlpack_has_not(dtype: str, arrived: Any) -> None:
+    want = np.arange(600).astype(dtype)
+    lazy = arrived(want)
+    assert (np.asarray(lazy) == want).all()
+    for options in ({}, {"max_version": (1, 0)}):
+        with pytest.raises(BufferError):
+            lazy.__dlpack__(**options)
+
+
+def test_lazy_array_by_dlpack_is_read_only(arrived: Any) -> None:
+    assert not np.from_dlpack(arrived(np.arange(6000.0))).flags.writeable
+    lazy = arrived(np.arange(6000.0), lambda it: it[::-1])
+    with pytest.raises(BufferError, match="strides" if MARKS_READ_ONLY else "read-only"):
+        lazy.__dlpack__(max_version=(1, 0), copy=False)
+
+
+def test_lazy_array_goes_to_torch_at_once(arrived: Any) -> None:
+    """Not element by element: that would ask for each row."""
+    torch = pytest.importorskip("torch")
+    want = np.arange(100_000 * 8, dtype="<f4").reshape(-1, 8)
+    lazy = arrived(want)
+    asked: list[Any] = []
+
+    class Watched(smmap.numpy.LazyArray):
+        def __getitem__(self, key: Any) -> Any:
+            asked.append(key)
+            return super().__getitem__(key)  # type: ignore[misc]
+
+    lazy.__class__ = Watched
+    assert torch.equal(torch.as_tensor(lazy), torch.from_numpy(want))
+    assert asked == []
+
+
+def test_lazy_array_of_a_changed_file_is_refused(arrived: Any, tmp_path: Path) -> None:
+    lazy = arrived(np.arange(6000.0))
+    np.save(tmp_path / "a.npy", np.arange(6001.0))
+    for use in (np.asarray, np.from_dlpack, lambda it: it.__array_interface__):
+        with pytest.raises(smmap.FileChangedError):
+            use(lazy)

@@ -616,7 +616,9 @@ def test_what_arrived_opens_at_its_first_use(arrived: Any, table: Any, tmp_path:
     assert (arrived.size, arrived.itemsize, arrived.nbytes) == (table.size, table.itemsize, table.nbytes)
     assert len(arrived) == len(table)
     assert str(tmp_path / "a.npy") in repr(arrived)
-    for name in ("close", "__array_interface__", "__array_struct__", "_source", "names"):
+    assert arrived.__dlpack_device__() == (1, 0)
+    assert {"mean", "T", "shape", "astype"} < set(dir(arrived))
+    for name in ("close", "__cuda_array_interface__", "__array_struct__", "_source", "names"):
         assert not hasattr(arrived, name)
     assert smmap.default_manager().stats() == before
     array = np.asarray(arrived)

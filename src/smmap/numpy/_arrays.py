@@ -33,7 +33,7 @@ class MappedArray(np.ndarray[Any, Any]):
     __array_priority__ = -100.0
     __setstate__ = refuse_state  # numpy's would give it other memory
 
-    Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
+    _Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
 
     _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
     """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
@@ -55,7 +55,7 @@ class MappedArray(np.ndarray[Any, Any]):
             if owner is not None and owner is root(self) and isinstance(data._access.client.where, (str, bytes)):
                 offset += self.__array_interface__["data"][0] - address
                 strides = None if self.flags.c_contiguous else self.strides
-                return self.Lazy, (data, offset, short(self.dtype), self.shape, strides)
+                return self._Lazy, (data, offset, short(self.dtype), self.shape, strides)
         reduced: Any = np.asarray(self).__reduce_ex__(protocol)
         return tuple(reduced)
 

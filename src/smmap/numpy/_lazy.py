@@ -10,20 +10,22 @@ import numpy as np
 
 from .._buffer import SlidingWindowMapBuffer
 from .._errors import refuse_state
+from .._interop import Exchanged
 from ._arrays import Array, Layout, MappedArray, mapped, reach
 from ._npy import long, plain, short
 
 __all__ = ["LazyArray"]
 
 
-class LazyArray:
+class LazyArray(Exchanged):
     """A `MappedArray` as it arrives from a pickle: maps what it covers at its first use, and from then on is one.
 
     Shape, dtype and sizes are known before; `repr`, copying and pickling do not open it either. Anything else that an
     array does opens the path on the default manager of the process that it came to, once; `FileChangedError` if the
     file changed in between, `LimitError` if no handle is left, else the system's errors, again at each use. Slices,
-    methods and operators give what the array would, and numpy's functions take it. It is no `np.ndarray`, though:
-    `np.asarray(it)` is, without a copy, for whatever asks for one, or for a buffer. Any number of threads may share it.
+    methods and operators give what the array would, and numpy's functions take it. `np.asarray(it)` and, by DLPack,
+    `torch.as_tensor(it)` copy nothing. It is no `np.ndarray` itself, nor bytes-like: pass `np.asarray(it)` to whatever
+    asks for one of those. Any number of threads may share it.
     """
 
     __hash__ = None  # type: ignore[assignment]  # as arrays, which say what `==` means
@@ -105,6 +107,17 @@ class LazyArray:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._open(), name)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(MappedArray) if not name.startswith("_"))})
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the array lies, which this object keeps mapped. Not there for a dtype that it would tell too little of:
+        one of fields, or with metadata."""
+        if self.dtype.names is not None or self.dtype.metadata is not None:
+            raise AttributeError("__array_interface__")
+        return np.asarray(self._open()).__array_interface__
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         array = self._open()
         wanted = array.dtype if dtype is None else np.dtype(dtype)
@@ -169,4 +182,4 @@ for _name in [*_UNARY, *_BINARY, *_OTHERS]:
 for _name in _BINARY:
     setattr(LazyArray, f"__r{_name}__", _turned(getattr(operator, f"__{_name}__")))
 
-MappedArray.Lazy = LazyArray
+MappedArray._Lazy = LazyArray

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._errors import ClosedError
+
 __all__ = ["Exchanged", "exported"]
 
 _CPU = 1, 0  # kDLCPU, and the number of the device
@@ -46,7 +48,7 @@ class Exchanged:
                 "an object of smmap needs numpy to be exchanged by DLPack: pip install numpy", name="numpy"
             ) from error
         except ValueError as error:
-            if copy is not False:
+            if copy is not False or isinstance(error, ClosedError):
                 raise
             raise BufferError(f"only a copy can be exchanged: {error}") from error
         return exported(array, stream, max_version, dl_device, copy)

@@ -29,6 +29,7 @@ np: Any = pytest.importorskip("numpy")
 import smmap.numpy  # noqa: E402
 from smmap import _engine, _system  # noqa: E402
 from smmap.numpy import LazyArray, MappedArray, Shards, load  # noqa: E402
+from smmap.numpy import _gather as gather_module  # noqa: E402
 from smmap.numpy import _shards as shards_module  # noqa: E402
 
 PYPY = sys.implementation.name == "pypy"
@@ -772,7 +773,7 @@ def places_of(many: Many) -> list[int]:
     start = 0
     for count in COUNTS:
         start += count
-        borders |= {start, start - count + WINDOW // 2, start - count + shards_module._BLOCK // 2}
+        borders |= {start, start - count + WINDOW // 2, start - count + gather_module._BLOCK // 2}
     return [place for border in sorted(borders) for place in (border - 1, border, border + 1)]
 
 
@@ -936,8 +937,10 @@ def test_shards_at_anything(tmp_path_factory: pytest.TempPathFactory, counts: li
         st.lists(st.booleans(), min_size=size, max_size=size).map(lambda mask: np.array(mask, bool)),
     )
     with smmap.SlidingWindowMapManager(WINDOW, WINDOW, 1) as manager, pytest.MonkeyPatch.context() as patch:
-        for name in ("_SMALL", "_BLOCK", "_CHUNK", "_MANY"):
+        for name in ("_SMALL", "_NEAR", "_CHUNK", "_MANY"):
             patch.setattr(shards_module, name, data.draw(st.integers(4, 64)))
+        for name in ("_BLOCK", "_LARGE", "_FEW"):
+            patch.setattr(gather_module, name, data.draw(st.integers(4, 64)))
         shards = many.shards(manager)
         for key in data.draw(st.lists(keys, min_size=1, max_size=8)):
             agree(shards, many.array, lambda it: it[key].tolist())
@@ -955,13 +958,19 @@ def test_shards_refuse(world: World, tmp_path: Path) -> None:
         ([odd], "<u2", {"offset": 1002}, "odd.bin"),
         ([odd], "O", {}, "objects"),
         ([odd], "S0", {}, "row"),
-        ([odd], ("<u2", (4,)), {}, "row"),
+        ([odd], ("<u2", (0, 4)), {}, "row"),
+        ([odd], ("<u2", (4,)), {"offset": 3}, "odd.bin"),
         ([odd], None, {}, r"odd\.bin.* is not a \.npy file"),
         ([odd], "<u2", {"offset": -1}, "offset"),
         ([tmp_path / "a.npy", tmp_path / "b.npy"], None, {}, "b.npy"),
         ([tmp_path / "a.npy", tmp_path / "d.bin"], None, {}, "d.bin"),
         ([tmp_path / "b.npy"], "<u2", {}, "b.npy"),
-        ([tmp_path / "c.npy"], None, {}, "2 dimensions"),
+        (
+            [tmp_path / "a.npy", tmp_path / "c.npy"],
+            None,
+            {},
+            r"c\.npy: .* rows of shape \(2,\), not \(\), as in .*a\.npy",
+        ),
         ([], None, {}, "dtype"),
     ]
     for paths, dtype, options, message in cases:
@@ -1236,9 +1245,9 @@ def test_nothing_is_looked_up_twice(tmp_path: Path, world: World, monkeypatch: p
         return read_at(number, size, offset)
 
     monkeypatch.setattr(_engine.chosen, "read_at", counted)
-    block = shards_module._BLOCK // 2
+    block = gather_module._BLOCK // 2
     keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
     same(shards[keys], many.array[keys])
     if _system.KEEPS_DESCRIPTORS:
         assert len(reads) == 4
-        assert [offset // shards_module._BLOCK for offset in reads] == [0, 1, 0, 1]
+        assert [offset // gather_module._BLOCK for offset in reads] == [0, 1, 0, 1]

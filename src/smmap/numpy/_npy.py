@@ -81,6 +81,6 @@ def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.subdtype is not None or not dtype.itemsize:
+    if dtype.subdtype is not None or not dtype.itemsize:  # of an array of arrays, or of nothing
         raise ValueError(f"elements of {dtype} cannot stand in a row")
     return plain(dtype)

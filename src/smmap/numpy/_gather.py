@@ -31,15 +31,19 @@ def gather(buffers: Sequence[SlidingWindowMapBuffer], which: Array, offsets: Arr
     if not (len(which) and size):
         return
     order = _order(which, offsets)
-    if order is None:
-        order = np.arange(len(which))
-    else:
+    if order is not None:
         which, offsets = which[order], offsets[order]
-    if size * _FEW <= _BLOCK:
-        _gather_small(buffers, which, offsets, order, size, out)
-        return
-    for number, start, at in zip(which.tolist(), offsets.tolist(), (order * size).tolist()):
-        copy(buffers[number], start, out[at : at + size])
+    if size * _FEW > _BLOCK:
+        places = range(0, len(which) * size, size) if order is None else (order * size).tolist()
+        for number, start, at in zip(which.tolist(), offsets.tolist(), places):
+            copy(buffers[number], start, out[at : at + size])
+    elif order is None:
+        _gather_small(buffers, which, offsets, size, out)
+    else:
+        kind = _kind(size)
+        found = np.empty(len(which), kind)
+        _gather_small(buffers, which, offsets, size, octets(found))
+        np.frombuffer(out, kind)[order] = found
 
 
 def copy(data: SlidingWindowMapBuffer, start: int, target: memoryview) -> None:
@@ -57,24 +61,24 @@ def _order(which: Array, offsets: Array) -> Array | None:
         return None
     stride = int(offsets.max()) + 1
     if stride * (int(which.max()) + 1) < 1 << 63:
-        return np.argsort(which * stride + offsets, kind="stable")  # faster than by two keys
+        return np.argsort(which * stride + offsets)  # faster than by two keys
     return np.lexsort((offsets, which))
 
 
+def _kind(size: int) -> np.dtype[Any]:
+    """A dtype of that size, which numpy copies fast."""
+    return np.dtype(_OWN_KINDS.get(size, f"V{size}"))
+
+
 def _gather_small(
-    buffers: Sequence[SlidingWindowMapBuffer],
-    which: Array,
-    offsets: Array,
-    order: Array,
-    size: int,
-    out: memoryview,
+    buffers: Sequence[SlidingWindowMapBuffer], which: Array, offsets: Array, size: int, out: memoryview
 ) -> None:
     """The same for ranges in order: those that start in one block of one file are read at once."""
     blocks = offsets // _BLOCK
     borders = np.flatnonzero((which[1:] != which[:-1]) | (blocks[1:] != blocks[:-1])) + 1
     firsts = np.concatenate([[0], borders])
     lasts = np.concatenate([borders, [len(which)]])
-    kind = np.dtype(_OWN_KINDS.get(size, f"V{size}"))
+    kind = _kind(size)
     found = np.frombuffer(out, kind)
     as_elements = not bool((offsets % size).any())
     for first, last, number, start, stop in zip(
@@ -86,13 +90,12 @@ def _gather_small(
     ):
         data = buffers[number][start:stop]
         if last - first == 1:
-            at = int(order[first]) * size
-            out[at : at + size] = data
+            out[first * size : last * size] = data
         elif as_elements:
-            found[order[first:last]] = np.frombuffer(data, kind)[(offsets[first:last] - start) // size]
+            found[first:last] = np.frombuffer(data, kind)[(offsets[first:last] - start) // size]
         else:  # each byte starts an element
             elements = np.ndarray(stop - start - size + 1, kind, data, 0, (1,))
-            found[order[first:last]] = elements[offsets[first:last] - start]
+            found[first:last] = elements[offsets[first:last] - start]
 
 
 # Where to

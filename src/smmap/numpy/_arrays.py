@@ -14,7 +14,14 @@ from .._errors import refuse_state
 from ._npy import header, short
 
 if TYPE_CHECKING:
+    import os
+    from typing import Union
+
+    from typing_extensions import TypeAlias
+
     from .._buffer import SlidingWindowMapBuffer
+
+    FilePath: TypeAlias = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
 
 __all__ = ["Array", "Layout", "MappedArray", "layout", "mapped", "reach", "root"]
 

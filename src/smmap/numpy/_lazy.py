@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -33,6 +33,53 @@ class LazyArray(Exchanged):
     __setstate__ = refuse_state
 
     _array: MappedArray | None = None
+
+    if TYPE_CHECKING:  # made below
+        __getitem__: Any
+        __contains__: Any
+        __iter__: Any
+        __bool__: Any
+        __int__: Any
+        __float__: Any
+        __complex__: Any
+        __bytes__: Any
+        __neg__: Any
+        __pos__: Any
+        __abs__: Any
+        __invert__: Any
+        __lt__: Any
+        __le__: Any
+        __gt__: Any
+        __ge__: Any
+        __add__: Any
+        __sub__: Any
+        __mul__: Any
+        __matmul__: Any
+        __truediv__: Any
+        __floordiv__: Any
+        __mod__: Any
+        __pow__: Any
+        __lshift__: Any
+        __rshift__: Any
+        __and__: Any
+        __or__: Any
+        __xor__: Any
+        __radd__: Any
+        __rsub__: Any
+        __rmul__: Any
+        __rmatmul__: Any
+        __rtruediv__: Any
+        __rfloordiv__: Any
+        __rmod__: Any
+        __rpow__: Any
+        __rlshift__: Any
+        __rrshift__: Any
+        __rand__: Any
+        __ror__: Any
+        __rxor__: Any
+
+        def __eq__(self, other: object) -> Any: ...
+        def __ne__(self, other: object) -> Any: ...
 
     def __init__(
         self,

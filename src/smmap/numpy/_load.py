@@ -18,17 +18,33 @@ from ._npy import ANY_HEADER, LONGEST_HEADER, header, is_npy, plain
 from ._npz import MappedNpz, checked_mode, is_zip
 
 if TYPE_CHECKING:
+    from typing import Literal, Protocol
+
     from .._managers import StaticWindowMapManager
+    from ._arrays import FilePath
+
+    class Readable(Protocol):
+        """A file object."""
+
+        def read(self, size: int = ..., /) -> bytes:
+            """The next bytes."""
+
+    class HasDescriptor(Protocol):
+        """A file object of the system's."""
+
+        def fileno(self) -> int:
+            """Its descriptor."""
+
 
 __all__ = ["load", "memmap"]
 
 
 def load(
-    path: Any,
-    mmap_mode: str | None = "r",
+    path: FilePath | int | Readable,
+    mmap_mode: Literal["r", "readonly"] | None = "r",
     allow_pickle: bool = False,
     fix_imports: bool = True,
-    encoding: str = "ASCII",
+    encoding: Literal["ASCII", "latin1", "bytes"] = "ASCII",
     *,
     max_header_size: int = LONGEST_HEADER,
     manager: StaticWindowMapManager | None = None,
@@ -53,7 +69,8 @@ def load(
         raise ValueError(f'encoding must be "ASCII", "latin1" or "bytes", not {encoding!r}')
     pickles: Any = {"allow_pickle": allow_pickle, "fix_imports": fix_imports, "encoding": encoding}
     if hasattr(path, "read"):
-        return np.load(path, **pickles, max_header_size=max_header_size)
+        file: Any = path
+        return np.load(file, **pickles, max_header_size=max_header_size)
     data = buffer(path, manager=manager)
     head = data[:8]
     if is_zip(head):
@@ -69,12 +86,12 @@ def load(
 
 
 def memmap(
-    path: Any,
+    path: FilePath | int | HasDescriptor,
     dtype: Any = np.uint8,
-    mode: str = "r",
+    mode: Literal["r", "readonly"] = "r",
     offset: int = 0,
     shape: int | Iterable[int] | None = None,
-    order: str = "C",
+    order: Literal["C", "F"] = "C",
     *,
     manager: StaticWindowMapManager | None = None,
 ) -> MappedArray:

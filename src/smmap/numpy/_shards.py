@@ -6,7 +6,7 @@ import os
 from bisect import bisect_right
 from itertools import accumulate
 from operator import index
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -21,13 +21,16 @@ from ._keys import as_integer, consecutive, places, split
 from ._parts import Parts, examined, packed, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from typing_extensions import Self
 
     from .._managers import StaticWindowMapManager
+    from ._arrays import FilePath
 
 __all__ = ["Shards"]
+
+T = TypeVar("T")
 
 _SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold one need not be mapped
 _NEAR = 4 << 10  # bytes: elements no farther from each other are read with what lies between
@@ -63,7 +66,7 @@ class Shards(Exchanged):
 
     def __init__(
         self,
-        paths: Iterable[Any],
+        paths: Iterable[FilePath],
         dtype: Any = None,
         *,
         manager: StaticWindowMapManager | None = None,
@@ -196,10 +199,10 @@ class Shards(Exchanged):
             yield from self._span(start, min(start + step, len(self)))
 
     @overload
-    def __getitem__(self, key: slice | Sequence[int] | Array) -> Array: ...
+    def __getitem__(self, key: slice | list[int] | list[bool] | Array) -> Array: ...
 
     @overload
-    def __getitem__(self, key: Any) -> Any: ...  # an element or a row for an integer: numpy's types tell no more
+    def __getitem__(self, key: Any) -> Any: ...  # an element or a row, or what a tuple asks for: numpy's types say so
 
     def __getitem__(self, key: Any) -> Any:
         self._check_open()  # also where nothing is to be read
@@ -298,6 +301,12 @@ class Shards(Exchanged):
         return _read_only(found[::-1] if backwards else found)
 
     # Batches
+
+    @overload
+    def blocks(self, starts: Any, length: int, out: None = None) -> Array: ...
+
+    @overload
+    def blocks(self, starts: Any, length: int, out: T) -> T: ...
 
     def blocks(self, starts: Any, length: int, out: Any = None) -> Any:
         """The `length` elements (or rows) from each start on, also across the borders of files: one row of each.

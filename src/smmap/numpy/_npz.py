@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import struct
 import zipfile
 import zlib
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["MappedNpz", "checked_mode", "is_zip"]
 
 _LOCAL = struct.Struct("<4s22xHH")  # of a member: "PK\3\4", and how long its name and the fields after it are
+_DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
+for _module, _name in (("lzma", "LZMAError"), ("compression.zstd", "ZstdError")):  # what this Python can decompress
+    try:
+        _DAMAGED += (getattr(importlib.import_module(_module), _name),)
+    except ImportError:
+        pass
 _ENCRYPTED = 1
 _SHOWN = 5  # names in the repr
 _READING = "r", "readonly"
@@ -157,7 +164,7 @@ class MappedNpz(Mapping[str, Any]):
                 if is_npy(part[:8]) and not (self._pickles and header(part, ANY_HEADER, True)[2].hasobject):
                     return mapped(layout(part, ANY_HEADER if self._pickles else self._longest))
             return self._read(archive, info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+        except _DAMAGED as error:
             raise BadArchiveError(f"{self._name}, member {info.filename!r}: {error}") from error
 
     def _opened(self) -> zipfile.ZipFile:

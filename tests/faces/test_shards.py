@@ -464,6 +464,16 @@ def test_index_array_of_blocks_is_read_as_blocks(reads: Any, world: World, tmp_p
     assert len(reads["read_at"]) == 0 or len({args[1] for args in reads["read_at"]}) == 1
 
 
+@pytest.mark.parametrize(
+    "key",
+    [[5, 9, 7], [[5, 5, 7]], [[5, 6, 7], [5, 9, 7]], [5, 4, 3], [-1, 0], [154, -155], [7], [[7], [5]], [5, 6, 7]],
+    ids=str,
+)
+def test_places_that_are_almost_blocks(key: Any, world: World, tmp_path: Path) -> None:
+    paths, array = joined(tmp_path, "<u2", [70, 5, 80])
+    same(Shards(paths, manager=world.manager(WINDOW))[np.array(key)], array[np.array(key)])
+
+
 @linux
 def test_blocks_stay_within_the_limits(tmp_path: Path, world: World) -> None:
     paths, array = joined(tmp_path, "<u2", [3 * G] * 100, raw=True)

@@ -247,7 +247,8 @@ class SlidingWindowMapBuffer(engine.BufferBase, Exchanged):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy  # who asks has it: pandas, where numpy itself takes the buffer protocol
 
-        return numpy.array(self.view(), dtype, copy=copy)
+        view = self.view()
+        return numpy.asarray(view, dtype) if copy is None else numpy.array(view, dtype, copy=copy)
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = STEP) -> Iterator[memoryview]:
         """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across

@@ -258,6 +258,8 @@ def test_lazy_array_is_taken_as_the_array_is(taker: str, view: str, arrived: Any
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", ">u2", "?", "<c16", "u1", "<f2", "<u8"])
 @pytest.mark.parametrize("taker", LIBRARIES)
 def test_lazy_array_of_any_dtype(taker: str, dtype: str, arrived: Any) -> None:
+    if dtype == "?" and taker == "numpy.from_dlpack" and np.lib.NumpyVersion(np.__version__) < "1.25.0":
+        pytest.skip("this numpy has no truth values in DLPack")
     want = (np.arange(6000) % 251).astype(dtype).reshape(100, 60)
     found = TAKERS[taker](arrived(want))
     assert found.dtype == want.dtype.newbyteorder("=") or taker in ("numpy.asarray", "numpy.array")

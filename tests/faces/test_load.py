@@ -63,7 +63,7 @@ def test_memmap_equals_numpys(name: str, world: World) -> None:
     manager = world.manager(WINDOW)
     got = memmap(file.path, *MAPS[name], manager=manager)
     args = MAPS[name] or (np.uint8,)
-    want = np.memmap(file.path, args[0], "r", *args[2:])
+    want = np.memmap(file.path, args[0], "r", *(tuple(arg) if isinstance(arg, list) else arg for arg in args[2:]))
     same(got, want)
     assert type(got) is MappedArray
     assert (got.strides, got.flags.writeable) == (want.strides, False)

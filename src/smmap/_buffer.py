@@ -19,7 +19,7 @@ from ._default import chosen
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client
-from ._interop import Exchanged
+from ._interop import ExchangedBytes
 from ._managers import StaticWindowMapManager
 from ._search import STEP
 from ._system import check_flags
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SlidingWindowMapBuffer", "buffer"]
 
 
-class SlidingWindowMapBuffer(engine.BufferBase, Exchanged):
+class SlidingWindowMapBuffer(ExchangedBytes, engine.BufferBase):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
@@ -243,12 +243,6 @@ class SlidingWindowMapBuffer(engine.BufferBase, Exchanged):
 
     def __bytes__(self) -> bytes:
         return self._slice(slice(None))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        import numpy  # who asks has it: pandas, where numpy itself takes the buffer protocol
-
-        view = self.view()
-        return numpy.asarray(view, dtype) if copy is None else numpy.array(view, dtype, copy=copy)
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = STEP) -> Iterator[memoryview]:
         """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across

@@ -5,11 +5,13 @@ Knows nothing of files. Imports numpy only once a library asks, so that the core
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from ._engine import engine
 from ._errors import ClosedError
 
-__all__ = ["Exchanged", "exported"]
+__all__ = ["Exchanged", "ExchangedBytes", "exported"]
 
 _CPU = 1, 0  # kDLCPU, and the number of the device
 
@@ -52,6 +54,29 @@ class Exchanged:
                 raise
             raise BufferError(f"only a copy can be exchanged: {error}") from error
         return exported(array, stream, max_version, dl_device, copy)
+
+
+class ExchangedBytes(Exchanged):
+    """Makes arrays of bytes of what has `view`, without a copy."""
+
+    __slots__ = ()
+
+    def __array__(self: Any, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy  # who asks has it: pandas, where numpy itself takes the buffer protocol
+
+        view = self.view()
+        return numpy.asarray(view, dtype) if copy is None else numpy.array(view, dtype, copy=copy)
+
+    if engine == "plain" and sys.version_info < (
+        3,
+        12,
+    ):  # pragma: no branch  # no buffer protocol, which would go first
+
+        @property
+        def __array_interface__(self: Any) -> dict[str, Any]:
+            """What numpy makes an array from. It keeps the view, and believes the shape: so that is the view's own."""
+            view = self.view()
+            return {"version": 3, "shape": (len(view),), "typestr": "|u1", "data": view}
 
 
 def exported(array: Any, stream: Any, max_version: Any, dl_device: Any, copy: bool | None) -> Any:

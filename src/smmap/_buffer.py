@@ -20,6 +20,7 @@ from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client, PathOrFd
 from ._growth import grown, opened
+from ._interop import ExchangedBytes
 from ._manager import Manager
 from ._parts import Rest, Searched
 from ._search import STEP
@@ -53,7 +54,7 @@ else:
 Advice = Literal["normal", "random", "sequential"]
 
 
-class SlidingWindowMapBuffer(_Base):
+class SlidingWindowMapBuffer(ExchangedBytes, _Base):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
@@ -191,6 +192,11 @@ class SlidingWindowMapBuffer(_Base):
         client = opened(manager, path_or_fd, advice)
         if offset > client.size:
             raise ValueError(f"offset {offset} is out of bounds: {client.name} has {client.size} bytes")
+        return cls._over(client, offset, size)
+
+    @classmethod
+    def _over(cls, client: Client, offset: int, size: int) -> Self:
+        """A buffer over a part of a client's file."""
         new = cls()
         new._most = size
         new._access = _access(client, offset, size)
@@ -283,11 +289,6 @@ class SlidingWindowMapBuffer(_Base):
 
     def __bytes__(self) -> bytes:
         return self._slice(slice(None))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        import numpy  # who asks has it: pandas, where numpy itself takes the buffer protocol
-
-        return numpy.array(self.view(), dtype, copy=copy)
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = STEP) -> Iterator[memoryview]:
         """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across

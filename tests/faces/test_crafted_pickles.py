@@ -67,6 +67,11 @@ def bare(cls: type) -> bytes:
     return pickled(cls) + pickled(())[2:] + b"\x81"
 
 
+def archive_beside(path: str) -> str:
+    np.savez(path + ".npz", a=np.arange(LENGTH))
+    return path + ".npz"
+
+
 VICTIMS: dict[str, Callable[[str], bytes]] = {
     "buffer": lambda path: pickled(smmap.buffer(path)),
     "raw file": lambda path: pickled(smmap.open(path, buffering=0)),
@@ -89,6 +94,8 @@ if np is not None:
         smmap.numpy.LazyArray, smmap.buffer(path), 128, "<u2", ((LENGTH - 128) // 2,), None
     )
     VICTIMS["mapped array"] = lambda path: called(smmap.numpy.load, path)
+    VICTIMS["archive"] = lambda path: pickled(smmap.numpy.load(archive_beside(path)))
+    VICTIMS["bare archive"] = lambda path: bare(smmap.numpy.MappedNpz)
     VICTIMS["bare lazy array"] = lambda path: bare(smmap.numpy.LazyArray)
     VICTIMS["bare mapped array"] = lambda path: called(smmap.numpy.MappedArray, (3,), "<u2")
 if fsspec is not None:
@@ -218,6 +225,21 @@ def test_lazy_array_that_no_file_has_is_refused(args: Any, path: str) -> None:
 def test_lazy_array_over_anything_else_is_refused() -> None:
     with pytest.raises(TypeError, match="buffer"):
         smmap.numpy.LazyArray(bytearray(99), 0, "<u2", (5,), None)  # type: ignore[arg-type, unused-ignore]
+
+
+@pytest.mark.skipif(np is None, reason="needs numpy")
+def test_archive_over_anything_else_is_refused(path: str) -> None:
+    archive = smmap.buffer(archive_beside(path))
+    for args in (
+        (bytearray(99),),
+        (None,),
+        (archive, "w+"),
+        (archive, 5),
+        (archive, "r", "5"),
+        (archive, "r", 10_000, True),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            smmap.numpy.MappedNpz(*args)  # type: ignore[arg-type, unused-ignore]
 
 
 @pytest.mark.skipif(fsspec is None, reason="needs fsspec")

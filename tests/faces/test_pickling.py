@@ -84,6 +84,7 @@ if np is not None:
     THINGS["npy shards"] = Thing(lambda path: smmap.numpy.Shards([path]), elements_of, slice(128, None))
     if not PYPY:
         THINGS["array"] = Thing(smmap.numpy.load, elements_of, slice(128, None))
+        THINGS["raw array"] = Thing(lambda path: smmap.numpy.memmap(path, "<u2", "r", 4), elements_of, slice(4, None))
         THINGS["part of an array"] = Thing(
             lambda path: smmap.numpy.load(path)[100:1000], elements_of, slice(128 + 200, 128 + 2000)
         )

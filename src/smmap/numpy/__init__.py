@@ -1,4 +1,4 @@
-"""Arrays over managed windows: `load` for one `.npy` file, `Shards` for one long array over many files.
+"""Arrays over managed windows: `load` for `.npy` and `.npz` files, `memmap` for raw ones, `Shards` for many as one.
 
 Needs numpy; `import smmap` alone does not import this package.
 """
@@ -8,10 +8,12 @@ try:
 except ImportError as error:
     raise ModuleNotFoundError("smmap.numpy needs numpy: pip install numpy", name="numpy") from error
 
-from ._arrays import MappedArray, load
+from ._arrays import MappedArray
 from ._lazy import LazyArray
+from ._load import load, memmap
+from ._npz import MappedNpz
 from ._shards import Shards
 
 del numpy
 
-__all__ = ["LazyArray", "MappedArray", "Shards", "load"]
+__all__ = ["LazyArray", "MappedArray", "MappedNpz", "Shards", "load", "memmap"]

@@ -1,4 +1,4 @@
-"""The array in one `.npy` file, or any array that lies in a file, over that file's window."""
+"""An array that lies in a file, over that file's window."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ import numpy as np
 
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer
-from .._default import buffer
 from .._errors import refuse_state
 from ._npy import header, short
 
 if TYPE_CHECKING:
-    from .._managers import StaticWindowMapManager
+    import os
+    from typing import Union
 
-__all__ = ["Array", "Layout", "MappedArray", "load", "mapped", "reach", "root"]
+    from typing_extensions import TypeAlias
+
+    from .._buffer import SlidingWindowMapBuffer
+
+    FilePath: TypeAlias = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
+
+__all__ = ["Array", "Layout", "MappedArray", "layout", "mapped", "reach", "root"]
 
 Array = np.ndarray[Any, Any]
 
 
 class MappedArray(np.ndarray[Any, Any]):
-    """What `load` gives: a read-only array over a file's window, otherwise like any other array.
+    """What `load` and `memmap` give: a read-only array over a file's window, otherwise like any other array.
 
     Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray` too, and each pickles as
     path, range, size, mtime and layout, without the data; what arrives is a `LazyArray`. Results of computations are
     plain arrays, and what was copied, by whatever method, pickles as a plain array with its data.
+
+    `filename`, `offset` and `mode` say what those of an `np.memmap` say.
     """
 
     __array_priority__ = -100.0
     __setstate__ = refuse_state  # numpy's would give it other memory
 
-    Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
+    _Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
 
     _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
     """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
@@ -50,39 +58,43 @@ class MappedArray(np.ndarray[Any, Any]):
         return self.__reduce_ex__(2)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if self._source is not None:
-            data, offset, address, kept = self._source
-            owner = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
-            if owner is not None and owner is root(self) and isinstance(data._access.client.where, (str, bytes)):
-                offset += self.__array_interface__["data"][0] - address
-                strides = None if self.flags.c_contiguous else self.strides
-                return self.Lazy, (data, offset, short(self.dtype), self.shape, strides)
+        place = self._place()
+        if place is not None and isinstance(place[0]._access.client.where, (str, bytes)):
+            strides = None if self.flags.c_contiguous else self.strides
+            return self._Lazy, (*place, short(self.dtype), self.shape, strides)
         reduced: Any = np.asarray(self).__reduce_ex__(protocol)
         return tuple(reduced)
 
+    def _place(self) -> tuple[SlidingWindowMapBuffer, int] | None:
+        """The file, and where the first element lies in it; None for what was copied."""
+        if self._source is None:
+            return None
+        data, offset, address, kept = self._source
+        owner = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
+        if owner is None or owner is not root(self):
+            return None
+        return data, offset + self.__array_interface__["data"][0] - address
 
-def load(path: Any, *, manager: StaticWindowMapManager | None = None) -> MappedArray:
-    """The array in a `.npy` file, read-only and without a copy: as `np.load(path, mmap_mode="r")`, within limits.
+    @property
+    def filename(self) -> str | bytes | None:
+        """The file's absolute path; None for one that was given as a descriptor, and for what was copied."""
+        place = self._place()
+        where = None if place is None else place[0]._access.client.where
+        return None if isinstance(where, int) else where
 
-    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. On the process's default manager unless another
-    is given. Any dtype without Python objects, any shape and order. What the array covers is mapped at once, as one
-    window however long that must be, and counts as mapped until the array and all that share its memory are gone.
+    @property
+    def offset(self) -> int | None:
+        """Where the first element lies in the file, in bytes, also of a slice; None for what was copied."""
+        place = self._place()
+        return None if place is None else place[1] + int(place[0]._access.offset)
 
-    O(1) but for the header. `ValueError` for what is not a `.npy` file, is truncated, or holds Python objects;
-    `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers. (On PyPy, where numpy
-    never lets go of a map, the array is a copy.)
-    """
-    data = buffer(path, manager=manager)
-    shape, fortran, dtype, start = header(data)
-    strides = None
-    if fortran and len(shape) > 1:
-        strides = tuple(accumulate((dtype.itemsize, *shape[:-1]), lambda size, count: size * count))
-    needed = start + math.prod(shape) * dtype.itemsize
-    if needed > len(data):
-        raise ValueError(
-            f"{data._access.client.name} is truncated: its array needs {needed} bytes, the file has {len(data)}"
-        )
-    return mapped(Layout(data, start, dtype, shape, strides))
+    @property
+    def mode(self) -> str:
+        """ "r": for reading only."""
+        return "r"
+
+    def flush(self) -> None:
+        """Nothing: there is never anything to write."""
 
 
 class Layout(NamedTuple):
@@ -96,10 +108,24 @@ class Layout(NamedTuple):
     """None for C order."""
 
 
-def mapped(layout: Layout) -> MappedArray:
+def layout(data: SlidingWindowMapBuffer, longest: int) -> Layout:
+    """Where the array lies in a `.npy` file."""
+    shape, fortran, dtype, start = header(data, longest)
+    strides = None
+    if fortran and len(shape) > 1:
+        strides = tuple(accumulate((dtype.itemsize, *shape[:-1]), lambda size, count: size * count))
+    needed = start + math.prod(shape) * dtype.itemsize
+    if needed > len(data):
+        raise ValueError(
+            f"{data._access.client.name} is truncated: its array needs {needed} bytes, the file has {len(data)}"
+        )
+    return Layout(data, start, dtype, shape, strides)
+
+
+def mapped(place: Layout) -> MappedArray:
     """The array. Maps what it covers."""
-    low, high = reach(layout)
-    data, offset, dtype, shape, strides = layout
+    low, high = reach(place)
+    data, offset, dtype, shape, strides = place
     if low == high:
         return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
     # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
@@ -107,9 +133,9 @@ def mapped(layout: Layout) -> MappedArray:
     return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, root(raw))
 
 
-def reach(layout: Layout) -> tuple[int, int]:
+def reach(place: Layout) -> tuple[int, int]:
     """Where in the file the bytes of such an array lie. Opens nothing."""
-    data, offset, dtype, shape, strides = layout
+    data, offset, dtype, shape, strides = place
     if any(length < 0 for length in shape):
         raise ValueError(f"no array has the shape {shape}")
     if not math.prod(shape) * dtype.itemsize:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from .._buffer import SlidingWindowMapBuffer
 from .._errors import refuse_state
+from .._interop import Exchanged
 from ._arrays import Array, Layout, MappedArray, mapped, reach
 from ._npy import long, plain, short
 
 __all__ = ["LazyArray"]
 
 
-class LazyArray:
+class LazyArray(Exchanged):
     """A `MappedArray` as it arrives from a pickle: maps what it covers at its first use, and from then on is one.
 
     Shape, dtype and sizes are known before; `repr`, copying and pickling do not open it either. Anything else that an
     array does opens the path on the default manager of the process that it came to, once; `FileChangedError` if the
     file changed in between, `LimitError` if no handle is left, else the system's errors, again at each use. Slices,
-    methods and operators give what the array would, and numpy's functions take it. It is no `np.ndarray`, though:
-    `np.asarray(it)` is, without a copy, for whatever asks for one, or for a buffer. Any number of threads may share it.
+    methods and operators give what the array would, and numpy's functions take it. `np.asarray(it)` and, by DLPack,
+    `torch.as_tensor(it)` copy nothing. It is no `np.ndarray` itself, nor bytes-like: pass `np.asarray(it)` to whatever
+    asks for one of those. Any number of threads may share it.
     """
 
     __hash__ = None  # type: ignore[assignment]  # as arrays, which say what `==` means
@@ -31,6 +33,53 @@ class LazyArray:
     __setstate__ = refuse_state
 
     _array: MappedArray | None = None
+
+    if TYPE_CHECKING:  # made below
+        __getitem__: Any
+        __contains__: Any
+        __iter__: Any
+        __bool__: Any
+        __int__: Any
+        __float__: Any
+        __complex__: Any
+        __bytes__: Any
+        __neg__: Any
+        __pos__: Any
+        __abs__: Any
+        __invert__: Any
+        __lt__: Any
+        __le__: Any
+        __gt__: Any
+        __ge__: Any
+        __add__: Any
+        __sub__: Any
+        __mul__: Any
+        __matmul__: Any
+        __truediv__: Any
+        __floordiv__: Any
+        __mod__: Any
+        __pow__: Any
+        __lshift__: Any
+        __rshift__: Any
+        __and__: Any
+        __or__: Any
+        __xor__: Any
+        __radd__: Any
+        __rsub__: Any
+        __rmul__: Any
+        __rmatmul__: Any
+        __rtruediv__: Any
+        __rfloordiv__: Any
+        __rmod__: Any
+        __rpow__: Any
+        __rlshift__: Any
+        __rrshift__: Any
+        __rand__: Any
+        __ror__: Any
+        __rxor__: Any
+
+        def __eq__(self, other: object) -> Any: ...
+        def __ne__(self, other: object) -> Any: ...
 
     def __init__(
         self,
@@ -105,6 +154,17 @@ class LazyArray:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._open(), name)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(MappedArray) if not name.startswith("_"))})
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the array lies, which this object keeps mapped. Not there for a dtype that it would tell too little of:
+        one of fields, or with metadata."""
+        if self.dtype.names is not None or self.dtype.metadata is not None:
+            raise AttributeError("__array_interface__")
+        return np.asarray(self._open()).__array_interface__
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         array = self._open()
         wanted = array.dtype if dtype is None else np.dtype(dtype)
@@ -169,4 +229,4 @@ for _name in [*_UNARY, *_BINARY, *_OTHERS]:
 for _name in _BINARY:
     setattr(LazyArray, f"__r{_name}__", _turned(getattr(operator, f"__{_name}__")))
 
-MappedArray.Lazy = LazyArray
+MappedArray._Lazy = LazyArray

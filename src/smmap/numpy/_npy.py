@@ -14,18 +14,34 @@ from numpy.lib import format as npy
 if TYPE_CHECKING:
     from .._buffer import SlidingWindowMapBuffer
 
-__all__ = ["header", "in_a_row", "long", "plain", "short"]
+__all__ = ["ANY_HEADER", "LONGEST_HEADER", "header", "in_a_row", "is_npy", "long", "plain", "short"]
 
-_LONGEST_HEADER = 1 << 20
+LONGEST_HEADER = 10_000
+"""Characters, as for `np.load`: a longer one takes Python's parser too long."""
+
+ANY_HEADER = 1 << 62
+"""Characters: for files that are trusted."""
+
+_LONGEST_READ = 1 << 20
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, struct.error, tokenize.TokenError)
 
 
-def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether in Fortran order, dtype, and where the array starts in a `.npy` file."""
+def is_npy(head: bytes) -> bool:
+    """Whether a file that starts with these bytes says that it is a `.npy` file."""
+    return head[: npy.MAGIC_LEN - 2] == npy.MAGIC_PREFIX
+
+
+def header(
+    data: SlidingWindowMapBuffer, longest: int = LONGEST_HEADER, objects: bool = False
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, dtype, and where the array starts in a `.npy` file.
+
+    `longest`: the most characters of a header that is parsed. `objects`: whether Python objects are no error.
+    """
     name = data._access.client.name
     head = data[: npy.MAGIC_LEN + 4]
-    if head[: npy.MAGIC_LEN - 2] != npy.MAGIC_PREFIX or len(head) < npy.MAGIC_LEN:
-        hint = "; np.load(smmap.open(path)) reads .npz" if head[:2] == b"PK" else ""
+    if not is_npy(head) or len(head) < npy.MAGIC_LEN:
+        hint = "; smmap.numpy.load(path) reads .npz" if head[:2] == b"PK" else ""
         raise ValueError(f"{name} is not a .npy file{hint}")
     version = head[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
     try:
@@ -33,15 +49,17 @@ def header(data: SlidingWindowMapBuffer) -> tuple[tuple[int, ...], bool, np.dtyp
             raise ValueError(f"format {version[0]}.{version[1]} is not known")
         start = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
         (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", head[npy.MAGIC_LEN : start])
-        text = data[start : start + min(size, _LONGEST_HEADER)]
+        text = data[start : start + min(size, max(longest, _LONGEST_READ))]
         if len(text) < size:
             raise ValueError(f"the header of {size} bytes is cut or too long")
         if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
             text = text.decode("utf-8").encode("ascii", "backslashreplace")
-        shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(text)) + text))
+        shape, fortran, dtype = npy.read_array_header_2_0(
+            io.BytesIO(struct.pack("<I", len(text)) + text), max_header_size=longest
+        )
         if any(length < 0 for length in shape):
             raise ValueError(f"no array has the shape {shape}")
-        return shape, fortran, plain(dtype), start + size
+        return shape, fortran, dtype if objects else plain(dtype), start + size
     except _BAD_HEADER as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -76,11 +94,14 @@ def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
 
 def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.hasobject:
-        raise ValueError("arrays of Python objects cannot be mapped: np.load(path, allow_pickle=True) reads them")
+        raise ValueError(
+            "arrays of Python objects cannot be mapped; if you trust the file, "
+            "smmap.numpy.load(path, mmap_mode=None, allow_pickle=True) unpickles them"
+        )
     return dtype
 
 
 def in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.subdtype is not None or not dtype.itemsize:
+    if dtype.subdtype is not None or not dtype.itemsize:  # of an array of arrays, or of nothing
         raise ValueError(f"elements of {dtype} cannot stand in a row")
     return plain(dtype)

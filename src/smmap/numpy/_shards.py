@@ -6,17 +6,19 @@ import os
 from bisect import bisect_right
 from itertools import accumulate
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 from .. import _system
 from .._buffer import SlidingWindowMapBuffer
-from .._default import buffer, chosen
+from .._default import chosen
 from .._errors import ClosedError, LimitError, refuse_state
-from .._files import absolute, examine
+from .._interop import Exchanged
 from ._arrays import Array, root
-from ._npy import header, in_a_row, long, short
+from ._gather import copy, gather, octets, writable
+from ._keys import as_integer, consecutive, places, split
+from ._parts import Parts, examined, packed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,42 +26,47 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .._managers import StaticWindowMapManager
+    from ._arrays import FilePath
 
 __all__ = ["Shards"]
 
+T = TypeVar("T")
+
 _SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold one need not be mapped
-_BLOCK = 16 << 10  # bytes: elements that are gathered from one such block of a file are read at once
+_NEAR = 4 << 10  # bytes: elements no farther from each other are read with what lies between
 _CHUNK = 1 << 20  # bytes read at once where a long range is gone through
 _MANY = 1 << 16  # elements gathered at once
 
 
-class Shards:
-    """One long read-only 1-D array over many files, within the manager's limits however many files there are.
+class Shards(Exchanged):
+    """One long read-only array over many files, within the manager's limits however many files there are.
 
     `paths`: str, bytes or os.PathLike each; made absolute. Files called `*.npy`, and all files if no `dtype` is given,
-    hold a 1-D `.npy` array; the others are raw: elements of `dtype` from `offset` bytes on. Sizes, times and headers
-    are read at once; each file is opened at its first read. On the process's default manager unless another is given.
+    hold a `.npy` array each, and are joined along axis 0: of 1-D arrays `shards[i]` is an element, of others a row,
+    `len(shards)` counts them, and all rows have one shape. Other files are raw: elements of `dtype`, which may be a
+    subarray's, as in `("<f4", (768,))`, from `offset` bytes on. Sizes, times and headers are read at once; each file is
+    opened at its first read. On the process's default manager unless another is given.
 
-    `shards[i]`, `shards[start:stop:step]`, `shards[[3, 1, 2]]`, `shards[mask]` give what the array of all files joined
-    would give; slices are read-only arrays, integer arrays give fresh ones. A contiguous slice of 32 KiB or more that
-    lies in one file is not copied: it is a view, counted as mapped until you drop it, or a copy where no handle is left
-    for it. Everything else is one copy, and reads that are small and cold map nothing. O(log(files)) for an integer or
-    a slice; O(k log(k)) for k indexes, each file and each block of it read once.
+    `shards[i]`, `shards[start:stop:step]`, `shards[[3, 1, 2]]`, `shards[mask]`, and tuples of these, give what the
+    array of all files joined would give; elements, rows and slices are read-only, integer arrays give fresh arrays. A
+    contiguous slice (or a row) of 32 KiB or more that lies in one file is not copied: it is a view, counted as mapped
+    until you drop it, or a copy where no handle is left for it. Everything else is one copy, and reads that are small
+    and cold map nothing. O(log(files)) for an integer or a slice; O(k log(k)) for k indexes. See also `blocks`.
+
+    `np.asarray(shards)` and, by DLPack, `torch.as_tensor(shards)` read all of it, without a copy if it is in one file.
 
     Any number of threads may share it. It pickles as paths, sizes and mtimes, and opens again at the first read, on the
     default manager of the process that it came to.
 
-    `ValueError`: files that do not fit the dtype. Reads raise `IndexError`, `FileChangedError` where a file is not as
-    large or as old as it was any more, `LimitError`, `ClosedError` or the system's error.
+    `ValueError`: files that do not fit the dtype or each other. Reads raise `IndexError`, `FileChangedError` where a
+    file is not as large or as old as it was any more, `LimitError`, `ClosedError` or the system's error.
     """
-
-    ndim = 1
 
     __setstate__ = refuse_state
 
     def __init__(
         self,
-        paths: Iterable[Any],
+        paths: Iterable[FilePath],
         dtype: Any = None,
         *,
         manager: StaticWindowMapManager | None = None,
@@ -67,66 +74,26 @@ class Shards:
     ) -> None:
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths must be several paths, as in a list, not {type(paths).__name__}")
-        names = [_name(path) for path in paths]
         if manager is not None:
             chosen(manager)
         offset = index(offset)
         if offset < 0:
             raise ValueError(f"offset must not be negative: {offset}")
-        kind = None if dtype is None else in_a_row(np.dtype(dtype))
-        sizes, mtimes, offsets, counts = [], [], [], []
-        for name in names:
-            if dtype is None or name.endswith(".npy"):
-                with buffer(name, manager=manager) as data:
-                    size, mtime = len(data), data._access.client.mtime
-                    shape, _, found, start = header(data)
-                if len(shape) != 1:
-                    raise ValueError(f"{name}: the array has {len(shape)} dimensions, Shards takes 1")
-                if kind is not None and found != kind:
-                    raise ValueError(f"{name}: the array is of dtype {found}, not {kind}")
-                kind, count = found, shape[0]
-            else:
-                assert kind is not None
-                status = examine(name)
-                size, mtime, start = status.size, status.mtime, offset
-                count, rest = divmod(size - start, kind.itemsize)
-                if rest or count < 0:
-                    raise ValueError(f"{name}: {size} bytes are not {start} and then elements of {kind.itemsize} bytes")
-            sizes.append(size)
-            mtimes.append(mtime)
-            offsets.append(start)
-            counts.append(count)
-        if kind is None:
-            raise ValueError("without any path, a dtype must be given")
-        self._become(names, kind, sizes, mtimes, offsets, counts, manager)
+        self._become(examined(paths, dtype, offset, manager), manager)
 
-    def _become(
-        self,
-        paths: list[str],
-        dtype: np.dtype[Any],
-        sizes: list[int],
-        mtimes: list[int],
-        offsets: list[int],
-        counts: list[int],
-        manager: StaticWindowMapManager | None,
-    ) -> None:
-        self._dtype = in_a_row(dtype)
-        self._paths = paths
-        self._sizes = sizes
-        self._mtimes = mtimes
-        self._offsets = offsets
-        self._counts = counts
+    def _become(self, parts: Parts, manager: StaticWindowMapManager | None) -> None:
+        self._parts = parts
+        self._unit = parts.unit
         self._manager = manager
-        for path, size, start, count in zip(paths, sizes, offsets, counts):
-            if count < 0 or not 0 <= start <= start + count * dtype.itemsize <= size:
-                raise ValueError(f"{path} is truncated: {count} elements from {start} on are not in {size} bytes")
-        self._starts = [0, *accumulate(counts)]
+        self._starts = [0, *accumulate(parts.counts)]
         self._start_array = np.array(self._starts, np.int64)
-        self._buffers: list[SlidingWindowMapBuffer | None] | None = [None] * len(paths)
+        self._buffers: list[SlidingWindowMapBuffer | None] | None = [None] * len(parts.paths)
 
     def __repr__(self) -> str:
         state = ", closed" if self._buffers is None else ""
-        return f"<smmap.numpy.Shards of {len(self._paths)} files, {len(self)} elements of {self._dtype}{state}>"
+        what = f"rows of shape {self._parts.row}" if self._parts.row else "elements"
+        count = len(self._parts.paths)
+        return f"<smmap.numpy.Shards of {count} files, {len(self)} {what} of {self.dtype}{state}>"
 
     def __enter__(self) -> Self:
         return self
@@ -145,13 +112,7 @@ class Shards:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
-        common = _common(self._paths)
-        names = "\0".join(path[len(common) :] for path in self._paths)
-        itemsize = self._dtype.itemsize
-        counts = [(size - start) // itemsize for size, start in zip(self._sizes, self._offsets)]
-        state = len(self._paths), common, names, short(self._dtype)
-        lists = self._sizes, self._mtimes, self._offsets, None if counts == self._counts else self._counts
-        return _shards, (*state, *map(_packed, lists))
+        return _shards, packed(self._parts)
 
     def __copy__(self) -> Shards:
         build, state = self.__reduce__()
@@ -170,37 +131,42 @@ class Shards:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The elements' dtype."""
-        return self._dtype
+        return self._parts.dtype
 
     @property
-    def shape(self) -> tuple[int]:
-        """(number of elements,)"""
-        return (self._starts[-1],)
+    def shape(self) -> tuple[int, ...]:
+        """(number of elements,), or (number of rows, *shape of a row)."""
+        return (self._starts[-1], *self._parts.row)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return 1 + len(self._parts.row)
 
     @property
     def size(self) -> int:
         """The number of elements."""
-        return self._starts[-1]
+        return self.nbytes // self.itemsize
 
     @property
     def itemsize(self) -> int:
         """Bytes in an element."""
-        return self._dtype.itemsize
+        return self._parts.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
         """Bytes in all elements."""
-        return self._starts[-1] * self._dtype.itemsize
+        return self._starts[-1] * self._unit.itemsize
 
     @property
     def paths(self) -> list[str]:
         """The files, absolute, in order."""
-        return list(self._paths)
+        return list(self._parts.paths)
 
     @property
     def counts(self) -> list[int]:
-        """How many elements each file has."""
-        return list(self._counts)
+        """How many elements, or rows, each file has."""
+        return list(self._parts.counts)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -213,59 +179,99 @@ class Shards:
             raise ValueError("an array over several files, a small one, or one of another dtype is always a copy")
         return array.astype(wanted, copy=bool(copy))
 
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the array lies, if it lies in one file, and is of a dtype that this tells all of."""
+        filled = [shard for shard, count in enumerate(self._parts.counts) if count]
+        if self._buffers is None or len(filled) != 1 or self.dtype.names is not None or self.dtype.metadata is not None:
+            raise AttributeError("__array_interface__")
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": self._bytes(filled[0], 0, self.nbytes),
+        }
+
     def __iter__(self) -> Iterator[Any]:
         self._check_open()
-        step = max(_CHUNK // self._dtype.itemsize, 1)
+        step = max(_CHUNK // self._unit.itemsize, 1)
         for start in range(0, len(self), step):
             yield from self._span(start, min(start + step, len(self)))
+
+    @overload
+    def __getitem__(self, key: slice | list[int] | list[bool] | Array) -> Array: ...
+
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...  # an element or a row, or what a tuple asks for: numpy's types say so
 
     def __getitem__(self, key: Any) -> Any:
         self._check_open()  # also where nothing is to be read
         if type(key) is int:
             return self._element(key)
         if isinstance(key, tuple):
-            parts = [part for part in key if part is not Ellipsis]
-            if len(key) - len(parts) > 1 or len(parts) > 1:
-                raise IndexError(f"too many indices: {key}")
-            key = parts[0] if parts else slice(None)
+            key, rest = split(key, self.ndim)
+            if rest:
+                return self._below(key, rest)
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             return self._span(start, stop) if step == 1 else self._stride(range(start, stop, step))
         if key is Ellipsis:
             return self._span(0, len(self))
-        place = None if isinstance(key, (list, np.ndarray, bool, np.bool_)) else _as_integer(key)
+        place = as_integer(key)
         return self._gather(key) if place is None else self._element(place)
 
-    def _element(self, place: int) -> Any:
+    def _place(self, place: int) -> int:
         size = len(self)
-        wanted, place = place, place + size if place < 0 else place
-        if not 0 <= place < size:
-            raise IndexError(f"index {wanted} is out of bounds for {size} elements")
+        if not -size <= place < size:
+            raise IndexError(f"index {place} is out of bounds for {size} elements")
+        return place + size if place < 0 else place
+
+    def _element(self, place: int) -> Any:
+        place = self._place(place)
+        if self._parts.row:
+            return self._span(place, place + 1)[0]
         shard = bisect_right(self._starts, place) - 1
-        offset = (place - self._starts[shard]) * self._dtype.itemsize
-        return np.frombuffer(self._open(shard)[offset : offset + self._dtype.itemsize], self._dtype)[0]
+        offset = (place - self._starts[shard]) * self._unit.itemsize
+        return np.frombuffer(self._open(shard)[offset : offset + self._unit.itemsize], self._unit)[0]
+
+    def _below(self, key: Any, rest: tuple[Any, ...]) -> Any:
+        """Rows, and of these what numpy finds under the rest of a key."""
+        if isinstance(key, slice):
+            return self[key][(slice(None), *rest)]
+        place = as_integer(key)
+        if place is not None:
+            place = self._place(place)
+            return self._span(place, place + 1)[(0, *rest)]
+        wanted = places(key, len(self))
+        distinct, position = np.unique(wanted, return_inverse=True)
+        rows = np.empty(len(distinct), self._unit)
+        self._fill(distinct, 1, octets(rows))
+        return rows[(position.reshape(wanted.shape), *rest)]
 
     def _span(self, start: int, stop: int) -> Array:
         """[start, stop), read-only."""
         if start >= stop:
-            return _read_only(np.empty(0, self._dtype))
-        itemsize = self._dtype.itemsize
+            return _read_only(np.empty(0, self._unit))
+        size = self._unit.itemsize
         shard = bisect_right(self._starts, start) - 1
         first = self._starts[shard]
         if stop <= self._starts[shard + 1]:
-            return np.frombuffer(self._bytes(shard, (start - first) * itemsize, (stop - first) * itemsize), self._dtype)
-        joined = np.empty(stop - start, self._dtype)
-        octets: Any = joined.view(np.uint8)  # numpy's types say that it is a buffer only from Python 3.12 on
-        target = memoryview(octets)
+            return np.frombuffer(self._bytes(shard, (start - first) * size, (stop - first) * size), self._unit)
+        joined = np.empty(stop - start, self._unit)
+        for shard, offset, at, count in self._pieces(start, stop):
+            self._open(shard).readinto(offset, octets(joined)[at : at + count])
+        return _read_only(joined)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Of [start, stop): file, offset in its elements, offset in the whole, and size; all but the first in bytes."""
+        size, first = self._unit.itemsize, start
+        shard = bisect_right(self._starts, start) - 1
         while start < stop:
             end = min(stop, self._starts[shard + 1])
             if start < end:
-                size = (end - start) * itemsize
-                self._open(shard).readinto((start - self._starts[shard]) * itemsize, target[:size])
-                target = target[size:]
+                yield shard, (start - self._starts[shard]) * size, (start - first) * size, (end - start) * size
             start = end
             shard += 1
-        return _read_only(joined)
 
     def _bytes(self, shard: int, start: int, stop: int) -> Any:
         """Bytes of one file: without a copy if they are many and there is a handle for it."""
@@ -282,66 +288,95 @@ class Shards:
         backwards = chosen.step < 0
         if backwards:
             chosen = chosen[::-1]
-        found = np.empty(len(chosen), self._dtype)
-        near = chosen.step * self._dtype.itemsize <= _BLOCK // 4
-        step = max(_CHUNK // (chosen.step * self._dtype.itemsize), 1) if near else _MANY
+        found = np.empty(len(chosen), self._unit)
+        distance = chosen.step * self._unit.itemsize
+        step = max(_CHUNK // distance, 1) if distance <= _NEAR else _MANY
         for start in range(0, len(chosen), step):
             part = chosen[start : start + step]
-            found[start : start + step] = (
-                self._span(part[0], part[-1] + 1)[:: part.step]
-                if near
-                else self._gather(np.arange(part.start, part.stop, part.step, dtype=np.int64))
-            )
+            if distance <= _NEAR:
+                found[start : start + step] = self._span(part[0], part[-1] + 1)[:: part.step]
+            else:
+                wanted = np.arange(part.start, part.stop, part.step, dtype=np.int64)
+                self._fill(wanted, 1, octets(found[start : start + step]))
         return _read_only(found[::-1] if backwards else found)
+
+    # Batches
+
+    @overload
+    def blocks(self, starts: Any, length: int, out: None = None) -> Array: ...
+
+    @overload
+    def blocks(self, starts: Any, length: int, out: T) -> T: ...
+
+    def blocks(self, starts: Any, length: int, out: Any = None) -> Any:
+        """The `length` elements (or rows) from each start on, also across the borders of files: one row of each.
+
+        Equal to `np.lib.stride_tricks.sliding_window_view(everything, length)[starts]` for elements, and for both to
+        `everything[starts[:, None] + np.arange(length)]`. `starts`: integers, as a sequence or an array; negative ones
+        count from the last block. `out`: a writable C-contiguous array of the same dtype and number of elements, of any
+        shape and library (numpy, torch in the CPU's memory, pinned or not), or a bytes-like object of as many bytes. It
+        is filled and returned; without it the result is a new array.
+
+        One copy, file by file and in the order of offsets whatever the order of `starts`: O(n log(n)). Raises, before
+        anything is read, `IndexError` for a start outside, `TypeError` or `ValueError` for an `out` that does not fit;
+        `ValueError` for a length that the array does not have. See `Shards` for the errors of reads, after which `out`
+        may hold a part. Any thread may call it.
+        """
+        self._check_open()
+        length = index(length)
+        if not 0 <= length <= len(self):
+            raise ValueError(f"no block of {length} lies in {len(self)} elements")
+        wanted = places(starts, len(self) - length + 1)
+        if out is None:
+            out = np.empty((*wanted.shape, length), self._unit)
+            target = octets(out)
+        else:
+            target = writable(out, self.dtype, wanted.size * length * (self._unit.itemsize // self.itemsize))
+        self._fill(wanted.reshape(-1), length, target)
+        return out
 
     def _gather(self, key: Any) -> Any:
         """Elements at any places, in a fresh array of the key's shape."""
-        size = len(self)
-        places = np.asarray(key)
-        if isinstance(key, list) and not places.size:
-            places = places.astype(np.int64)
-        if places.dtype == bool:
-            if places.shape != (size,):
-                raise IndexError(f"a mask of shape {places.shape} does not fit {size} elements")
-            places = np.flatnonzero(places)
-        if places.dtype.kind not in "iu":
-            raise IndexError("only integers, slices, integer arrays and masks are valid indices")
-        if not places.size:
-            return np.empty(places.shape, self._dtype)
-        low, high = int(places.min()), int(places.max())
-        if low < -size or high >= size:
-            raise IndexError(f"index {low if low < -size else high} is out of bounds for {size} elements")
-        flat = places.ravel().astype(np.int64)
-        if low < 0:
-            flat[flat < 0] += size
-        if bool((flat[1:] >= flat[:-1]).all()):
-            found = self._gather_sorted(flat)
+        wanted = places(key, len(self))
+        shape = wanted.shape
+        found = np.empty(shape, self._unit)
+        if consecutive(wanted):
+            self._fill(wanted[..., 0].reshape(-1), shape[-1], octets(found))
         else:
-            order = np.argsort(flat, kind="stable")
-            found = np.empty(len(flat), self._dtype)
-            found[order] = self._gather_sorted(flat[order])
-        return found.reshape(places.shape) if places.shape else found[0]
+            self._fill(wanted.reshape(-1), 1, octets(found))
+        return found if shape or self._parts.row else found[()]
 
-    def _gather_sorted(self, places: Array) -> Array:
-        """The same for places in order: those that lie in one block of one file are read at once."""
-        itemsize = self._dtype.itemsize
-        shards = np.searchsorted(self._start_array, places, "right") - 1
-        offsets = (places - self._start_array[shards]) * itemsize
-        blocks = offsets // _BLOCK
-        borders = np.flatnonzero((shards[1:] != shards[:-1]) | (blocks[1:] != blocks[:-1])) + 1
-        firsts = np.concatenate([[0], borders])
-        lasts = np.concatenate([borders, [len(places)]])
-        found = np.empty(len(places), self._dtype)
-        for first, last, shard, start, stop in zip(
-            firsts.tolist(),
-            lasts.tolist(),
-            shards[firsts].tolist(),
-            offsets[firsts].tolist(),
-            (offsets[lasts - 1] + itemsize).tolist(),
-        ):
-            block = np.frombuffer(self._open(shard)[start:stop], self._dtype)
-            found[first:last] = block[(offsets[first:last] - start) // itemsize] if last - first > 1 else block
-        return found
+    def _fill(self, starts: Array, length: int, target: memoryview) -> None:
+        """Copy the `length` rows from each start on, one after the other."""
+        size = length * self._unit.itemsize
+        if not (len(starts) and size):
+            return
+        shards = np.searchsorted(self._start_array, starts, "right") - 1
+        whole = starts + length <= self._start_array[shards + 1]
+        if bool(whole.all()):
+            self._fill_whole(starts, shards, size, target)
+            return
+        within = np.flatnonzero(whole)
+        if len(within):
+            blocks = np.empty((len(within), size), np.uint8)
+            self._fill_whole(starts[within], shards[within], size, octets(blocks))
+            np.frombuffer(target, np.uint8).reshape(-1, size)[within] = blocks
+        across = np.flatnonzero(~whole).tolist()
+        pieces = [
+            (shard, offset, number * size + at, count)
+            for number, start in zip(across, starts[across].tolist())
+            for shard, offset, at, count in self._pieces(start, start + length)
+        ]
+        for shard, offset, at, count in sorted(pieces):
+            copy(self._open(shard), offset, target[at : at + count])
+
+    def _fill_whole(self, starts: Array, shards: Array, size: int, target: memoryview) -> None:
+        """The same for blocks of `size` bytes, each of which lies in one file."""
+        offsets = (starts - self._start_array[shards]) * self._unit.itemsize
+        used = np.flatnonzero(np.bincount(shards))
+        number = np.empty(len(self._parts.paths), np.int64)
+        number[used] = np.arange(len(used))
+        gather([self._open(shard) for shard in used.tolist()], number[shards], offsets, size, target)
 
     # Files
 
@@ -352,13 +387,14 @@ class Shards:
             raise self._closed_error()
         data = buffers[shard]
         if data is None:
+            parts = self._parts
             data = buffers[shard] = SlidingWindowMapBuffer._later(
                 self._manager,
-                self._paths[shard],
-                self._offsets[shard],
-                self._counts[shard] * self._dtype.itemsize,
-                self._sizes[shard],
-                self._mtimes[shard],
+                parts.paths[shard],
+                parts.offsets[shard],
+                parts.counts[shard] * self._unit.itemsize,
+                parts.sizes[shard],
+                parts.mtimes[shard],
             )
         return data
 
@@ -370,58 +406,13 @@ class Shards:
         return ClosedError(f"{self!r} cannot be read")
 
 
-def _name(path: Any) -> str:
-    name: Any = absolute(os.fspath(path))  # descriptors are no paths
-    return os.fsdecode(name)
-
-
-def _as_integer(key: Any) -> int | None:
-    """The integer that a key stands for; None for what may be an array, as of other libraries."""
-    try:
-        return index(key)
-    except (TypeError, ValueError):
-        return None
-
-
 def _read_only(array: Array) -> Array:
     array.flags.writeable = False
     return array
 
 
-def _common(names: list[str]) -> str:
-    """What all names start with."""
-    low, high = min(names, default=""), max(names, default="")
-    length = 0
-    while low[length : length + 1] == high[length : length + 1] != "":
-        length += 1
-    return low[:length]
-
-
-def _packed(numbers: list[int] | None) -> Any:
-    """Numbers as they pickle best: one where all are the same, else their bytes."""
-    if not numbers:
-        return None
-    return numbers[0] if len(set(numbers)) == 1 else np.array(numbers, "<i8").tobytes()
-
-
-def _unpacked(packed: Any, count: int) -> list[int]:
-    if isinstance(packed, bytes):
-        found: list[int] = np.frombuffer(packed, "<i8").tolist()
-        return found
-    return [index(packed)] * count if count else []
-
-
-def _shards(count: int, common: str, names: str, dtype: Any, *lists: Any) -> Shards:
+def _shards(*state: Any) -> Shards:
     """Unpickled: nothing is opened before the first read."""
     shards = Shards.__new__(Shards)
-    kind = long(dtype)
-    paths = [common + name for name in names.split("\0")] if count else []
-    sizes, mtimes, offsets = (_unpacked(packed, count) for packed in lists[:3])
-    if lists[3] is None:
-        counts = [(size - start) // kind.itemsize for size, start in zip(sizes, offsets)]
-    else:
-        counts = _unpacked(lists[3], count)
-    if {len(paths), len(sizes), len(mtimes), len(offsets), len(counts)} != {count}:
-        raise ValueError("not what Shards pickles to")
-    shards._become(paths, kind, sizes, mtimes, offsets, counts, None)
+    shards._become(unpacked(*state), None)
     return shards

@@ -1,0 +1,68 @@
+"""What an index means: integers, integer arrays and masks. Pure: reads no file."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = ["as_integer", "consecutive", "places", "split"]
+
+
+def split(key: tuple[Any, ...], ndim: int) -> tuple[Any, tuple[Any, ...]]:
+    """The part of a key that is for the first dimension, and those for the others: () if these ask for all."""
+    parts = [part for part in key if part is not Ellipsis]
+    if len(key) - len(parts) > 1 or len(parts) > ndim:
+        raise IndexError(f"too many indices: {key}")
+    if any(part is None or isinstance(part, (bool, np.bool_)) for part in parts):
+        raise IndexError(f"an index cannot add a dimension: {key}")
+    dots = next((place for place, part in enumerate(key) if part is Ellipsis), len(parts))
+    parts[dots:dots] = [slice(None)] * (ndim - len(parts))
+    rest = tuple(parts[1:])
+    return parts[0], () if all(isinstance(part, slice) and part == slice(None) for part in rest) else rest
+
+
+def as_integer(key: Any) -> int | None:
+    """The integer that a key stands for; None for what may be an array, as of other libraries."""
+    if isinstance(key, (list, np.ndarray, bool, np.bool_)) or bool(getattr(key, "shape", ())):
+        return None
+    try:
+        return index(key)
+    except (TypeError, ValueError):
+        return None
+
+
+def places(key: Any, size: int) -> Array:
+    """The places of `size` that an integer array, or a mask, stands for: int64, in its shape, none negative."""
+    found = np.asarray(key)
+    if isinstance(key, (list, tuple)) and not found.size:
+        found = found.astype(np.int64)
+    if found.dtype == bool:
+        if found.shape != (size,):
+            raise IndexError(f"a mask of shape {found.shape} does not fit {size} elements")
+        return np.flatnonzero(found).astype(np.int64, copy=False)
+    if found.dtype.kind not in "iu":
+        raise IndexError("only integers, slices, integer arrays and masks are valid indices")
+    if not found.size:
+        return np.empty(found.shape, np.int64)
+    low, high = int(found.min()), int(found.max())
+    if low < -size or high >= size:
+        raise IndexError(f"index {low if low < -size else high} is out of bounds for {size} elements")
+    if low >= 0:
+        return found.astype(np.int64, copy=False)
+    wrapped = found.astype(np.int64)
+    wrapped[wrapped < 0] += size
+    return wrapped
+
+
+def consecutive(wanted: Array) -> bool:
+    """Whether these places go up by one along the last dimension, as those of blocks do."""
+    if not (wanted.ndim and wanted.size) or wanted.shape[-1] < 2:
+        return False
+    length = wanted.shape[-1]
+    if bool((wanted[..., -1] - wanted[..., 0] != length - 1).any()):  # sees most of what is not, at a low cost
+        return False
+    return bool((wanted[..., 1:] - wanted[..., :-1] == 1).all())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smmap._default import parse_size
-from smmap.cli import _parser
+from smmap.cli.arguments import parser
 from smmap.cli.files import File, default_paths, find_files
 from smmap.cli.plan import PATTERNS, make_plan
 from smmap.cli.report import skipped
@@ -25,7 +25,7 @@ from smmap.cli.system import NOTHING, Usage, usage
 def test_sizes_are_those_of_the_environment(option: str, text: str) -> None:
     size = parse_size(text)
     if size or option == "window":
-        assert getattr(_parser().parse_args(["bench", f"--{option}", text]), option) == size
+        assert getattr(parser().parse_args(["bench", f"--{option}", text]), option) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "4 M", "64Q", "0x10", "1_000", "1e3", "4iB", "٤"])
@@ -33,7 +33,7 @@ def test_no_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
     with pytest.raises(SystemExit) as exited:
-        _parser().parse_args(["bench", f"--memory={text}"])
+        parser().parse_args(["bench", f"--memory={text}"])
     assert exited.value.code == 2
     assert "--memory: " in (told := capsys.readouterr().err)
     assert "is not a size: write 4096, 64K, 64M, 1G" in told

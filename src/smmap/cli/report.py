@@ -1,23 +1,19 @@
-"""How a run is shown: progress on standard error; a table, or one JSON object, on standard output.
-
-With rich and a terminal there are a bar and a drawn table, else plain text.
-"""
+"""How a run is shown: a table, or one JSON object, on standard output."""
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 from .. import __version__
 from .bench import Outcome, Result
 from .files import Found
 from .sizes import format_size
+from .table import print_rows
 
-__all__ = ["print_json", "print_table", "progress", "skipped"]
+__all__ = ["print_json", "print_table", "skipped"]
 
 
 def _count(number: float) -> str:
@@ -52,10 +48,7 @@ def print_table(outcome: Outcome) -> None:
         for title, name, write in ROWS
     ]
     print(*_head(outcome), "", sep="\n")
-    if _rich(sys.stdout):
-        _draw(names, rows)
-    else:
-        _write(names, rows)
+    print_rows([["", *names], *rows])
     print("", *_notes(outcome), sep="\n")
 
 
@@ -95,27 +88,6 @@ def print_json(outcome: Outcome) -> None:
 def skipped(found: Found) -> str:
     """How many files were left out, and why."""
     return f"{found.empty:,} empty and {found.unreadable:,} unreadable skipped"
-
-
-@contextmanager
-def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function to call after each step, with the name of what is going on."""
-    if _rich(sys.stderr):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=steps)
-            yield lambda name: bar.update(task, advance=1, description=f"{name:12}")
-    else:
-        seen = set()
-
-        def say(name: str) -> None:
-            if name not in seen:
-                seen.add(name)
-                print(f"{name} ...", file=sys.stderr, flush=True)
-
-        yield say
 
 
 def _figures(outcome: Outcome) -> list[dict[str, Any]]:
@@ -169,33 +141,3 @@ def _notes(outcome: Outcome) -> list[str]:
     if outcome.changed:
         lines.append(f"changed meanwhile, reads not counted: {', '.join(outcome.changed)}")
     return [*lines, f"{outcome.wrong:,} wrong reads; every byte was compared with a plain read of the file"]
-
-
-def _rich(stream: TextIO) -> bool:
-    """Whether to draw: somebody looks, and rich is installed."""
-    if not stream.isatty():
-        return False
-    try:
-        import rich  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _draw(names: list[str], rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", *names, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _write(names: list[str], rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(["", *names], *rows)]
-    for first, *others in [["", *names], *rows]:
-        print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:])), sep="  ")

@@ -23,7 +23,7 @@ class Contender:
     """What all have in common: nothing kept, nothing to close."""
 
     name: str
-    manager: SlidingWindowMapManager | None = None  # whose figures tell of hits and misses
+    manager: Any = None  # whose figures tell of hits and misses
 
     def reader(self) -> Reader:
         """A function (path, offset, size) for one thread."""
@@ -45,16 +45,16 @@ class SmmapBuffer(Contender):
     name = "smmap buffer"
 
     def __init__(self, manager: SlidingWindowMapManager) -> None:
-        self.manager, self.make_cursor = manager, manager.make_cursor
+        self.manager = manager
         self.buffers: dict[str, SlidingWindowMapBuffer] = {}
 
     def reader(self) -> Reader:
-        make_cursor, buffers = self.make_cursor, self.buffers
+        make, buffers = self.manager.buffer, self.buffers
 
         def read(path: str, offset: int, size: int) -> bytes:
             buffer = buffers.get(path)
             if buffer is None:
-                buffer = buffers.setdefault(path, SlidingWindowMapBuffer(make_cursor(path)))
+                buffer = buffers.setdefault(path, make(path))
             data: bytes = buffer[offset : offset + size]
             return data
 

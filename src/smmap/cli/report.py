@@ -34,6 +34,7 @@ ROWS: list[tuple[str, str, Callable[[Any], str]]] = [  # title in the table, nam
     ("resident growth", "resident_growth_bytes", format_size),
     ("hits", "hits", _count),
     ("misses", "misses", _count),
+    ("cold reads", "cold_reads", _count),
     ("evictions", "evictions", _count),
     ("wrong reads", "wrong_reads", _count),
 ]
@@ -109,6 +110,7 @@ def _figures_of(result: Result, best: float | None) -> dict[str, Any]:
         "resident_growth_bytes": result.peak.resident,
         "hits": result.stats.hits if result.stats else None,
         "misses": result.stats.misses if result.stats else None,
+        "cold_reads": result.stats.cold_reads if result.stats else None,
         "evictions": result.stats.evictions if result.stats else None,
         "wrong_reads": result.wrong,
         "stopped": result.stopped or None,

@@ -9,6 +9,7 @@ from ._engine import engine, engine_error
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError, SmmapError
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import open as open  # noqa: A004  # not in __all__: `from smmap import *` leaves the built-in alone
+from ._report import RegionInfo
 
 __version__ = "5.1.0"
 version_info = tuple(int(number) for number in __version__.split("."))
@@ -18,6 +19,7 @@ __all__ = [
     "FileChangedError",
     "LimitError",
     "ReentryError",
+    "RegionInfo",
     "SlidingWindowMapBuffer",
     "SlidingWindowMapManager",
     "SmmapError",

@@ -22,6 +22,8 @@ __all__ = ["Cache", "Stats"]
 
 T = TypeVar("T")
 
+_FORGOTTEN = 64  # dead regions of which the time is remembered, beside as many as live
+
 
 class Stats(NamedTuple):
     """What a manager has mapped, has done, and may do. Sizes are in bytes."""
@@ -74,6 +76,7 @@ class Cache:
         self.cold_reads = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
+        self._born: dict[Any, float] = {}  # when a region was made, by its entry; of dead ones too, for a while
         self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
 
     @property
@@ -85,9 +88,13 @@ class Cache:
 
     # Regions
 
-    def count_miss(self) -> None:
+    def count_miss(self, region: Any) -> None:
         """A region was made."""
         self._misses += 1
+        born = self._born
+        born[region.entry] = time.monotonic()
+        if len(born) > 2 * self.ledger.mapped + _FORGOTTEN:
+            self._born = {entry: then for entry, then in born.items() if entry() is not None}
         self._peak_mapped = max(self._peak_mapped, self.ledger.mapped)
         self._peak_memory = max(self._peak_memory, self.ledger.memory)
 
@@ -234,6 +241,19 @@ class Cache:
     def regions(self) -> list[Any]:
         """All regions that live."""
         return [region for region in (entry() for entry in self.ledger.living.copy().values()) if region is not None]
+
+    def states(self) -> list[tuple[Any, str, float]]:
+        """All regions that live, whether each is pinned, idle or detached, and for how many seconds it was mapped."""
+        now = time.monotonic()
+        idle = {id(region) for region in self.idle}
+        return [
+            (
+                region,
+                "pinned" if region.pinned else "idle" if id(region) in idle else "detached",
+                now - self._born.get(region.entry, now),
+            )
+            for region in self.regions()
+        ]
 
     def stats(self, window_size: int) -> Stats:
         """All counters. What died since the ledger was settled may still be counted."""

@@ -355,7 +355,7 @@ class Manager:
             return None
         finally:
             self._done(descriptor)
-        self._cache.count_miss()
+        self._cache.count_miss(region)
         return region
 
     def _use(self, region: Any) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import _system
+from . import _report, _system
 from ._cache import Stats
 from ._errors import ReentryError, refuse_state
 from ._files import key_at, names_of
 from ._manager import Manager
+from ._report import RegionInfo
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
@@ -71,12 +73,11 @@ class StaticWindowMapManager(Manager):
         super().__init__(round_window(window_size), memory, max_open_handles, backing)
 
     def __repr__(self) -> str:
-        state = (
-            "closed"
-            if self._closed
-            else f"{self._cache.ledger.mapped} regions, {self._cache.ledger.memory} bytes mapped"
-        )
-        return f"<{type(self).__name__} {state}>"
+        return f"<{_report.line(type(self).__name__, self.stats(), self._closed)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counters, limits, and the largest regions."""
+        return _report.html(type(self).__name__, self.stats(), self.regions(), self._closed)
 
     # What users call
 
@@ -138,6 +139,24 @@ class StaticWindowMapManager(Manager):
             return self._lock.run(self._cache.stats, self._window)
         except ReentryError:
             return self._cache.stats(self._window)
+
+    def regions(self) -> list[RegionInfo]:
+        """What is mapped now: a `RegionInfo` for each region, by file and start.
+
+        It says how things were at one moment, keeps nothing mapped, and counts as no use. Linear in the regions; any
+        thread may call it.
+        """
+        try:
+            return self._lock.run(self._regions)
+        except ReentryError:
+            return self._regions()
+
+    def _regions(self) -> list[RegionInfo]:
+        found = [
+            RegionInfo(self._files.name_of(region.file), region.start, region.stop, region.pins, state, age)
+            for region, state, age in self._cache.states()
+        ]
+        return sorted(found, key=lambda one: (os.fsdecode(one.file), one.start))
 
     def num_file_handles(self) -> int:
         """How many regions are mapped."""

@@ -31,10 +31,8 @@ def test_version_engine_and_the_reason_for_it_are_reported() -> None:
 
 
 def test_it_needs_only_the_standard_library() -> None:
-    code = f"import sys; sys.path.insert(0, {str(FOLDER.parent)!r}); import runpy; runpy.run_module('smmap', alter_sys=True)"
-    code = code.replace("; runpy.run_module", "; sys.argv[1:] = []; runpy.run_module").replace(
-        "alter_sys=True", "run_name='__main__'"
-    )
+    code = f"import runpy, sys; sys.path.insert(0, {str(FOLDER.parent)!r})\n"
+    code += "runpy.run_module('smmap', None, '__main__')"
     done = run(code=code, options=("-I", "-S"))
     assert done.returncode == 0, done.stderr
     assert f"engine {smmap.engine}" in done.stdout

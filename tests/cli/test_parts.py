@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from smmap._default import parse_size
+from smmap._report import format_size
 from smmap.cli.arguments import parser
 from smmap.cli.files import File, default_paths, find_files
 from smmap.cli.plan import PATTERNS, make_plan
 from smmap.cli.report import skipped
-from smmap.cli.sizes import format_size
 from smmap.cli.system import NOTHING, Usage, usage
 
 

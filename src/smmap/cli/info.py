@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from .sizes import format_size
+from .._report import format_size
 
 __all__ = ["ORDERS", "run"]
 

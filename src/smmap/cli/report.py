@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
+from .._report import format_size
 from .bench import Outcome, Result
 from .files import Found
-from .sizes import format_size
 from .table import print_rows
 
 __all__ = ["print_json", "print_table", "skipped"]

@@ -1,5 +1,7 @@
 """Read-only sliding window memory maps of many files, within limits: an implementation of smmap's interface."""
 
+import os as _os
+
 from . import _compat as _compat
 from ._buffer import SlidingWindowMapBuffer, buffer
 from ._cache import Stats
@@ -34,3 +36,8 @@ __all__ = [
     "engine_error",
     "version_info",
 ]
+
+if _os.environ.get("SMMAP_TRACE"):
+    from . import _trace
+
+    _trace.start_from_environment(_os.environ["SMMAP_TRACE"])

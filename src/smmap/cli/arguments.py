@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from .._default import parse_size
-from . import bench_command, info
+from . import bench_command, info, replay
 from .plan import PATTERNS
 
 __all__ = ["parser", "run"]
@@ -43,6 +43,24 @@ exit status: 0 shown, 2 no such process or wrong usage, 3 the process may not be
 """
 
 
+REPLAY = """\
+Say what other limits would have done with the reads of a trace, and which limits to choose.
+
+A trace is what `manager.trace(path)` or SMMAP_TRACE=path recorded. Needs the extra `numpy`; --plot the extra `plot`.
+"""
+
+REPLAY_EXIT = """\
+The curves say how many windows were not found mapped, for windows of several sizes and each limit of memory, if all
+were mapped at once, as cursors and views do. The table says what the manager's whole policy does, which reads what it
+seldom needs without mapping it. Times are estimates from the prices that were measured here.
+
+--synthetic zipf:files=1000000,accesses=50000000,size=1M,read=4096,seed=0 (all optional) makes reads up instead,
+by Zipf's law, and takes the same memory however many there are. With --measure, a real manager reads 20,000 files.
+
+exit status: 0 done, 2 no trace, a damaged one or wrong usage, 3 a library is missing
+"""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit status."""
     words, command = list(arguments), []
@@ -70,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     commands = new.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_bench(commands)
     _add_info(commands)
+    _add_replay(commands)
     return new
 
 
@@ -108,6 +127,22 @@ def _add_info(commands: Any) -> None:
     )
     command.add_argument("--watch", type=_seconds, metavar="SECONDS", help="show it again every so often")
     command.add_argument("--json", action="store_true", help="print JSON: one object, with --watch one a line")
+
+
+def _add_replay(commands: Any) -> None:
+    short = "say which limits suit the reads of a trace"
+    command = _add(commands, "replay", short, REPLAY, REPLAY_EXIT, replay.run)
+    command.add_argument("trace", nargs="?", metavar="TRACE", help="a file that was recorded")
+    command.add_argument("--partial", action="store_true", help="use what is whole of a trace without an end")
+    command.add_argument("--window", type=_size(0), metavar="SIZE", help="present window size, instead of the recorded")
+    command.add_argument("--memory", type=_size(1), metavar="SIZE", help="present limit of memory, likewise")
+    command.add_argument("--handles", type=_number, metavar="N", help="present limit of handles, likewise")
+    command.add_argument("--budget", type=_size(1), metavar="SIZE", help="recommend no more memory than this")
+    command.add_argument("--plot", metavar="FILE", help="draw the curves into an .svg or .png file")
+    command.add_argument("--policies", action="store_true", help="compare LRU with the optimum, SIEVE and 2Q")
+    command.add_argument("--measure", action="store_true", help="make the reads for real under the recommended limits")
+    command.add_argument("--synthetic", metavar="SPEC", help="make reads up: see below")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _size(least: int) -> Callable[[str], int]:

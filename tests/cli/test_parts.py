@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,33 @@ def test_format_size(size: int, text: str) -> None:
 def test_default_paths_hold_the_library() -> None:
     names = {Path(file.path).name for file in find_files(default_paths()).files}
     assert {"os.py", "argparse.py"} <= names
+
+
+def test_finding_fifty_thousand_files_takes_less_than_two_seconds_of_processor_time(tmp_path: Path) -> None:
+    for number in range(500):
+        (tmp_path / str(number)).mkdir()
+        first = tmp_path / str(number) / "0"
+        first.write_bytes(b"1")
+        for other in range(1, 10):
+            (tmp_path / str(number) / str(other)).write_bytes(b"1")
+    start = time.process_time()
+    found = find_files([str(tmp_path), str(tmp_path / "7")])
+    taken = time.process_time() - start
+    assert len(found.files) == 5000
+    assert taken * 10 < 2
+
+
+def test_links_to_files_and_folders_lead_to_each_file_once(tmp_path: Path) -> None:
+    real = Path(os.path.realpath(tmp_path))
+    (real / "folder").mkdir()
+    (real / "folder" / "a").write_bytes(b"1")
+    (real / "outside").mkdir()
+    (real / "outside" / "b").write_bytes(b"12")
+    (real / "folder" / "b").symlink_to(real / "outside" / "b")
+    (real / "folder" / "round").symlink_to(real / "folder")
+    (real / "way").symlink_to(real / "folder")
+    found = find_files([str(real / "way"), str(real / "folder"), str(real / "folder" / "a")])
+    assert [file.path for file in found.files] == [str(real / "folder" / "a"), str(real / "outside" / "b")]
 
 
 def test_found_files_know_when_they_change(tmp_path: Path) -> None:

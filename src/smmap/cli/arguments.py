@@ -17,7 +17,9 @@ __all__ = ["parser", "run"]
 BENCH = """\
 Read real files under the manager's limits, check every byte, and show what it costs beside plain mmap and pread.
 
-Each contender makes the same reads, chosen by the seed, from a warm page cache. Sizes are bytes, or as 64K, 64M, 1G.
+Each contender makes the same reads, chosen by the seed, from a warm page cache: by default few files, and few places in
+each, are read often, and most seldom (Zipf's law). The process gives itself no more than 1,024 descriptors, as most
+systems do, so those who keep a map for each file meet that limit. Sizes are bytes, or as 64K, 64M, 1G.
 """
 
 BENCH_EXIT = """\
@@ -108,10 +110,12 @@ def _add_bench(commands: Any) -> None:
     command.add_argument("--handles", type=_number, default=sys.maxsize, metavar="N", help="limit of maps")
     command.add_argument("--reads", type=_number, default=50_000, metavar="N", help="reads for each contender (50000)")
     command.add_argument("--size", type=_size(1), default=4096, metavar="BYTES", help="bytes a read (4096)")
-    command.add_argument("--pattern", choices=PATTERNS, default="random", help="where to read (random)")
+    command.add_argument("--files", type=_number, default=2000, metavar="N", help="read so many of the files (2000)")
+    command.add_argument("--pattern", choices=PATTERNS, default="zipf", help="where to read (zipf)")
     command.add_argument("--threads", type=_number, default=1, metavar="N", help="threads, on one manager (1)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="what the reads are chosen by (0)")
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    command.add_argument("--plot", metavar="FILE", help="draw the times into an .svg or .png file")
 
 
 def _add_info(commands: Any) -> None:

@@ -14,6 +14,15 @@ def run(options: Any) -> int:
     from .files import default_paths, find_files
     from .table import progress
 
+    if options.plot and not options.plot.endswith((".svg", ".png")):
+        options.error("--plot takes a name that ends with .svg or .png")
+    if options.plot:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            wanted = "install the extra `plot`, in the sources of this smmap by pip install '.[plot]'"
+            print(f"smmap bench: --plot needs matplotlib: {wanted}", file=sys.stderr)
+            return 3
     try:
         found = find_files(options.paths or default_paths())
     except OSError as error:
@@ -31,11 +40,14 @@ def run(options: Any) -> int:
         pattern=options.pattern,
         threads=options.threads,
         seed=options.seed,
+        files=options.files,
     )
-    with progress(bench.steps(settings)) as step:
+    with bench.few_descriptors(), progress(bench.steps(settings)) as step:
         outcome = bench.run(found, settings, step)
     if not outcome.results:
         print("smmap bench: none of the files could be read", file=sys.stderr)
         return 2
+    if options.plot:
+        report.draw(outcome, options.plot)
     report.print_json(outcome) if options.json else report.print_table(outcome)
     return 0 if outcome.good else 1

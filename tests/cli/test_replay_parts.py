@@ -276,6 +276,24 @@ def test_limits_that_are_as_good_take_less_memory() -> None:
     assert "mapped at most" in result.line
 
 
+def test_windows_are_judged_up_to_the_first_that_holds_the_largest_file() -> None:
+    costs = prices.Prices(100, 20_000, 1000, 900_000, 50_000)
+    for size, expected in (
+        (1000, [64]),
+        (70_000, [64, 256]),
+        (1 << 20, [64, 256, 1024]),
+        (1 << 30, [64, 256, 1024, 4096, 16384]),
+    ):
+        found = reads_of(recorded([(0, 0, 10, 0)] * 50, [size]))
+        result = advice.advise(found, form.TracedManager(64 << 10, 1 << 30, 100), costs, sys.maxsize)
+        assert [curve.window >> 10 for curve in result.curves] == expected
+
+
+def test_a_sample_is_not_asked_about_fewer_windows_than_it_has() -> None:
+    assert advice._memories(1 << 30, 64 << 10, 1.0)[0] == 64 << 10
+    assert advice._memories(1 << 30, 64 << 10, 0.01)[0] >= 800 * (64 << 10)
+
+
 def test_prices_are_those_of_this_machine() -> None:
     found = prices.measure()
     assert 0 < found.hit <= found.cold_read

@@ -108,7 +108,7 @@ def advise(
         touches = touches_of(reads, window)
         distances = _distances(touches, reads, len(windows))
         step("stack distances")
-        memories = _memories(int(touches.sizes.sum() / reads.rate), window)
+        memories = _memories(int(touches.sizes.sum() / reads.rate), window, distances.rate)
         curve = Curve(window, len(touches), memories, distances.curve(memories))
         advice.curves.append(curve)
         memory = _smallest(curve, prices, budget)
@@ -141,7 +141,7 @@ def steps(reads: Reads, present: TracedManager) -> int:
 
 def _windows(reads: Reads, present: int) -> list[int]:
     largest = int(reads.file_sizes.max(initial=1))
-    useful = [window for window in WINDOWS if window <= max(4 * largest, WINDOWS[0])]
+    useful = [window for window in WINDOWS if window < max(4 * largest, WINDOWS[1])]
     if reads.rate == 1 or present <= 1 << PLACE_SHIFT or largest <= 1 << PLACE_SHIFT:
         useful.append(present)
     return sorted({*useful} - {0}) + [0] * (0 in useful)
@@ -160,9 +160,14 @@ def _distances(touches: Touches, reads: Reads, passes: int) -> Distances:
     return distances_of(touches.window[kept], touches.sizes, rate * share, expected * share)
 
 
-def _memories(footprint: int, window: int) -> list[int]:
-    """Limits of memory to judge: two for each power of two, up to all that is ever touched."""
+def _memories(footprint: int, window: int, rate: float) -> list[int]:
+    """Limits of memory to judge: two for each power of two, up to all that is ever touched.
+
+    A sample says nothing about limits of so few windows that it has hardly any of them.
+    """
     found, size = [], max(min(window or footprint, 1 << 20), 64 << 10)
+    while rate < 1 and size < 8 * (window or 1) / rate and size < footprint:
+        size *= 2
     while size < footprint:
         found += [size, size + size // 2]
         size *= 2

@@ -36,7 +36,7 @@ def draw(advice: Advice, path: str) -> None:
     points = [("present limits", advice.present, "x"), ("recommended", advice.recommended, "*")]
     for name, choice, mark in points:
         where = min(max(choice.memory, low), high)
-        label = f"{name}: {choice.outcome.miss_ratio:.1%}"
+        label = f"{name}, cold reads counted: {choice.outcome.miss_ratio:.1%}"
         axes.plot(
             [where], [choice.outcome.miss_ratio], mark, color="black", markersize=12, label=label, linestyle="none"
         )

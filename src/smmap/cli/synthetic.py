@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from time import perf_counter, perf_counter_ns
+from time import perf_counter, process_time_ns
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class Spec(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A part of a run: files read so far, nanoseconds an access, and this process's resident bytes after it."""
+    """A part of a run: files read so far, nanoseconds of CPU time an access, and this process's resident bytes then."""
 
     files: int
     ns_per_access: float
@@ -105,9 +105,9 @@ def simulate(
         met[file] = True
         windows = number.tolist()
         count = len(windows)
-        start = perf_counter_ns()
+        start = process_time_ns()
         policy.use(windows, [spec.read] * count, [True] * count, lambda _: width, [width] * count)
-        spent += perf_counter_ns() - start
+        spent += process_time_ns() - start
         done, since = done + count, since + count
         if done >= spec.accesses * (len(stages) + 1) // _STAGES:
             stages.append(Stage(int(met.sum()), spent / since, _resident()))
@@ -116,7 +116,10 @@ def simulate(
     numbers, ids = np.unique(np.concatenate(sample), return_inverse=True)
     sizes = np.full(len(numbers), width, np.int64)
     distances = distances_of(ids.reshape(-1), sizes, share, expected=spec.accesses * share)
-    memories = [width << shift for shift in range(2, 40) if width << shift <= 2 * spec.files * spec.size]
+    least = 8 / share  # windows: of so few that the sample has hardly any, it says nothing
+    memories = [
+        width << shift for shift in range(40) if least <= 1 << shift and width << shift <= 2 * spec.files * spec.size
+    ]
     return Simulated(policy.outcome, stages, memories, distances.curve(memories), perf_counter() - started)
 
 
@@ -154,11 +157,11 @@ def files_for_real(
             done = spent = since = 0
             met: set[int] = set()
             for part, offsets in chunks(spec, _FOR_REAL):
-                start = perf_counter_ns()
+                start = process_time_ns()
                 for file_number, offset in zip(part.tolist(), offsets.tolist()):
                     with manager.buffer(f"{folder}/{file_number}") as data:
                         data[offset : offset + spec.read]
-                spent += perf_counter_ns() - start
+                spent += process_time_ns() - start
                 met.update(part.tolist())
                 done, since = done + len(part), since + len(part)
                 stages.append(Stage(len(met), spent / since, _resident()))

@@ -1,5 +1,7 @@
 """Read-only sliding window memory maps of many files, within limits: an implementation of smmap's interface."""
 
+import os as _os
+
 from . import _compat as _compat
 from ._buffer import SlidingWindowMapBuffer
 from ._cache import Stats
@@ -9,6 +11,7 @@ from ._default import open as open  # noqa: A004  # not in __all__: `from smmap 
 from ._engine import engine, engine_error
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError, SmmapError
 from ._managers import SlidingWindowMapManager, StaticWindowMapManager
+from ._report import RegionInfo
 
 __version__ = "5.1.0"
 version_info = tuple(int(number) for number in __version__.split("."))
@@ -18,6 +21,7 @@ __all__ = [
     "FileChangedError",
     "LimitError",
     "ReentryError",
+    "RegionInfo",
     "SlidingWindowMapBuffer",
     "SlidingWindowMapManager",
     "SmmapError",
@@ -32,3 +36,8 @@ __all__ = [
     "engine_error",
     "version_info",
 ]
+
+if _os.environ.get("SMMAP_TRACE"):
+    from . import _trace
+
+    _trace.start_from_environment(_os.environ["SMMAP_TRACE"])

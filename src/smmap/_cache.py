@@ -283,6 +283,19 @@ class Cache:
             self._look_for_views_at = 0
         return 0
 
+    def states(self) -> list[tuple[Any, str, float]]:
+        """All regions that live, whether each is pinned, idle or detached, and for how many seconds it was mapped."""
+        now = time.monotonic()
+        idle = {id(region) for region in self.idle}
+        return [
+            (
+                region,
+                "pinned" if region.pinned else "idle" if id(region) in idle else "detached",
+                now - region.born,
+            )
+            for region in self.regions()
+        ]
+
     def stats(self, window_size: int) -> Stats:
         """All counters. What died since the ledger was settled may still be counted."""
         regions = self.ledger.regions()

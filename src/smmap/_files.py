@@ -173,6 +173,16 @@ class Files:
         if len(ref.names) > _MOST_NAMES:  # else a file that is renamed again and again would take ever more memory
             self._forget_name(ref, next(iter(ref.names)))
 
+    def name_of(self, file: File) -> str | bytes:
+        """The path under which a file was opened last; where none is known, what the system calls it by."""
+        ref = self._by_key.get(file.status.key)
+        if ref is not None and ref() is file and ref.names:
+            name = next(reversed(ref.names))
+            if not isinstance(name, int):
+                return name
+        device, inode = file.status.key
+        return f"<inode {inode} of device {device}>"
+
     def settle(self) -> None:
         """Forget the files that nothing needs any more."""
         while self._died:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from . import _system
+from . import _report, _system
 from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
@@ -13,6 +14,7 @@ from ._errors import ReentryError, refuse_state
 from ._files import PathOrFd, key_at, names_of
 from ._manager import Manager
 from ._reader import BufferedFileReader, FileReader, open_reader
+from ._report import RegionInfo
 from ._sizes import size_of
 from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
@@ -72,12 +74,11 @@ class StaticWindowMapManager(Manager):
         super().__init__(round_window(window_size), memory, max_open_handles, backing)
 
     def __repr__(self) -> str:
-        state = (
-            "closed"
-            if self._closed
-            else f"{self._cache.ledger.mapped} regions, {self._cache.ledger.memory} bytes mapped"
-        )
-        return f"<{type(self).__name__} {state}>"
+        return f"<{_report.line(type(self).__name__, self.stats(), self._closed)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counters, limits, and the largest regions."""
+        return _report.html(type(self).__name__, self.stats(), self.regions(), self._closed)
 
     # What users call
 
@@ -169,6 +170,40 @@ class StaticWindowMapManager(Manager):
         What is mapped stays, and so do the counters that say what it is. Any thread may call it.
         """
         self._drop(self._cache.reset_stats)
+
+    def regions(self) -> list[RegionInfo]:
+        """What is mapped now: a `RegionInfo` for each region, by file and start.
+
+        It says how things were at one moment, keeps nothing mapped, and counts as no use. Linear in the regions; any
+        thread may call it.
+        """
+        try:
+            return self._lock.run(self._regions)
+        except ReentryError:
+            return self._regions()
+
+    def trace(self, path: Any, *, rate: float = 1.0) -> Any:
+        """Record which ranges of which files are read, until the `with` block ends, or `close()` of what it returns.
+
+        `path`: the file that is written (`smmap replay` reads it); a forked child writes another, with its process id
+        added to the name. `rate`: the share of places (16 MiB of a file each) that is recorded; it is halved each
+        time a million reads were. All cursors and buffers of the manager are recorded, also those made before; reads
+        through a view or an array that you hold are not. While a trace runs, reads cost several times more, those of
+        other managers a little more; afterwards nothing.
+
+        Raises the system's error if the file cannot be written, `ValueError` if a trace of this manager runs already.
+        Any thread may call it.
+        """
+        from ._trace import Trace
+
+        return Trace(path, self, rate)
+
+    def _regions(self) -> list[RegionInfo]:
+        found = [
+            RegionInfo(self._files.name_of(region.file), region.start, region.stop, region.pins, state, age)
+            for region, state, age in self._cache.states()
+        ]
+        return sorted(found, key=lambda one: (os.fsdecode(one.file), one.start))
 
     def num_file_handles(self) -> int:
         """How many regions are mapped."""

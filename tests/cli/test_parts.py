@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smmap._report import format_size
 from smmap._sizes import parse_size
-from smmap.cli import _parser
+from smmap.cli.arguments import parser
 from smmap.cli.files import File, default_paths, find_files
 from smmap.cli.plan import PATTERNS, make_plan
 from smmap.cli.report import skipped
-from smmap.cli.sizes import format_size
 from smmap.cli.system import NOTHING, Usage, usage
 
 
@@ -25,7 +26,7 @@ from smmap.cli.system import NOTHING, Usage, usage
 def test_sizes_are_those_of_the_environment(option: str, text: str) -> None:
     size = parse_size(text)
     if size or option == "window":
-        assert getattr(_parser().parse_args(["bench", f"--{option}", text]), option) == size
+        assert getattr(parser().parse_args(["bench", f"--{option}", text]), option) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "4 M", "64Q", "0x10", "1_000", "1e3", "4iB", "٤"])
@@ -33,7 +34,7 @@ def test_no_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
     with pytest.raises(SystemExit) as exited:
-        _parser().parse_args(["bench", f"--memory={text}"])
+        parser().parse_args(["bench", f"--memory={text}"])
     assert exited.value.code == 2
     assert "--memory: " in (told := capsys.readouterr().err)
     assert "is not a size: write 4096, 64K, 64M, 1G" in told
@@ -58,6 +59,33 @@ def test_format_size(size: int, text: str) -> None:
 def test_default_paths_hold_the_library() -> None:
     names = {Path(file.path).name for file in find_files(default_paths()).files}
     assert {"os.py", "argparse.py"} <= names
+
+
+def test_finding_fifty_thousand_files_takes_less_than_two_seconds_of_processor_time(tmp_path: Path) -> None:
+    for number in range(500):
+        (tmp_path / str(number)).mkdir()
+        first = tmp_path / str(number) / "0"
+        first.write_bytes(b"1")
+        for other in range(1, 10):
+            (tmp_path / str(number) / str(other)).write_bytes(b"1")
+    start = time.process_time()
+    found = find_files([str(tmp_path), str(tmp_path / "7")])
+    taken = time.process_time() - start
+    assert len(found.files) == 5000
+    assert taken * 10 < 2
+
+
+def test_links_to_files_and_folders_lead_to_each_file_once(tmp_path: Path) -> None:
+    real = Path(os.path.realpath(tmp_path))
+    (real / "folder").mkdir()
+    (real / "folder" / "a").write_bytes(b"1")
+    (real / "outside").mkdir()
+    (real / "outside" / "b").write_bytes(b"12")
+    (real / "folder" / "b").symlink_to(real / "outside" / "b")
+    (real / "folder" / "round").symlink_to(real / "folder")
+    (real / "way").symlink_to(real / "folder")
+    found = find_files([str(real / "way"), str(real / "folder"), str(real / "folder" / "a")])
+    assert [file.path for file in found.files] == [str(real / "folder" / "a"), str(real / "outside" / "b")]
 
 
 def test_found_files_know_when_they_change(tmp_path: Path) -> None:

@@ -636,10 +636,6 @@ def test_buffer_protocol_gives_a_read_only_view(engine: Any, bench: Make) -> Non
     if not _exports(engine):
         with pytest.raises(TypeError):
             memoryview(buffer)
-        interface = buffer.__array_interface__
-        assert interface["shape"] == (17,)
-        assert interface["typestr"] == "|u1"
-        assert interface["data"] == made.data[2:]
         return
     view = memoryview(buffer)
     assert view == made.data[2:]

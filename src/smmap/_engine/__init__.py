@@ -12,10 +12,10 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
   has them; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the region alive;
   `shared()` is what a cursor's `map()` gives; `exported` says whether there ever was either. `reads`: it is a copy in
-  memory, not a map of the file. Cursors call `pin(cursor)` and `unpin(id(cursor), idle)`, without a lock; after the
-  last one the region is idle. `pins` counts them, `holders()` has them, `pinned` looks whether one truly has it,
-  `revoke()` takes it away from them. `drop(ledger)` is called when the manager drops it: where objects die late, it is
-  unmapped at once unless a view may exist; `closed` is true then.
+  memory, not a map of the file. `born`: when it was made, by `time.monotonic()`. Cursors call `pin(cursor)` and
+  `unpin(id(cursor), idle)`, without a lock; after the last one the region is idle. `pins` counts them, `holders()` has
+  them, `pinned` looks whether one truly has it, `revoke()` takes it away from them. `drop(ledger)` is called when the
+  manager drops it: where objects die late, it is unmapped at once unless a view may exist; `closed` is true then.
 - `region.entry`, in tables and orders, refers to a region weakly: `entry()` is the region, or None once it is dying.
 - `Table()`: a file's regions by window, each as long as it lives. `find(key)` is the living region or None, `regions()`
   has all of them, `values()` their entries.
@@ -52,7 +52,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ def _choose(wanted: str) -> tuple[str, str]:
 def _reason(error: ImportError) -> str:
     """Why the fast engine cannot be imported, as far as its build told."""
     try:
-        return (Path(__file__).parent / "fast-not-built.txt").read_text(encoding="utf-8").strip()
+        with open(os.path.join(os.path.dirname(__file__), "fast-not-built.txt"), encoding="utf-8") as file:
+            return file.read().strip()
     except OSError:
         return f"{error}: it is built on CPython for Linux and macOS, where there is a C compiler"
 

@@ -34,6 +34,7 @@ from libc.string cimport memchr, memcpy, memset, strlen
 
 import mmap
 from struct import Struct
+from time import monotonic
 
 from .._files import Status
 from .._system import OPENING, REFUSALS, code_of, named

@@ -119,6 +119,7 @@ cdef class Region:
     cdef readonly Py_ssize_t pins
     cdef readonly bint exported
     cdef readonly bint reads
+    cdef readonly double born
     cdef bint counted
     cdef object __weakref__
     cdef readonly object key
@@ -161,6 +162,7 @@ cdef class Region:
 
     cdef int enter(self) except -1:
         """Be found, and be counted."""
+        self.born = monotonic()
         self.table.reserve()
         self.counted = True
         self.entry.region = <PyObject*>self

@@ -6,7 +6,6 @@ Both go by an `Access` record, and touch three things: the file's table, the ord
 from __future__ import annotations
 
 import io
-import sys
 from operator import index
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -282,13 +281,6 @@ class BufferBase:
 
     def __release_buffer__(self, view: memoryview) -> None:
         """Nothing; but numpy keeps what was exported, not only this object, where the type has this method."""
-
-    if sys.version_info < (3, 12):
-
-        @property
-        def __array_interface__(self) -> dict[str, Any]:
-            """What numpy makes an array of bytes from, without a copy."""
-            return {"version": 3, "shape": (len(self),), "typestr": "|u1", "data": self.view()}
 
 
 class CursorBase:

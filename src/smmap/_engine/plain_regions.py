@@ -18,6 +18,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
+from time import monotonic
 from typing import Any, Callable, TypeVar
 
 from .._files import File
@@ -104,11 +105,12 @@ class Ledger:
 class Region(mmap.mmap):
     """One mapped window of a file; for files that are read instead, a map of a copy of it in memory."""
 
-    __slots__ = ("entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
+    __slots__ = ("born", "entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
 
     face: Any
     """What smmap 5's users see of it: see _compat.py."""
     entry: Entry
+    born: float
     key: Any
     start: int
     stop: int
@@ -127,6 +129,7 @@ class Region(mmap.mmap):
         self.pinned_by = {}
         self.exported = False
         self.face = None
+        self.born = monotonic()
         ledger.enter(self)
         return self
 

@@ -11,19 +11,31 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
+from random import Random
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Union
 
-from .. import SlidingWindowMapManager
-from .contenders import Contender, KeptMmap, PlainMmap, Pread, Reader, SmmapBuffer, SmmapCursor
+from .. import SlidingWindowMapBuffer, SlidingWindowMapManager
+from .contenders import (
+    CachedPread,
+    Contender,
+    KeptMemmap,
+    KeptMmap,
+    OpenRead,
+    PlainMmap,
+    Reader,
+    SmmapBuffer,
+    SmmapCursor,
+    SmmapGather,
+)
 from .files import Found
 from .plan import Read, make_plan
 from .system import NOTHING, Usage, usage
 
-__all__ = ["Outcome", "Result", "Settings", "run", "steps"]
+__all__ = ["Outcome", "Result", "Settings", "few_descriptors", "run", "steps"]
 
 BATCHES = 64  # a run is watched so many times, or more often:
 BATCH_BYTES = 16 << 20  # no more is kept at a time, so that results do not show as growth of memory
@@ -41,9 +53,10 @@ class Settings(NamedTuple):
     handles: int = sys.maxsize
     reads: int = 50_000
     size: int = 4096
-    pattern: str = "random"
+    pattern: str = "zipf"
     threads: int = 1
     seed: int = 0
+    files: int = 2000
 
 
 @dataclass
@@ -71,6 +84,8 @@ class Outcome:
     found: Found
     files_read: int
     bytes_read: int
+    descriptors: int
+    """The soft limit of descriptors that the run had."""
     changed: list[str]
     results: list[Result]
 
@@ -90,13 +105,56 @@ def contenders(settings: Settings) -> list[Contender]:
     def manager() -> SlidingWindowMapManager:
         return SlidingWindowMapManager(settings.window, settings.memory, settings.handles)
 
-    every: list[Contender] = [SmmapBuffer(manager()), SmmapCursor(manager()), PlainMmap(), KeptMmap()]
-    return [*every, Pread()] if hasattr(os, "pread") else every
+    every: list[Contender] = [SmmapBuffer(manager()), SmmapCursor(manager())]
+    if hasattr(SlidingWindowMapBuffer, "gather"):
+        every.append(SmmapGather(manager()))
+    every += [PlainMmap(), KeptMmap()]
+    try:
+        every.append(KeptMemmap())
+    except ImportError:
+        pass
+    every.append(OpenRead())
+    if hasattr(os, "pread"):
+        handles = manager().max_file_handles()
+        every.append(CachedPread(min(handles, _descriptors() // 2), settings.threads))
+    return every
+
+
+def _descriptors() -> int:
+    """How many descriptors this process may have."""
+    try:
+        import resource
+    except ImportError:
+        return 512
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+@contextmanager
+def few_descriptors(most: int = 1024) -> Iterator[None]:
+    """A soft limit of descriptors as most systems have it, so that those who keep one for each file meet it."""
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft <= most:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Outcome:
     """Read, time, check and watch; `step` is told the contender's name after each batch."""
-    plan = make_plan(found.files, settings.pattern, settings.reads, settings.size, settings.seed)
+    chosen = found.files
+    if len(chosen) > settings.files:
+        chosen = sorted(Random(settings.seed).sample(chosen, settings.files))
+    plan = make_plan(chosen, settings.pattern, settings.reads, settings.size, settings.seed)
     with ThreadPoolExecutor(settings.threads) as pool:
         bench = _Bench(found, settings, pool)
         plan, unreadable = bench.warm(plan, step)
@@ -107,6 +165,7 @@ def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Out
         files_read=len({path for path, _, _ in plan}),
         bytes_read=sum(size for _, _, size in plan),
         results=results,
+        descriptors=_descriptors(),
         changed=bench.changes(plan),
     )
 
@@ -211,7 +270,14 @@ class _Bench:
 def _timed(read: Reader, reads: Sequence[Read]) -> tuple[int, int, list[Got]]:
     """When the reads started and ended, and what each gave."""
     got: list[Got] = []
+    many = getattr(read, "many", None)
     start = perf_counter_ns()
+    if many is not None and reads:
+        try:
+            got += many(reads)
+        except FAILURES as error:
+            got += [error] * len(reads)
+        return start, perf_counter_ns(), got
     for path, offset, size in reads:
         try:
             got.append(read(path, offset, size))

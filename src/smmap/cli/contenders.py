@@ -7,14 +7,25 @@ contender is made anew for a run and closed after it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from mmap import ACCESS_READ, mmap
 from typing import Any
 
 from .. import SlidingWindowMapBuffer, SlidingWindowMapManager, WindowCursor
 
-__all__ = ["Contender", "KeptMmap", "PlainMmap", "Pread", "SmmapBuffer", "SmmapCursor"]
+__all__ = [
+    "CachedPread",
+    "Contender",
+    "KeptMemmap",
+    "KeptMmap",
+    "OpenRead",
+    "PlainMmap",
+    "SmmapBuffer",
+    "SmmapCursor",
+    "SmmapGather",
+]
 
 Reader = Callable[[str, int, int], bytes]
 
@@ -23,7 +34,7 @@ class Contender:
     """What all have in common: nothing kept, nothing to close."""
 
     name: str
-    manager: SlidingWindowMapManager | None = None  # whose figures tell of hits and misses
+    manager: Any = None  # whose figures tell of hits and misses
 
     def reader(self) -> Reader:
         """A function (path, offset, size) for one thread."""
@@ -45,20 +56,54 @@ class SmmapBuffer(Contender):
     name = "smmap buffer"
 
     def __init__(self, manager: SlidingWindowMapManager) -> None:
-        self.manager, self.make_cursor = manager, manager.make_cursor
+        self.manager = manager
         self.buffers: dict[str, SlidingWindowMapBuffer] = {}
 
     def reader(self) -> Reader:
-        make_cursor, buffers = self.make_cursor, self.buffers
+        make, buffers = self.manager.buffer, self.buffers
 
         def read(path: str, offset: int, size: int) -> bytes:
             buffer = buffers.get(path)
             if buffer is None:
-                buffer = buffers.setdefault(path, SlidingWindowMapBuffer(make_cursor(path)))
+                buffer = buffers.setdefault(path, make(path))
             data: bytes = buffer[offset : offset + size]
             return data
 
         return read
+
+
+class SmmapGather(SmmapBuffer):
+    """The same buffers, asked for many reads at once."""
+
+    name = "smmap gather"
+
+    def reader(self) -> Reader:
+        return _Gathering(super().reader(), self.manager.buffer, self.buffers)
+
+
+class _Gathering:
+    """Reads of one size and file go together, as one call of `gather`."""
+
+    def __init__(self, read: Reader, make: Callable[[str], Any], buffers: dict[str, Any]) -> None:
+        self._read, self._make, self._buffers = read, make, buffers
+
+    def __call__(self, path: str, offset: int, size: int) -> bytes:
+        return self._read(path, offset, size)
+
+    def many(self, reads: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """What all of these reads give, in their order."""
+        together: dict[tuple[str, int], list[int]] = {}
+        for number, (path, _, size) in enumerate(reads):
+            together.setdefault((path, size), []).append(number)
+        found = [b""] * len(reads)
+        for (path, size), numbers in together.items():
+            buffer = self._buffers.get(path)
+            if buffer is None:
+                buffer = self._buffers.setdefault(path, self._make(path))
+            joined = buffer.gather([reads[number][1] for number in numbers], size)
+            for at, number in enumerate(numbers):
+                found[number] = bytes(joined[at * size : at * size + size])
+        return found
 
 
 class SmmapCursor(Contender):
@@ -126,23 +171,80 @@ class KeptMmap(Contender):
             self.maps.popitem()[1].close()
 
 
-class Pread(Contender):
-    """Open, pread, close."""
+class KeptMemmap(Contender):
+    """The same with `numpy.memmap`, which is a map and an array over it."""
 
-    name = "pread"
+    name = "kept memmap"
+
+    def __init__(self) -> None:
+        import numpy
+
+        self.make = numpy.memmap
+        self.maps: dict[str, Any] = {}
+
+    def reader(self) -> Reader:
+        maps, make = self.maps, self.make
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            data = maps.get(path)
+            if data is None:
+                data = maps.setdefault(path, make(path, mode="r"))
+            found: bytes = data[offset : offset + size].tobytes()
+            return found
+
+        return read
+
+    def close(self) -> None:
+        self.maps.clear()
+
+
+class OpenRead(Contender):
+    """Open, seek, read, close."""
+
+    name = "open-read"
 
     def reader(self) -> Reader:
         def read(path: str, offset: int, size: int) -> bytes:
-            number = os.open(path, os.O_RDONLY)
-            try:
-                return os.pread(number, size, offset)
-            finally:
-                os.close(number)
+            with open(path, "rb", buffering=0) as file:
+                file.seek(offset)
+                return file.read(size)
 
         return read
 
     def opened(self, path: str) -> AbstractContextManager[Any]:
         return open(path, "rb", buffering=0)
+
+
+class CachedPread(Contender):
+    """`os.pread` by descriptors of which the least recently used are closed: as many as smmap may have handles."""
+
+    name = "pread LRU"
+
+    def __init__(self, handles: int, threads: int) -> None:
+        self.most = max(handles // threads, 1)  # a cache for each thread: no lock
+        self.caches: list[OrderedDict[str, int]] = []
+
+    def reader(self) -> Reader:
+        cache: OrderedDict[str, int] = OrderedDict()
+        self.caches.append(cache)
+        most = self.most
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            number = cache.get(path)
+            if number is None:
+                if len(cache) >= most:
+                    os.close(cache.popitem(last=False)[1])
+                number = cache[path] = os.open(path, os.O_RDONLY)
+            else:
+                cache.move_to_end(path)
+            return os.pread(number, size, offset)
+
+        return read
+
+    def close(self) -> None:
+        for cache in self.caches:
+            while cache:
+                os.close(cache.popitem()[1])
 
 
 def _map(path: str) -> mmap:

@@ -37,7 +37,8 @@ class Found(NamedTuple):
 def default_paths() -> list[str]:
     """The standard library and the site-packages of the running Python."""
     paths = sysconfig.get_paths()
-    return [path for path in (paths["stdlib"], paths["purelib"], paths["platlib"]) if os.path.isdir(path)]
+    found = dict.fromkeys(paths[name] for name in ("stdlib", "purelib", "platlib"))
+    return [path for path in found if os.path.isdir(path)]
 
 
 def find_files(paths: Iterable[str]) -> Found:
@@ -50,28 +51,44 @@ def find_files(paths: Iterable[str]) -> Found:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 continue  # opening a FIFO would wait for a writer
+            key = status.st_dev, status.st_ino
+            if key in files:
+                continue
             os.close(os.open(path, os.O_RDONLY))
         except OSError:
             unreadable.add(path)
             continue
         if status.st_size:
-            # The real path is what /proc/self/maps shows.
-            file = File(os.path.realpath(path), status.st_size, _identity(status))
-            files.setdefault((status.st_dev, status.st_ino), file)
+            files[key] = File(path, status.st_size, _identity(status))
         else:
             empty.add(path)
     return Found(sorted(files.values()), len(empty), len(unreadable))
 
 
 def _walk(paths: Iterable[str], unreadable: set[str]) -> Iterator[str]:
+    """The real paths, which are what /proc/self/maps shows, of all that is no folder; each folder once."""
+    met: set[str] = set()
     for path in paths:
         os.stat(path)
+        waiting = [os.path.realpath(path)]
         if not os.path.isdir(path):
-            yield path
-            continue
-        for folder, _, names in os.walk(path, onerror=lambda error: unreadable.add(error.filename)):
-            for name in names:
-                yield os.path.join(folder, name)
+            yield waiting.pop()
+        while waiting:
+            folder = waiting.pop()
+            if folder in met:
+                continue
+            met.add(folder)
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        elif not entry.is_symlink():
+                            yield entry.path
+                        elif not entry.is_dir():
+                            yield os.path.realpath(entry.path)
+            except OSError:
+                unreadable.add(folder)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -1,23 +1,19 @@
-"""How a run is shown: progress on standard error; a table, or one JSON object, on standard output.
-
-With rich and a terminal there are a bar and a drawn table, else plain text.
-"""
+"""How a run is shown: a table, or one JSON object, on standard output."""
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 from .. import __version__
+from .._report import format_size
 from .bench import Outcome, Result
 from .files import Found
-from .sizes import format_size
+from .table import print_rows
 
-__all__ = ["print_json", "print_table", "progress", "skipped"]
+__all__ = ["draw", "print_json", "print_table", "skipped"]
 
 
 def _count(number: float) -> str:
@@ -28,35 +24,85 @@ def _ratio(number: float) -> str:
     return f"{number:.2f}"
 
 
-ROWS: list[tuple[str, str, Callable[[Any], str]]] = [  # title in the table, name in JSON, how it is written
+Column = tuple[str, str, Callable[[Any], str]]  # title in a table, name in JSON, how it is written
+
+SPEED: list[Column] = [
     ("reads/s", "reads_per_second", _count),
     ("ns a read", "ns_per_read", _count),
     ("ratio to best", "ratio_to_best", _ratio),
+    ("wrong reads", "wrong_reads", _count),
+]
+PEAKS: list[Column] = [
     ("peak maps", "peak_maps", _count),
     ("peak descriptors", "peak_descriptors", _count),
     ("peak mapped", "peak_mapped_bytes", format_size),
     ("resident growth", "resident_growth_bytes", format_size),
+]
+WORK: list[Column] = [
     ("hits", "hits", _count),
     ("misses", "misses", _count),
+    ("cold reads", "cold_reads", _count),
     ("evictions", "evictions", _count),
-    ("wrong reads", "wrong_reads", _count),
 ]
 
 
 def print_table(outcome: Outcome) -> None:
-    """The figures with a column for each contender, and what there is to say about them."""
-    columns = _figures(outcome)
-    names = [column["name"] for column in columns]
-    rows = [
-        [title, *("-" if column[name] is None else write(column[name]) for column in columns)]
-        for title, name, write in ROWS
-    ]
+    """The figures with a line for each contender, and what there is to say about them."""
+    figures = _figures(outcome)
+    stats = _stats(outcome)
+    limits = ["limit", _count(stats.max_open_handles), _count(outcome.descriptors), format_size(stats.max_memory_size)]
     print(*_head(outcome), "", sep="\n")
-    if _rich(sys.stdout):
-        _draw(names, rows)
-    else:
-        _write(names, rows)
+    print_rows(_rows("speed", SPEED, figures))
+    print()
+    print_rows([*_rows("as the system counts", PEAKS, figures), [*limits, "-"]])
+    print()
+    print_rows(_rows("as smmap counts", WORK, [one for one in figures if one["hits"] is not None]))
     print("", *_notes(outcome), sep="\n")
+
+
+def _rows(title: str, columns: list[Column], figures: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [title, *(column for column, _, _ in columns)],
+        *(
+            [one["name"], *("-" if one[name] is None else write(one[name]) for _, name, write in columns)]
+            for one in figures
+        ),
+    ]
+
+
+def draw(outcome: Outcome, path: str) -> None:
+    """Write an SVG or PNG file with a bar for each contender. `ImportError` without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figures = _figures(outcome)[::-1]
+    names = [one["name"] for one in figures]
+    times = [(one["ns_per_read"] or 0) / 1000 for one in figures]
+    colours = ["#0072b2" if name.startswith("smmap") else "#999999" for name in names]
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(names) + 1.6), layout="constrained")
+    axes.barh(names, times, color=colours)
+    most = max(times) or 1
+    for at, (one, time) in enumerate(zip(figures, times)):
+        text = f"{time:.1f} us" if one["ns_per_read"] else ""
+        if one["stopped"]:
+            text += f"  stopped after {one['reads']:,} reads"
+        elif one["peak_maps"] is not None:
+            text += f"  {one['peak_maps']:,} maps, {one['peak_descriptors']:,} descriptors"
+        inside = time > most / 2
+        place, align, colour = (time - most / 100, "right", "white") if inside else (time + most / 100, "left", "black")
+        axes.text(place, at, text.strip(), va="center", ha=align, color=colour, fontsize=9)
+    axes.set_xlabel("microseconds a read")
+    settings = outcome.settings
+    title = (
+        f"{settings.reads:,} reads of {format_size(settings.size)} in {outcome.files_read:,} files, {settings.pattern}"
+    )
+    axes.set_title(title, loc="left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def print_json(outcome: Outcome) -> None:
@@ -74,6 +120,7 @@ def print_json(outcome: Outcome) -> None:
                     "window_size": stats.window_size,
                     "max_memory_size": stats.max_memory_size,
                     "max_open_handles": stats.max_open_handles,
+                    "descriptors": outcome.descriptors,
                 },
                 "files": {
                     "found": len(found.files),
@@ -97,27 +144,6 @@ def skipped(found: Found) -> str:
     return f"{found.empty:,} empty and {found.unreadable:,} unreadable skipped"
 
 
-@contextmanager
-def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function to call after each step, with the name of what is going on."""
-    if _rich(sys.stderr):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=steps)
-            yield lambda name: bar.update(task, advance=1, description=f"{name:12}")
-    else:
-        seen = set()
-
-        def say(name: str) -> None:
-            if name not in seen:
-                seen.add(name)
-                print(f"{name} ...", file=sys.stderr, flush=True)
-
-        yield say
-
-
 def _figures(outcome: Outcome) -> list[dict[str, Any]]:
     finished = [result.ns_per_read for result in outcome.results if result.ns_per_read and not result.stopped]
     return [_figures_of(result, min(finished, default=None)) for result in outcome.results]
@@ -137,6 +163,7 @@ def _figures_of(result: Result, best: float | None) -> dict[str, Any]:
         "resident_growth_bytes": result.peak.resident,
         "hits": result.stats.hits if result.stats else None,
         "misses": result.stats.misses if result.stats else None,
+        "cold_reads": result.stats.cold_reads if result.stats else None,
         "evictions": result.stats.evictions if result.stats else None,
         "wrong_reads": result.wrong,
         "stopped": result.stopped or None,
@@ -169,33 +196,3 @@ def _notes(outcome: Outcome) -> list[str]:
     if outcome.changed:
         lines.append(f"changed meanwhile, reads not counted: {', '.join(outcome.changed)}")
     return [*lines, f"{outcome.wrong:,} wrong reads; every byte was compared with a plain read of the file"]
-
-
-def _rich(stream: TextIO) -> bool:
-    """Whether to draw: somebody looks, and rich is installed."""
-    if not stream.isatty():
-        return False
-    try:
-        import rich  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _draw(names: list[str], rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", *names, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _write(names: list[str], rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(["", *names], *rows)]
-    for first, *others in [["", *names], *rows]:
-        print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:])), sep="  ")

@@ -1,0 +1,93 @@
+"""`python -m smmap`: which smmap this is and which engine runs; with arguments, the command `smmap`.
+
+Needs the standard library only, and as little of the package as it can: it is to say what is wrong with an installation
+in which another distribution of the name has overwritten files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+
+__all__ = ["main", "overwritten", "report"]
+
+_OURS = {  # where the files that both distributions have get their names from here
+    "": ("SlidingWindowMapBuffer", "_buffer"),
+    "buf": ("SlidingWindowMapBuffer", "_buffer"),
+    "mman": ("SlidingWindowMapManager", "_managers"),
+    "util": ("MapRegion", "_compat"),
+}
+
+
+def overwritten() -> list[str]:
+    """The files of this package that are another distribution's."""
+    found = []
+    for name, (public, home) in _OURS.items():
+        try:
+            module = importlib.import_module(f"smmap.{name}" if name else "smmap")
+            if getattr(module, public).__module__ == f"smmap.{home}":
+                continue
+        except (ImportError, AttributeError):
+            pass
+        found.append(f"{name or '__init__'}.py")
+    return found
+
+
+def _recorded() -> str:
+    """The version that pip has on record for the very files that run; empty if it has none."""
+    from importlib import metadata
+
+    try:
+        distribution = metadata.distribution("smmap")
+        if os.path.samefile(str(distribution.locate_file("smmap/__main__.py")), __file__):
+            return distribution.version
+    except (OSError, metadata.PackageNotFoundError):
+        pass
+    return ""
+
+
+def report() -> tuple[list[str], bool]:
+    """What there is to say of this installation, in lines; and whether it is sound."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    import smmap
+
+    version = getattr(smmap, "__version__", "of unknown version")
+    system = f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.machine()}"
+    found = overwritten()
+    recorded = _recorded()
+    if found or recorded not in ("", version):
+        files = f" and has overwritten {', '.join(found)}" if found else ""
+        other = recorded or version
+        return [
+            f"smmap {other} from the package index was installed over this smmap in {folder}{files}.",
+            "`pip install --force-reinstall gitpython` does that, and so does any other that needs gitdb.",
+            "Remove it with `pip uninstall`, install this one again from its wheel or its sources, and keep it:",
+            "a constraints file with the line `smmap==5.1.*`, or `--no-deps`, stops pip from replacing it.",
+        ], False
+    why = f": {smmap.engine_error}" if smmap.engine_error else ""
+    return [
+        f"smmap {version} in {folder}",
+        f"{system}",
+        f"engine {smmap.engine}" + (f" (fast is not in use{why})" if smmap.engine != "fast" else ""),
+        "commands: python -m smmap --help",
+    ], True
+
+
+def main(arguments: list[str]) -> int:
+    """Report, or run a command; the exit status."""
+    if arguments and not overwritten():
+        from smmap.cli import main as run
+
+        return run(arguments)
+    lines, sound = report()
+    print(*lines, sep="\n", file=sys.stdout if sound else sys.stderr)
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,216 @@
+"""The file format of traces. Knows bytes only; who writes them is _trace.py, who reads them `smmap replay`.
+
+All numbers are little-endian. A file is a header and chunks:
+
+    header   8 bytes   93 "SMTRC" 0D 0A: a transfer as text would change it
+             u16       version, 1
+             u16       shift of a place: sampling keeps or leaves out 2**shift bytes of a file together
+             u32       process id
+             f64       time of the start, in seconds since 1970
+    chunk    4 bytes   tag
+             u32       length of the body as it stands here
+             u32       CRC-32 of tag and body
+             body      compressed by zlib
+
+and the bodies are, uncompressed:
+
+    MNGR     u32 number, u64 window size, u64 memory limit, u64 handle limit: a manager
+    FILE     u32 number, u32 manager, u64 size, then the path in UTF-8 with surrogate escapes: a file
+    READ     16 bytes each: u32 file, u32 size, u56 offset, u8 kind and outcome: reads, in order
+    RATE     u32 threshold: from here on only places with a hash below it are recorded, of 2**24
+    TAIL     u64 reads in all, u64 reads recorded: the end
+
+The low four bits of the last byte of a read say what it was (0 a copy, 1 a view, 2 a move of a cursor), the high four
+what became of it (0 a hit, 1 a miss, 2 a cold read). A read of 4 GiB or more stands as several.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ._errors import SmmapError
+
+__all__ = [
+    "COLD",
+    "COPY",
+    "CURSOR",
+    "FULL",
+    "HIT",
+    "MISS",
+    "PLACE_SHIFT",
+    "READ",
+    "VIEW",
+    "Recorded",
+    "TraceError",
+    "TracedFile",
+    "TracedManager",
+    "chunk",
+    "file_body",
+    "header",
+    "load",
+    "manager_body",
+    "place_hash",
+]
+
+MAGIC = b"\x93SMTRC\r\n"
+VERSION = 1
+PLACE_SHIFT = 24
+FULL = 1 << 24
+COPY, VIEW, CURSOR = range(3)
+HIT, MISS, COLD = range(3)
+
+READ = struct.Struct("<IIQ")
+_HEADER = struct.Struct("<8sHHId")
+_CHUNK = struct.Struct("<4sII")
+_MANAGER = struct.Struct("<IQQQ")
+_FILE = struct.Struct("<IIQ")
+_RATE = struct.Struct("<I")
+_TAIL = struct.Struct("<QQ")
+_LARGEST = 1 << 31  # of a chunk: more is no trace
+_WORD = (1 << 64) - 1
+
+
+class TraceError(SmmapError, ValueError):
+    """A file is no trace, not a whole one, or of a version that is not known here."""
+
+
+class TracedManager(NamedTuple):
+    """The settings of a manager whose reads were recorded; sizes in bytes, a window of 0 stands for whole files."""
+
+    window: int
+    memory: int
+    handles: int
+
+
+class TracedFile(NamedTuple):
+    """A file that was read: its path, its size in bytes, the number of its manager."""
+
+    path: str
+    size: int
+    manager: int
+
+
+@dataclass
+class Recorded:
+    """What a trace file holds."""
+
+    pid: int
+    started: float
+    place_shift: int
+    threshold: int = FULL
+    managers: dict[int, TracedManager] = field(default_factory=dict)
+    files: dict[int, TracedFile] = field(default_factory=dict)
+    reads: bytes = b""
+    """The bodies of all READ chunks: see `READ`."""
+    seen: int | None = None
+    """How many reads there were, those that sampling left out included; None if the end of the file is missing."""
+
+
+def place_hash(file: int, place: int) -> int:
+    """24 well mixed bits that say whether a place of a file is sampled: it is if they are below the threshold."""
+    mixed = ((file << 32) ^ place) * 0x9E3779B97F4A7C15 & _WORD
+    mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & _WORD
+    return (mixed ^ mixed >> 32) >> 8 & FULL - 1
+
+
+def header(pid: int, started: float) -> bytes:
+    """The header of a new file."""
+    return _HEADER.pack(MAGIC, VERSION, PLACE_SHIFT, pid, started)
+
+
+def chunk(tag: bytes, body: bytes) -> bytes:
+    """A chunk."""
+    packed = zlib.compress(body, 1)
+    return _CHUNK.pack(tag, len(packed), zlib.crc32(packed, zlib.crc32(tag))) + packed
+
+
+def manager_body(number: int, window: int, memory: int, handles: int) -> bytes:
+    """The body of a MNGR chunk."""
+    return _MANAGER.pack(number, window, min(memory, _WORD), min(handles, _WORD))
+
+
+def file_body(number: int, manager: int, size: int, path: str) -> bytes:
+    """The body of a FILE chunk."""
+    return _FILE.pack(number, manager, size) + path.encode("utf-8", "surrogateescape")
+
+
+def rate_chunk(threshold: int) -> bytes:
+    """A RATE chunk."""
+    return chunk(b"RATE", _RATE.pack(threshold))
+
+
+def tail_chunk(seen: int, recorded: int) -> bytes:
+    """A TAIL chunk."""
+    return chunk(b"TAIL", _TAIL.pack(seen, recorded))
+
+
+def load(path: str, partial: bool = False) -> Recorded:
+    """What a trace file holds. `TraceError` if it is none, or not whole; with `partial`, what is whole of it.
+
+    Linear in the file; holds its reads in memory, 16 bytes each.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    if data[: len(MAGIC)] != MAGIC:
+        text = " (it went through a transfer as text)" if data[:6] == MAGIC[:6] else ""
+        raise TraceError(f"{path!r} is not a trace of smmap: it does not start with {MAGIC!r}{text}")
+    if len(data) < _HEADER.size:
+        raise TraceError(f"{path!r} is truncated: {len(data)} of {_HEADER.size} bytes of the header are there")
+    _, version, shift, pid, started = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise TraceError(f"{path!r} is a trace of version {version}; this smmap reads version {VERSION}")
+    found = Recorded(pid, started, shift)
+    reads: list[bytes] = []
+    at = _HEADER.size
+    try:
+        while found.seen is None:
+            at = _next(data, at, found, reads)
+        if at != len(data):
+            raise TraceError(f"{len(data) - at} bytes follow the end of the trace at offset {at}")
+    except TraceError as error:
+        if not partial:
+            count = sum(map(len, reads)) // READ.size
+            raise TraceError(
+                f"{path!r}: {error}; {count:,} reads before it are whole: `--partial` goes by them"
+            ) from None
+    found.reads = b"".join(reads)
+    return found
+
+
+def _next(data: bytes, at: int, found: Recorded, reads: list[bytes]) -> int:
+    """Take in the chunk at an offset; the offset of the next."""
+    if len(data) - at < _CHUNK.size:
+        raise TraceError(f"truncated at offset {at}, the process may have been killed")
+    tag, size, checksum = _CHUNK.unpack_from(data, at)
+    body = data[at + _CHUNK.size : at + _CHUNK.size + size]
+    if size > _LARGEST or not tag.isalpha():
+        raise TraceError(f"damaged at offset {at}: {tag!r} is no tag of a chunk")
+    if len(body) < size:
+        raise TraceError(f"truncated: {len(body)} of {size} bytes of the chunk at offset {at} are there")
+    if zlib.crc32(body, zlib.crc32(tag)) != checksum:
+        raise TraceError(f"damaged: the checksum of the chunk at offset {at} is wrong")
+    try:
+        _take(tag, zlib.decompress(body), found, reads)
+    except (zlib.error, struct.error) as error:
+        raise TraceError(f"damaged: the chunk at offset {at} cannot be read: {error}") from None
+    return int(at + _CHUNK.size + size)
+
+
+def _take(tag: bytes, body: bytes, found: Recorded, reads: list[bytes]) -> None:
+    if tag == b"READ" and len(body) % READ.size == 0:
+        reads.append(body)
+    elif tag == b"FILE":
+        number, manager, size = _FILE.unpack_from(body)
+        found.files[number] = TracedFile(body[_FILE.size :].decode("utf-8", "surrogateescape"), size, manager)
+    elif tag == b"MNGR":
+        number, *settings = _MANAGER.unpack(body)
+        found.managers[number] = TracedManager(*settings)
+    elif tag == b"RATE":
+        found.threshold = min(found.threshold, *_RATE.unpack(body))
+    elif tag == b"TAIL":
+        found.seen = _TAIL.unpack(body)[0]
+    else:
+        raise TraceError(f"a chunk {tag!r} of {len(body)} bytes is unknown to this version")

@@ -168,7 +168,7 @@ def test_a_process_that_one_may_not_read_is_a_clear_error(run: Run) -> None:
     patch, pid = "", "1"
     if os.geteuid() == 0:
         patch, pid = (
-            "import os, shutil\nfrom smmap.cli import arguments, maps, table\nos.setuid(65534)",
+            "import locale, os, shutil\nfrom smmap.cli import arguments, maps, table\nos.setuid(65534)",
             str(os.getpid()),
         )
     done = run("info", pid, patch=patch)

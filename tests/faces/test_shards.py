@@ -6,6 +6,7 @@ import itertools
 import pickle
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,23 @@ def test_blocks_equal_sliding_windows(starts: str, length: int, row: Any, world:
         same(out, want)
 
 
+def test_blocks_take_no_second_copy_of_all(world: World, tmp_path: Path) -> None:
+    """Not even where one of them is across files."""
+    paths, array = joined(tmp_path, "<u4", [2_000_000, 2_000_000], raw=True)
+    shards = Shards(paths, "<u4", manager=world.manager(1 << 20, 4 << 20))
+    out = np.empty((40, 1_000_000), "<u4")
+    starts = np.arange(40) * 75_000
+    tracemalloc.start()
+    try:
+        shards.blocks(starts, 1_000_000, out)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (out[:, 0] == array[starts]).all()
+    assert (out[:, -1] == array[starts + 999_999]).all()
+    assert peak < 40 << 20  # of 160 MB
+
+
 def test_blocks_are_written_into_whatever_has_their_bytes(world: World, tmp_path: Path) -> None:
     paths, array = joined(tmp_path, "<u2", [70, 5, 80])
     shards = Shards(paths, manager=world.manager(WINDOW))
@@ -399,6 +417,7 @@ def test_blocks_of_anything(tmp_path_factory: pytest.TempPathFactory, data: Any)
     with smmap.SlidingWindowMapManager(WINDOW, WINDOW, 1) as manager, pytest.MonkeyPatch.context() as patch:
         for name in ("_BLOCK", "_LARGE", "_FEW"):
             patch.setattr(gather_module, name, data.draw(st.integers(1, 64)))
+        patch.setattr(shards_module, "_BATCH", data.draw(st.integers(1, 200)))
         shards = Shards(paths, (dtype, row) if row else dtype, manager=manager)
         same(shards.blocks(wanted, length), array[keys])
         same(shards[keys], array[keys])
@@ -534,6 +553,15 @@ def test_gather_fills_its_output_in_order(world: World) -> None:
         assert out == b"".join(
             files[number].data[offset : offset + size] for number, offset in zip(which.tolist(), offsets.tolist())
         )
+
+
+def test_order_of_ranges_whose_offsets_are_huge() -> None:
+    """Two keys do not fit into one number then."""
+    which, offsets = np.array([0, 1 << 20, 0, 1, 0]), np.array([1 << 61, 5, 3, 1 << 61, 3])
+    order = gather_module._order(which, offsets)
+    assert sorted(order[:2].tolist()) == [2, 4]
+    assert order[2:].tolist() == [0, 3, 1]
+    assert gather_module._order(np.sort(which), np.arange(5)) is None
 
 
 # Other libraries

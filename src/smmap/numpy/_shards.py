@@ -36,6 +36,7 @@ _SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a c
 _NEAR = 4 << 10  # bytes: elements no farther from each other are read with what lies between
 _CHUNK = 1 << 20  # bytes read at once where a long range is gone through
 _MANY = 1 << 16  # elements gathered at once
+_BATCH = 16 << 20  # bytes gathered at once where they are then moved to their places
 
 
 class Shards(Exchanged):
@@ -357,10 +358,14 @@ class Shards(Exchanged):
             self._fill_whole(starts, shards, size, target)
             return
         within = np.flatnonzero(whole)
-        if len(within):
-            blocks = np.empty((len(within), size), np.uint8)
-            self._fill_whole(starts[within], shards[within], size, octets(blocks))
-            np.frombuffer(target, np.uint8).reshape(-1, size)[within] = blocks
+        within = within[np.argsort(starts[within])]
+        rows = np.frombuffer(target, np.uint8).reshape(-1, size)
+        step = max(_BATCH // size, 1)
+        for at in range(0, len(within), step):
+            part = within[at : at + step]
+            blocks = np.empty((len(part), size), np.uint8)
+            self._fill_whole(starts[part], shards[part], size, octets(blocks))
+            rows[part] = blocks
         across = np.flatnonzero(~whole).tolist()
         pieces = [
             (shard, offset, number * size + at, count)

@@ -201,6 +201,8 @@ def _count(manager: StaticWindowMapManager, region: Any, more: list[int], fewer:
         manager.hold(region)
     for number in sorted(region.pinned_by)[:fewer]:
         manager.counted_by_hand.pop(number, None)
+        if number > 0:
+            region.shared()  # its cursor still reads it: it must not be unmapped before it dies
         manager.unpin(region, number)
 
 

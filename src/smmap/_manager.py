@@ -55,7 +55,6 @@ class Manager:
         self._lock = Lock(self._settle)
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
-        self._survivors = 0  # regions that garbage collection could not bring down, where objects die late
         self.rents = Rents()
         self.counted_by_hand: dict[int, Any] = {}  # regions, by numbers that stand for clients which are no cursors
 
@@ -79,7 +78,7 @@ class Manager:
 
     def move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
         """Let a cursor use a region that serves the request, in place of its own."""
-        self._serve(self._move, cursor, client, offset, size, flags)
+        self._lock.run(self._move, cursor, client, offset, size, flags)
 
     def keep(self, client: Client, region: Any) -> None:
         """A detached region was used: it is idle again. Never waits; `ClosedError` if the manager was closed."""
@@ -88,15 +87,15 @@ class Manager:
 
     def map_first(self, client: Client, offset: int) -> None:
         """Map the grid window at `offset`, as far as there is room for it."""
-        self._serve(self._buy, client, offset)
+        self._lock.run(self._buy, client, offset)
 
     def map_range(self, client: Client, start: int, stop: int) -> Any:
         """A region that has all of [start, stop), for a view: a wide one where no window reaches so far."""
-        return self._serve(self._map_range, client, start, stop)
+        return self._lock.run(self._map_range, client, start, stop)
 
     def check(self, client: Client, flags: int) -> None:
         """Open the client's file and verify it, so that what cannot be read is an error now."""
-        self._serve(self._check_file, client, flags)
+        self._lock.run(self._check_file, client, flags)
 
     def soon(self, operation: Callable[..., object], *args: Any) -> None:
         """Let an operation be done under the lock, now or by its next holder. Never waits, never raises."""
@@ -104,7 +103,7 @@ class Manager:
 
     def fetch(self, client: Client, start: int, stop: int, due: bool) -> bytes:
         """A copy of [start, stop), which lies in one grid window; that is mapped if it is `due` and there is room."""
-        region = self._serve(self._buy, client, start) if due else None
+        region = self._lock.run(self._buy, client, start) if due else None
         if region is not None:
             try:
                 return bytes(region[start - region.start : stop - region.start])
@@ -140,20 +139,6 @@ class Manager:
 
     # The lock
 
-    def _serve(self, operation: Callable[..., T], *args: Any) -> T:
-        """An operation under the lock; where objects die late, garbage is collected before a limit is believed, and
-        before it is met by evicting what is not garbage."""
-        if not _system.RECLAIMS_LATE:
-            return self._lock.run(operation, *args)
-        if self._lock.run(self._may_be_garbage):
-            self._collect_garbage()
-        try:
-            return self._lock.run(operation, *args)
-        except LimitError:
-            pass
-        self._collect_garbage()
-        return self._lock.run(operation, *args)
-
     def _attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
         """A call to the system, which may be slow, without the lock; with it, to make room, if the system ran out."""
         try:
@@ -176,16 +161,6 @@ class Manager:
         """Take note of what died since the last operation."""
         self._files.settle()
         self._cache.ledger.settle()
-
-    def _may_be_garbage(self) -> bool:
-        """Whether much more is mapped, and not idle, than right after the last garbage collection. Under the lock."""
-        mapped, memory = self._cache.ledger.mapped, self._cache.ledger.memory
-        return mapped - len(self._cache.idle) > 2 * self._survivors and memory + self._window > self._cache.max_memory
-
-    def _collect_garbage(self) -> None:
-        _system.collect_garbage()
-        self._lock.run(self._settle)
-        self._survivors = self._cache.ledger.mapped - len(self._cache.idle)
 
     # Files (below here, all is called under the lock, unless it says otherwise)
 

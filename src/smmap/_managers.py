@@ -97,8 +97,7 @@ class StaticWindowMapManager(Manager):
         Never raises, also after `close`. Linear in what goes.
         """
         count = self.drop(self._unload)
-        if _system.RECLAIMS_LATE and self._cache.ledger.mapped:  # by what is garbage already, maybe
-            _system.collect_garbage()
+        while _system.RECLAIMS_LATE and self._cache.ledger.mapped and self.drop(self._cache.collect_garbage):
             count += self.drop(self._unload)
         return count
 

@@ -83,6 +83,8 @@ class Cache:
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
         self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
+        self._survivors = 0
+        """Regions that were mapped, and not idle, after the last garbage collection: where objects die late."""
 
     @property
     def limits(self) -> HandleLimits:
@@ -141,8 +143,10 @@ class Cache:
     def make_room(self, where: Where, size: int) -> None:
         """Evict what has to go for a region of `size` bytes; `LimitError` if that is not enough."""
         self.trim(None, size, 1)
-        if self.limits.hard and self.ledger.mapped >= self.limits.handles:
-            self.refuse(errno.EMFILE, f"max_open_handles is {self.limits.handles}, {self._kept()}", where)
+        while self.limits.hard and self.ledger.mapped >= self.limits.handles:
+            if not (_system.RECLAIMS_LATE and self.collect_garbage()):
+                self.refuse(errno.EMFILE, f"max_open_handles is {self.limits.handles}, {self._kept()}", where)
+            self.trim(None, size, 1)
 
     def refuse(self, code: int, message: str, where: Where) -> NoReturn:
         """Raise `LimitError`."""
@@ -183,39 +187,62 @@ class Cache:
         memory = self.max_memory - size
         if memory < 0 or (pinned is not None and pinned.stop - pinned.start > memory):
             memory = sys.maxsize
-        lingering: list[int] = []  # sizes of what was evicted here, and waits for PyPy's garbage collector
-        while ledger.mapped + len(self.open) - len(lingering) > most or ledger.memory - sum(lingering) > memory:
-            if len(self.open) and ledger.mapped + len(self.open) - len(lingering) > most:
+        while ledger.mapped + len(self.open) > most or ledger.memory > memory:
+            if _system.PYPY and self._may_be_garbage():
+                self.collect_garbage()
+            elif len(self.open) and ledger.mapped + len(self.open) > most:
                 self.uncache(self.open.oldest())
             elif len(self.idle) > keep:
-                lingering += self._evict_oldest()
+                self._evict_oldest()
             else:
                 break
         self.idle.crowded = self.closed or ledger.memory > self.max_memory or ledger.mapped > self.limits.handles
         return self._evictions - before
 
-    def _evict_oldest(self) -> list[int]:
-        """Evict the region used least recently. On PyPy its size, if only a garbage collection may unmap it."""
+    def _evict_oldest(self) -> None:
+        """Evict the region used least recently."""
         try:
             region = self.idle.pop_oldest()
         except KeyError as error:  # a cursor took the last one in this moment
             if error.args != ("dictionary is empty",):
                 raise
-            return []
+            return
         if region.pins:  # likewise
-            return []
+            return
         self.dropped(region)
-        lingers = _system.PYPY and not region.closed
-        size = region.stop - region.start
         del region
         self.ledger.settle()
-        return [size] if lingers else []
+
+    def _may_be_garbage(self) -> bool:
+        """PyPy: whether so much more is mapped, and not idle, than after the last collection that one is worth it.
+
+        An evicted region that was exported is mapped until a collection. To collect after each would be slow, so up to
+        an eighth more go first than have to; of a few regions, none.
+        """
+        busy = self.ledger.mapped - len(self.idle)
+        self._survivors = min(self._survivors, busy)
+        return busy - self._survivors > (self._survivors + len(self.idle)) // 8
+
+    def collect_garbage(self) -> bool:
+        """Let regions die that only garbage refers to; whether any did, or is idle now.
+
+        Regions of garbage cursors need a second collection on PyPy: the first one runs the finalizers.
+        """
+        mapped, idle = self.ledger.mapped, len(self.idle)
+        for _ in range(2 if _system.PYPY else 1):
+            _system.collect_garbage()
+            self.ledger.settle()
+            if self.ledger.mapped < mapped:
+                break
+        self._survivors = self.ledger.mapped - len(self.idle)
+        return self.ledger.mapped < mapped or len(self.idle) > idle
 
     def attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
         """`call(*args)`; where the system has run out, drop what is cached, piece by piece, and try again.
 
         Errors name the file, and the span [start, stop) unless that is empty.
         """
+        last = not _system.RECLAIMS_LATE
         while True:
             try:
                 return call(*args)
@@ -223,8 +250,11 @@ class Cache:
                 code = _system.code_of(error)
                 if code not in _system.REFUSALS:
                     raise named(error, where, start, stop) from None
-            if not self._relieve(code):
+            if self._relieve(code):
+                continue
+            if last:
                 self.refuse(code, f"{span_of(start, stop)}{_system.advice_for(code)}; {self._kept()}", where)
+            last = not self.collect_garbage()
 
     def _relieve(self, code: int) -> bool:
         """Drop the one thing that is worth least among what may help; False if there is none."""
@@ -323,12 +353,15 @@ class Cache:
     def check(self) -> None:
         """Assert every invariant."""
         ledger = self.ledger
-        for _ in range(1000):
-            regions = self.ledger.regions()  # none of them can die from here on
+        for _ in range(10 if _system.PYPY else 1000):
+            regions = self.regions()  # none of them can die from here on
             ledger.settle()
             if ledger.mapped == len(regions):
                 break
-            time.sleep(0.001)  # another thread is unmapping one in this moment
+            if _system.PYPY:
+                _system.collect_garbage()  # unmaps it
+            else:
+                time.sleep(0.001)  # another thread is unmapping one in this moment
         assert ledger.mapped == len(regions), "a dead region is counted"
         assert ledger.memory == sum(region.stop - region.start for region in regions), "memory is miscounted"
         assert not self.limits.hard or ledger.mapped <= self.limits.handles, "more regions than handles"

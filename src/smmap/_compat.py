@@ -215,6 +215,8 @@ def _count(manager: Manager, region: Any, more: list[_ByHand], fewer: int) -> No
     for client in sorted(region.holders(), key=lambda holder: not isinstance(holder, _ByHand))[:fewer]:
         if isinstance(client, _ByHand):
             client._revoke()
+        else:
+            region.shared()  # its cursor still reads it: it must not be unmapped before it dies
         manager._unpin(region, id(client))
 
 

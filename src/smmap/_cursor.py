@@ -59,12 +59,9 @@ class WindowCursor(engine.CursorBase):
         return f"<{type(self).__name__} of {self._name()} {span}>"
 
     def __del__(self) -> None:
-        try:
-            region = self._use[0]
-        except AttributeError:  # a subclass may not have got as far as our constructor
-            return
-        if region is not None:
-            self._let_go(region)
+        use = getattr(self, "_use", None)  # a subclass may not have got as far as our constructor
+        if use is not None and use[0] is not None:
+            self._let_go(use[0])
 
     def __enter__(self) -> Self:
         return self

@@ -56,7 +56,6 @@ class Manager:
         self._lock = Lock(self._settle)
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
-        self._survivors = 0  # regions that garbage collection could not bring down, where objects die late
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
@@ -137,31 +136,14 @@ class Manager:
     # The lock
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
-        """An operation under the lock; where objects die late, garbage is collected before a limit is believed, and
-        before it is met by evicting what is not garbage."""
+        """An operation under the lock; what it noted for the log is told afterwards."""
         log = self._cache.log
         log.listen()
         try:
-            found = self._serve_now(operation, *args)
-        except LimitError:
+            return self._lock.run(operation, *args)
+        finally:
             if log.notes:
                 log.tell()
-            raise
-        if log.notes:
-            log.tell()
-        return found
-
-    def _serve_now(self, operation: Callable[..., T], *args: Any) -> T:
-        if not _system.RECLAIMS_LATE:
-            return self._lock.run(operation, *args)
-        if self._lock.run(self._may_be_garbage):
-            self._collect_garbage()
-        try:
-            return self._lock.run(operation, *args)
-        except LimitError:
-            pass
-        self._collect_garbage()
-        return self._lock.run(operation, *args)
 
     def _attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
         """A call to the system, which may be slow, without the lock; with it, to make room, if the system ran out."""
@@ -190,16 +172,6 @@ class Manager:
         """Take note of what died since the last operation."""
         self._files.settle()
         self._cache.ledger.settle()
-
-    def _may_be_garbage(self) -> bool:
-        """Whether much more is mapped, and not idle, than right after the last garbage collection. Under the lock."""
-        mapped, memory = self._cache.ledger.mapped, self._cache.ledger.memory
-        return mapped - len(self._cache.idle) > 2 * self._survivors and memory + self._window > self._cache.max_memory
-
-    def _collect_garbage(self) -> None:
-        _system.collect_garbage()
-        self._lock.run(self._settle)
-        self._survivors = self._cache.ledger.mapped - len(self._cache.idle)
 
     # Files (below here, all is called under the lock, unless it says otherwise)
 

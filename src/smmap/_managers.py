@@ -117,8 +117,7 @@ class StaticWindowMapManager(Manager):
         Never raises, also after `close`. Linear in what goes.
         """
         count = self._drop(self._unload)
-        if _system.RECLAIMS_LATE and self._cache.ledger.mapped:  # by what is garbage already, maybe
-            _system.collect_garbage()
+        while _system.RECLAIMS_LATE and self._cache.ledger.mapped and self._drop(self._cache.collect_garbage):
             count += self._drop(self._unload)
         return count
 

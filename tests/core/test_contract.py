@@ -134,7 +134,7 @@ def test_cursors_and_history_do_not_change_sizes(setting: Setting, world: World)
     window = manager.window_size() if manager.window_size() < 1 << 20 else 4 * G
     old = manager.make_cursor(file.path)
     chance = random.Random(5)
-    for _ in range(300):
+    for _ in range(60 if LATE and setting.tight else 300):
         offset, n = chance.choice(borders(len(file.data), window)), chance.choice(lengths(window))
         fresh = setting.make(world.manager, "auto")
         with fresh.make_cursor(file.path) as young:

@@ -109,8 +109,10 @@ def test_remembers_few_names_of_a_living_file(how: str, world: World, tmp_path: 
         del cursor
         if number in (99, 399):
             reclaim()
+            manager.stats()  # takes note of what died
             counts.append(names_kept(manager, tmp_path))
-    assert counts[0] == counts[1] <= 50
+    assert counts[1] <= 50
+    assert counts[0] == counts[1] or (PYPY and counts[1] < counts[0] + 9)  # a few dead ones may still be reached there
     keeper.close()
     assert manager.release(new if how == "symlinked" else name) == 1  # it is found by the name that it had last
 

@@ -15,7 +15,7 @@ import pytest
 import smmap
 from smmap import LimitError
 
-from ._tools import LATE, File, G, World, linux, maps, pages, reclaim, run_python
+from ._tools import LATE, PYPY, File, G, World, linux, maps, pages, reclaim, run_python
 
 pytestmark = linux
 
@@ -433,9 +433,12 @@ def test_dropping_a_cursor_is_the_last_use_of_its_region(world: World, mapped: A
     assert mapped() == "xy"
     del cursor
     reclaim()
-    assert mapped() == "x"  # y was used before, and both are more than the limit allows
-    read(buffer, y)  # cold
-    assert mapped() == "x"
+    if PYPY:  # where the collector takes cursor and region together
+        assert mapped() == "y"
+    else:
+        assert mapped() == "x"  # y was used before, and both are more than the limit allows
+        read(buffer, y)  # cold
+        assert mapped() == "x"
     buffer.close()
 
 

@@ -148,7 +148,11 @@ class Scene:
         assert self.still.buffer() == self.files[0].data[5 * W + 5 : 5 * W + 105]
         self.manager._check()
         stats = self.manager.stats()
-        assert stats.pinned == len({id(c.region()) for c in (self.cursor, self.still) if c is not None}), stats
+        pinned = len({id(c.region()) for c in (self.cursor, self.still) if c is not None})
+        if LATE and stats.pinned > pinned:
+            reclaim()  # cursors of calls that were cut short
+            stats = self.manager.stats()
+        assert stats.pinned == pinned, stats
 
     def repair(self) -> None:
         """Have again what a call had dropped when it was cut short."""
@@ -173,6 +177,7 @@ class Scene:
         thread.join(30)
         assert found == [file.data[W : W + 9]], "a lock stays taken"
         self.view = None
+        forget(sys.exc_info()[1])  # on PyPy, what was being handled when the alarm came
         for client in (self.buffer, self.other, self.cursor, self.still):
             if client is not None:
                 client.close()
@@ -271,6 +276,9 @@ def ring_while(
             signal.setitimer(signal.ITIMER_REAL, 0)
     except kind as error:
         caught = error
+    except SystemError as error:  # see _stat_under_alarms.py
+        caught = error.__cause__ if sys.version_info < (3, 11) else error
+        forget(error)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert raised
@@ -292,13 +300,13 @@ def test_alarm_at_any_moment_comes_out_and_leaves_everything_right(
     scene = Scene(world, backing)
     end = time.monotonic() + SECONDS
     met = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or (LATE and met <= 5):
         call = scene.chance.choice(CALLS_FOR_ERRORS_OF_THE_SYSTEM if issubclass(kind, ERRORS_OF_THE_SYSTEM) else CALLS)
         ring_while(getattr(scene, call), kind, scene.chance.uniform(2e-5, 6e-4), unraisable)
         met += 1
         scene.look()
         scene.repair()
-    assert met > 20
+    assert met > (5 if LATE else 20)
     scene.leave()
 
 
@@ -348,37 +356,45 @@ def test_exception_sent_to_a_thread_comes_out_and_leaves_everything_right(
     caught: list[BaseException] = []
     other: list[BaseException] = []
     stop = threading.Event()
-
-    ready = threading.Event()
+    ready = False  # no event, which would stay locked if the exception came in its middle
 
     def call() -> None:
-        ready.set()
+        nonlocal ready
+        ready = True
         getattr(scene, scene.chance.choice(CALLS_FOR_ERRORS_OF_THE_SYSTEM))()
 
     def work() -> None:
+        nonlocal ready
         while not stop.is_set():
+            came = None
             try:
                 repeat(call, stop.is_set)
             except Sent as error:
-                ready.clear()
-                forget(error)
+                ready = False
+                came = error
+            except BaseException as error:
+                other.append(error)
+                return
+            if came is not None:  # not in the block above, where Python 3.9 and 3.10 keep all frames alive
+                for each in (came, *unraisable):  # the hook may not have got so far
+                    forget(each)
                 try:
                     scene.look()
                     scene.repair()
                 except BaseException as wrong:
                     other.append(wrong)
                     return
-                caught.append(error)
-            except BaseException as error:
-                other.append(error)
-                return
+                caught.append(came)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     end = time.monotonic() + 2 * SECONDS
     sent = lost = 0
     while time.monotonic() < end and not other:
-        assert ready.wait(30) or other
+        late = time.monotonic() + 30
+        while not (ready or other):
+            assert time.monotonic() < late
+            time.sleep(1e-4)
         time.sleep(chance.uniform(1e-5, 1e-3))
         assert (
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Sent)) == 1

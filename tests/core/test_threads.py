@@ -21,7 +21,7 @@ from ._tools import File, G, World, collecting_always, expected_size, payload, r
 W = 2 * G
 SIZE = 9 * W + 77
 THREADS = 4
-STEPS = 400 if sys.implementation.name == "cpython" else 200
+STEPS = 400 if sys.implementation.name == "cpython" else 60  # a miss under a tiny limit collects garbage there
 Buffer: Any = smmap.SlidingWindowMapBuffer
 
 

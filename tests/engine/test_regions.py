@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from core._tools import LATE, G, linux
+from core._tools import LATE, PYPY, G, linux
 
 from ._tools import Bench, dead, numbers_of
 
@@ -100,8 +100,9 @@ def test_view_cannot_be_written(bench: Make, kind: str) -> None:
         view[:2] = b"ab"
     with pytest.raises(TypeError):
         view.cast("b")[0] = 1
-    with pytest.raises(TypeError):
-        ctypes.c_char.from_buffer(view)
+    if not PYPY:  # whose ctypes takes what is read-only: see docs/security.md
+        with pytest.raises(TypeError):
+            ctypes.c_char.from_buffer(view)
     assert view == made.data[5:99]
     assert Path(made.path).read_bytes() == made.data
 
@@ -184,7 +185,7 @@ def test_shared_can_neither_be_written_nor_closed(bench: Make, kind: str) -> Non
         shared.close,
         lambda: shared.__setitem__(0, 1),
         lambda: shared.__setitem__(slice(0, 2), b"ab"),
-        lambda: ctypes.c_char.from_buffer(shared),
+        *([] if PYPY else [lambda: ctypes.c_char.from_buffer(shared)]),  # as above
     ]
     for name, args in [("write", (b"a",)), ("write_byte", (1,)), ("move", (0, 1, 1)), ("resize", (1,))]:
         if hasattr(shared, name):

@@ -255,23 +255,32 @@ class BufferBase:
             position, end = start + access.offset, stop + access.offset
             entry = access.table.get(position // access.window)
             region = None if entry is None else entry()
-            if (
-                region is not None
-                and end <= region.stop
-                and (region.pinned_by or access.idle.touch(entry))
-                and not (PYPY and region.closed)
-            ):
-                access.idle.hits += 1
-                return region.view(position, end)
+            if region is not None and end <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+                try:
+                    view = region.view(position, end)
+                    if not (PYPY and region.doomed):
+                        access.idle.hits += 1
+                        return view
+                except ValueError:  # as in `__getitem__`
+                    if not region.closed:
+                        raise
         access = self._ready()
         start, stop, _ = slice(start, stop).indices(access.size)
         if start >= stop:
             return memoryview(b"")
         position, end = start + access.offset, stop + access.offset
         region = self._found(access, position, end)
-        if region is None:
-            region = access.client.manager._map_range(access.client, position, end)
-        return region.view(position, end)
+        while True:
+            if region is None:
+                region = access.client.manager._map_range(access.client, position, end)
+            try:
+                view = region.view(position, end)
+                if not (PYPY and region.doomed):
+                    return view
+            except ValueError:  # as above
+                if not region.closed:
+                    raise
+            region = None
 
     def __buffer__(self, flags: int) -> memoryview:
         """A read-only view of the whole (PEP 688, Python 3.12 and later), from one window however long that must be."""
@@ -332,7 +341,7 @@ class CursorBase:
                     return self
                 if not idle.crowded:
                     self._pin(found, offset, stop)
-                    if not (PYPY and found.closed):  # else PyPy: evicted and unmapped by another thread in between
+                    if not (PYPY and found.doomed):  # else PyPy: evicted and unmapped by another thread in between
                         idle.hits += 1
                         return self
             del found

@@ -88,24 +88,28 @@ class Ledger:
         return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
 
     def leave(self, region: Region) -> None:
-        """Count a region down before it dies."""
+        """Unmap a region before it dies, if that can be, and count it down."""
         self._died.append(region.entry)
+        self.settle()
 
     def settle(self) -> None:
         """Count down the regions that died."""
         while self._died:
             entry = self._died[0]
-            total = self.memory
-            if self._living.pop(entry.serial, None) is not None:
-                self._known = self._born, len(self._living), total - entry.size
-            entry.table.remove(entry)
+            region = entry()
+            if region is None or region.unmap():
+                total = self.memory
+                if self._living.pop(entry.serial, None) is not None:
+                    self._known = self._born, len(self._living), total - entry.size
+                entry.table.remove(entry)
+            del region
             self._died.popleft()  # last: an entry that is met again is counted down only once
 
 
 class Region(mmap.mmap):
     """One mapped window of a file; for files that are read instead, a map of a copy of it in memory."""
 
-    __slots__ = ("born", "entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
+    __slots__ = ("born", "doomed", "entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
 
     face: Any
     """What smmap 5's users see of it: see _compat.py."""
@@ -120,6 +124,8 @@ class Region(mmap.mmap):
     """Whether this is a copy in memory, not a map of the file."""
     exported: bool
     """Whether there ever was a view of it."""
+    doomed: bool
+    """Whether it is unmapped before it dies, in this moment or since."""
 
     def become(self, ledger: Ledger, file: File, window: Window, reads: bool) -> Region:
         """Be that window of that file, and be counted."""
@@ -127,7 +133,7 @@ class Region(mmap.mmap):
         self.file = file
         self.reads = reads
         self.pinned_by = {}
-        self.exported = False
+        self.exported = self.doomed = False
         self.face = None
         self.born = monotonic()
         ledger.enter(self)
@@ -195,9 +201,21 @@ class Region(mmap.mmap):
 
     def drop(self, ledger: Ledger) -> None:
         """The manager dropped it: unmap it now, where that would wait for a garbage collection and no view exists."""
-        if PYPY and not (self.exported or self.pinned_by):
-            super().close()
+        if PYPY:
             ledger.leave(self)
+
+    def unmap(self) -> bool:
+        """Unmap it unless a view may exist or a cursor uses it; whether it is unmapped.
+
+        Another thread may export or pin it in this moment. It does that first and then looks whether the region is
+        doomed, and here it is the other way round: so one of the two notices.
+        """
+        self.doomed = True
+        if self.exported or self.pinned_by:
+            self.doomed = False
+        else:
+            super().close()
+        return self.closed
 
 
 class Table(dict[Any, Entry]):

@@ -14,7 +14,7 @@ import pytest
 import smmap
 from smmap._report import format_size
 
-from ._tools import PYPY, G, World, linux, reclaim
+from ._tools import G, World, linux, reclaim
 
 W = 2 * G
 
@@ -63,17 +63,6 @@ def test_age_grows_from_the_moment_a_region_was_mapped(world: World) -> None:
         first, second = manager.regions()
         assert first.age >= second.age + 0.05
         assert 0 <= second.age < 5
-
-
-def test_ages_of_dead_regions_are_forgotten(world: World) -> None:
-    file = world.file(50 * W)
-    manager = world.manager(W, 2 * W, 3)
-    with manager.make_cursor(file.path) as cursor:
-        for _ in range(20):
-            for number in range(50):
-                cursor.use_region(number * W, 1)
-        assert all(region.age < 60 for region in manager.regions())
-        assert len(manager._cache._born) < (500 if PYPY else 2 * 3 + 66), "of a thousand"
 
 
 def test_a_file_without_a_known_path_is_named_by_its_inode(world: World) -> None:

@@ -51,7 +51,10 @@ def grown(manager: Manager, client: Client) -> Client:
         if status == then.status:
             return client
         verify_grown(then, status, where)
-        return _version(manager, client, then, pins)
+        now = _version(manager, client, then, pins)
+        if now.file is not then:
+            then.later = now.file
+        return now
     except OSError as error:
         if error.errno not in _system.GONE:
             raise

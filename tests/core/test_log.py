@@ -105,7 +105,8 @@ def test_debug_says_what_is_mapped_evicted_and_refused(world: World, records: An
         buffer.view(2 * W, 2 * W + 9)
     told = records()
     assert told[-1] == f"refuse {name}: {caught.value.strerror}"
-    assert [line.split()[0] for line in told] == ["evict", "evict", "refuse"]
+    assert [line.split()[0] for line in told][:3] == ["evict", "evict", "refuse"]
+    assert len(told) <= 4  # where objects die late, it is tried again after a garbage collection
     del views
 
 
@@ -217,6 +218,7 @@ def test_handler_may_use_the_manager(world: World) -> None:
         logger.removeHandler(handler)
         logger.setLevel(level)
     assert len(found) >= 4
+    found.clear()
     assert not blocked.is_set()
     manager._check()
 

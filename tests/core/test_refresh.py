@@ -392,3 +392,22 @@ def test_file_that_is_replaced_at_each_look_is_an_error_in_the_end(
             manager.buffer(path)
     assert caught.value.filename == str(path)
     assert 900 < times[0] < 1000
+
+
+def test_older_client_of_a_file_that_was_refreshed_reads_on(manager: Any, path: Path) -> None:
+    """Also when it has to open the file again: it is known to be the same. Without a refresh nobody knows."""
+    buffer, other = manager.buffer(path), manager.buffer(path)
+    pieces = iter(other)
+    append(path)
+    buffer.refresh()
+    append_more = path.open("ab")
+    append_more.write(b"more")
+    append_more.close()
+    buffer.refresh()
+    manager.collect()
+    assert bytes(pieces) == other[:] == DATA[:SIZE]
+    with path.open("ab") as out:
+        out.write(b"and more")
+    manager.collect()
+    with pytest.raises(FileChangedError, match="grown"):
+        other[:]

@@ -16,7 +16,7 @@ from . import report
 from .data import ROOT
 from .harness import DERIVED, QUICK, ROWS, Result, Row, Settings, join, measure
 
-SUBJECTS = ["hits", "cold", "files", "sequential", "collect", "search", "threads", "git", "memory"]
+SUBJECTS = ["hits", "cold", "files", "sequential", "objects", "collect", "search", "threads", "git", "memory"]
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

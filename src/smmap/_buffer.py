@@ -346,12 +346,17 @@ class SlidingWindowMapBuffer(ExchangedBytes, _Base):
         start = index(start)
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
-        rest = Rest(self, self._ready(), start)
+        access = self._ready()
+        # What `BufferedReader` passes goes straight through: an object of `io` for each piece would cost more than that
         if type(target) is bytearray or (type(target) is memoryview and target.format == "B" and not target.readonly):
             with memoryview(target) as view:
                 if view.ndim == 1 and view.c_contiguous:
-                    return rest.readinto(view)
-        return io.BufferedReader(rest, 1).readinto(target)  # no more is read twice than fits into its buffer
+                    count: int = min(len(view), access.size - start)
+                    if count <= 0:
+                        return 0
+                    self._read_into(access, start, view[:count] if count < len(view) else view)
+                    return count
+        return io.BufferedReader(Rest(self, access, start), 1).readinto(target)  # little is read twice: its buffer
 
     # Going through and searching
 

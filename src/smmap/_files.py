@@ -79,6 +79,7 @@ class File:
         "descriptor",
         "generation",
         "gone",
+        "later",
         "name",
         "patience",
         "price",
@@ -96,6 +97,8 @@ class File:
         """The cached descriptor."""
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
+        self.later: File | None = None
+        """A later version, if it is known to be of the same file, and not shorter."""
         self.name: str | bytes = ""
         """What the log calls it: as a client came to it when a window of it was mapped last."""
         self.gone = False
@@ -337,6 +340,8 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
     The time of change alone does not make it another: a file is also changed by renaming, linking and `chmod`. But then
     it has to be sure that its inode was not used again meanwhile, for a file of the same size and age.
     """
+    while file.later is not None:  # what an older client reads is in there, too
+        file = file.later
     then = file.status
     if now[:4] == then[:4]:
         generation = _generation(number) if file.generation is None or now != then else file.generation

@@ -21,17 +21,18 @@ _ATTEMPTS = 10  # at a file that is replaced between the look at it and its open
 
 def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
     """The record of a new client of a file as it is now. The file was opened, so what cannot be read is an error."""
-    for attempt in range(_ATTEMPTS):
+    attempts = _ATTEMPTS
+    while True:
         client = manager._client(path_or_fd, advice)
         try:
-            if not attempt:
+            if attempts == _ATTEMPTS:
                 manager._check_opens(client, 0)
                 return client
             return _version(manager, client, client.file, True)
         except FileChangedError:  # it was written, or replaced, since the first look
-            if attempt == _ATTEMPTS - 1:
+            attempts -= 1
+            if not attempts:
                 raise
-    raise AssertionError
 
 
 def grown(manager: Manager, client: Client) -> Client:
@@ -50,7 +51,10 @@ def grown(manager: Manager, client: Client) -> Client:
         if status == then.status:
             return client
         verify_grown(then, status, where)
-        return _version(manager, client, then, pins)
+        now = _version(manager, client, then, pins)
+        if now.file is not then:
+            then.later = now.file
+        return now
     except OSError as error:
         if error.errno not in _system.GONE:
             raise

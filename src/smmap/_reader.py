@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import warnings
+import weakref
 from operator import index
 from typing import Any, Callable, NoReturn, cast
 
@@ -19,6 +20,7 @@ from ._errors import ClosedError, refuse_state
 __all__ = ["BufferedFileReader", "FileReader", "open_reader"]
 
 _LARGEST = (1 << 63) - 1  # what a position in a file may be
+_FEW = 1 << 14  # bytes that are read at once as a slice
 _LARGEST_WHENCE = (1 << 31) - 1
 _DATA, _HOLE = (getattr(os, name, None) for name in ("SEEK_DATA", "SEEK_HOLE"))
 
@@ -36,6 +38,10 @@ class FileReader(io.RawIOBase):
 
     mode = "rb"
 
+    closed = False  # not the property: `io` asks for it at each line of text, and finds this faster
+    """Whether it was closed."""
+
+    _outer: weakref.ref[BufferedFileReader] | None = None
     _buffer = SlidingWindowMapBuffer()  # of no file: for an object that no constructor has finished, which closes too
     _position = 0
     _name: Any = None
@@ -82,6 +88,10 @@ class FileReader(io.RawIOBase):
         if not self.closed:
             self._buffer.close()
         super().close()
+        self.closed = True
+        outer = None if self._outer is None else self._outer()
+        if outer is not None:
+            outer.closed = True
 
     def readable(self) -> bool:
         """True."""
@@ -154,9 +164,26 @@ class FileReader(io.RawIOBase):
 
         One copy. May raise `FileChangedError`, `LimitError` or the system's error; the position then stays.
         """
-        self._check_open()
-        count = self._buffer.readinto(self._position, target)
-        self._position += count
+        if self.closed:
+            self._check_open()
+        position, data = self._position, self._buffer
+        # Few bytes, as `BufferedReader` wants them, are copied twice: a slice of a mapped window has the shortest way
+        if (
+            type(target) is memoryview
+            and 0 < target.nbytes <= _FEW
+            and target.format == "B"
+            and target.ndim == 1
+            and target.c_contiguous
+        ):
+            piece: bytes = data[position : position + target.nbytes]
+            count = len(piece)
+            if count == target.nbytes:
+                target[:] = piece
+            else:
+                target[:count] = piece
+        else:
+            count = data.readinto(position, target)
+        self._position = position + count
         return count
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -189,11 +216,23 @@ def _integer(value: Any, largest: int) -> int:
 class BufferedFileReader(io.BufferedReader):
     """The file object that `smmap.open` gives: `io.BufferedReader` over a `FileReader`, and pickles like it."""
 
+    closed = False  # as in `FileReader`, which sets it, since whatever closes this closes that
+    """Whether it was closed, or detached from the raw file object."""
+
     def __init__(self, raw: FileReader, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
         if not isinstance(raw, FileReader):
             raise TypeError(f"raw must be a FileReader, not {type(raw).__name__}")
         super().__init__(raw, buffer_size)
         self._buffer_size = buffer_size
+        self.closed = raw.closed
+        raw._outer = weakref.ref(self)
+
+    def detach(self) -> io.RawIOBase:
+        """The raw file object; this one is of no use any more."""
+        raw = cast("FileReader", super().detach())
+        raw._outer = None
+        self.closed = True
+        return raw
 
     def refresh(self) -> int:
         """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.

@@ -133,15 +133,6 @@ class SmmapFile(BufferedFileReader):
         self.size = len(buffer)
         self.blocksize = io.DEFAULT_BUFFER_SIZE
 
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed. (fsspec's block cache sets it after it has closed a file: that changes nothing.)"""
-        return super().closed
-
-    @closed.setter
-    def closed(self, _value: bool) -> None:
-        pass
-
     def _fetch_range(self, start: int, end: int) -> bytes:
         """The bytes [start, end), for fsspec's block cache. The position stays."""
         data: bytes = self._source[start:end]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import logging
+import sys
 import threading
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 import smmap
 from core._tools import World
+from smmap import _log
 
 from ._tools import G, reclaim, run_python
 
@@ -102,7 +105,8 @@ def test_debug_says_what_is_mapped_evicted_and_refused(world: World, records: An
         buffer.view(2 * W, 2 * W + 9)
     told = records()
     assert told[-1] == f"refuse {name}: {caught.value.strerror}"
-    assert [line.split()[0] for line in told] == ["evict", "evict", "refuse"]
+    assert [line.split()[0] for line in told][:3] == ["evict", "evict", "refuse"]
+    assert len(told) <= 4  # where objects die late, it is tried again after a garbage collection
     del views
 
 
@@ -214,6 +218,7 @@ def test_handler_may_use_the_manager(world: World) -> None:
         logger.removeHandler(handler)
         logger.setLevel(level)
     assert len(found) >= 4
+    found.clear()
     assert not blocked.is_set()
     manager._check()
 
@@ -228,3 +233,24 @@ def test_looking_for_views_costs_o_of_1_a_miss(world: World, monkeypatch: pytest
     cursors = [manager.make_cursor(file.path).use_region(number * W, 9) for number in range(200)]
     assert 0 < len(looked) < 60
     assert len(cursors) == 200
+
+
+def test_nobody_listens_before_logging_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_log, "_logger", None)
+    for module in (None, object()):  # not imported, or halfway
+        monkeypatch.setitem(sys.modules, "logging", module)  # type: ignore[arg-type, unused-ignore]
+        assert not _log._debugging()
+
+
+def test_note_that_another_thread_told_is_not_told_again(records: Any) -> None:
+    class Taken(collections.deque):  # type: ignore[type-arg]
+        """The last note goes in the moment between the look and the taking."""
+
+        def popleft(self) -> Any:
+            self.clear()
+            return super().popleft()
+
+    log = _log.Log()
+    log.notes = Taken([(logging.DEBUG, "text", ())])
+    log.tell()
+    assert records() == []

@@ -362,3 +362,52 @@ def test_sparse_file_that_is_truncated_just_now_is_no_fiction(world: World, monk
 
     monkeypatch.setattr(_files, "_byte_at", late)
     assert world.manager().buffer(path)[:] == bytes(5)
+
+
+def test_file_that_is_replaced_at_each_look_is_an_error_in_the_end(
+    manager: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is replaced only a few times is opened. Each is shorter: it may get the inode number of another."""
+    real, times = os.stat, [3]
+
+    def stat(where: Any, **options: Any) -> os.stat_result:
+        found = real(where, **options)
+        if os.fspath(where) == str(path) and times[0]:
+            times[0] -= 1
+            path.with_name("new").write_bytes(DATA[: SIZE + times[0]])
+            path.with_name("new").replace(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        buffer = manager.buffer(path)
+    assert times == [0]
+    assert buffer[:] == DATA[:SIZE]
+    buffer.close()
+    manager.collect()  # else the file that is found at the first look is open already
+    times[0] = 1000
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        with pytest.raises(FileChangedError) as caught:
+            manager.buffer(path)
+    assert caught.value.filename == str(path)
+    assert 900 < times[0] < 1000
+
+
+def test_older_client_of_a_file_that_was_refreshed_reads_on(manager: Any, path: Path) -> None:
+    """Also when it has to open the file again: it is known to be the same. Without a refresh nobody knows."""
+    buffer, other = manager.buffer(path), manager.buffer(path)
+    pieces = iter(other)
+    append(path)
+    buffer.refresh()
+    append_more = path.open("ab")
+    append_more.write(b"more")
+    append_more.close()
+    buffer.refresh()
+    manager.collect()
+    assert bytes(pieces) == other[:] == DATA[:SIZE]
+    with path.open("ab") as out:
+        out.write(b"and more")
+    manager.collect()
+    with pytest.raises(FileChangedError, match="grown"):
+        other[:]

@@ -86,7 +86,7 @@ def test_blocks_are_found(tmp_path: Path) -> None:
 
 
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
-PROCESSES = re.compile(r"^(?:from|import) (?:distributed|multiprocessing)\b", re.MULTILINE)
+PROCESSES = re.compile(r"^ *(?:from|import) (?:distributed|multiprocessing|joblib|torch)\b|ProcessPool", re.MULTILINE)
 PROCESS_PAGES = [page for page in PYTHON_PAGES if any(PROCESSES.search(block.code) for block in blocks(page, "python"))]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -241,18 +243,27 @@ def handles(client: Any) -> None:
     assert all(stats.peak_mapped <= stats.max_open_handles == 5 for stats in found)
 
 
-def run_example(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_example(*arguments: object, method: str = "spawn") -> subprocess.CompletedProcess[str]:
     script = Path(__file__).parents[2] / "examples" / "dask_scan.py"
     return subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script), *map(str, arguments)],
+        env={**os.environ, "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": method},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
-def test_example(texts: list[File]) -> None:
-    """The example finds what is there: the tables say so, and the exit status."""
+@pytest.mark.parametrize(
+    "method", [name for name in ("spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
+)
+def test_example(texts: list[File], method: str) -> None:
+    """The example finds what is there, on workers started in each way: the tables say so, and the exit status."""
     pytest.importorskip("rich")
     folder = texts[0].path.parent
-    done = run_example(folder, "--pattern", "a[bc]+", "--window", "64K", "--memory", "512K", "--handles", 8)
+    options = "--pattern", "a[bc]+", "--window", "64K", "--memory", "512K", "--handles", 8
+    done = run_example(folder, *options, method=method)
     assert (done.returncode, done.stderr) == (0, "")
     matches = sum(len(re.findall(rb"a[bc]+", file.data)) for file in texts)
     size = f"{sum(len(file.data) for file in texts) / (1 << 20):.0f}"

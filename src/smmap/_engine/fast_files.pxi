@@ -80,6 +80,17 @@ cdef class Descriptor:
         finally:
             self.release()
 
+    cdef bint status_to(self, stat_t* status) except -1:
+        """The status of what is open; whether it is."""
+        if self.retired or self.own < 0:
+            return False
+        self.users += 1
+        try:
+            _status(self.own, status)
+        finally:
+            self.release()
+        return True
+
     def close(self):
         """Close it; if a thread uses it now, once that is done."""
         self.retired = True
@@ -155,9 +166,7 @@ def open_file(where, int flags):
         raise _error(code)
     descriptor.own = number
     _status(number, &status)
-    return descriptor, Status(
-        status.st_dev, status.st_ino, status.st_size, smmap_mtime_ns(&status), smmap_ctime_ns(&status)
-    )
+    return descriptor, _as_status(&status)
 
 
 cdef Region _new_region(Ledger ledger, object file, object window, int prot, int flags, int number):
@@ -215,6 +224,14 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
     region = _new_region(ledger, file, window, PROT_READ, MAP_SHARED, number)
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
+    if ledger.counts.guard:
+        smmap_install()
+        # Where reads are at random, to touch the next page may be to read it from the disk
+        region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
+        if ledger.counts.guard == VIEWS:
+            region.slot = smmap_take_slot(region.base, region.stop - region.start, <void*>region)
+            if region.slot is NULL:
+                raise MemoryError
     region.enter()
     return region
 

@@ -44,6 +44,7 @@ def extension() -> Extension:
     return Extension(
         "smmap._engine.fast",
         [str(ENGINES / "fast.pyx")],
+        depends=[str(ENGINES / "guard.h")],
         define_macros=[("SMMAP_SOURCES", f'"{digest}"')],
         extra_compile_args=["-fno-strict-aliasing", *flags],
         extra_link_args=flags,

@@ -63,6 +63,8 @@ def ends_at_zero():
     manager._check()
     assert manager.stats()[:7] == (0,) * 7, manager.stats()
 
+"""
+WITNESS = """
 witness = mapped(other)
 """
 
@@ -83,15 +85,15 @@ def paths(tmp_path: Path) -> Iterator[tuple[str, str]]:
     os.environ.pop("SMMAP_ENGINE") if before is None else os.environ.update(SMMAP_ENGINE=before)
 
 
-def lives(script: str, paths: tuple[str, str], *args: object, **kwargs: Any) -> str:
-    """What the script prints, which ends well."""
-    return run_python(PRELUDE + script, *paths, *args, **kwargs).stdout
+def lives(script: str, paths: tuple[str, str], *args: object, before: str = "", **kwargs: Any) -> str:
+    """What the script prints, which ends well. `before`: what is to be done before the first map."""
+    return run_python(PRELUDE + before + WITNESS + script, *paths, *args, **kwargs).stdout
 
 
-def dies(script: str, paths: tuple[str, str], *args: object, options: tuple[str, ...] = ()) -> tuple[str, str]:
+def dies(script: str, paths: tuple[str, str], *args: object, before: str = "") -> tuple[str, str]:
     """What the script wrote to its streams before it died of SIGBUS."""
     done = subprocess.run(
-        [sys.executable, *options, "-c", PRELUDE + script, *paths, *map(str, args)],
+        [sys.executable, "-c", PRELUDE + before + WITNESS + script, *paths, *map(str, args)],
         env={**os.environ, "PYTHONPATH": str(Path(smmap.__file__).parents[1])},
         capture_output=True,
         text=True,
@@ -496,49 +498,41 @@ else:
 
 
 def test_no_handler_before_the_first_map(paths: tuple[str, str]) -> None:
-    script = (
-        HANDLER
-        + """
-assert handler() == before[0]
-smmap.SlidingWindowMapManager(guard="off").buffer(path).view(0, 9)
-smmap.SlidingWindowMapManager(backing="read").buffer(path).view(0, 9)
-smmap.SlidingWindowMapManager().buffer(path)
-assert handler() == before[0]
-smmap.SlidingWindowMapManager().buffer(path).view(0, 9)
-assert handler() != before[0]
-"""
-    )
-    script = script.replace("witness = mapped(other)", "")
-    run_python(PRELUDE.replace("witness = mapped(other)\n", "") + script, *paths)
-
-
-HANDLER = """
+    before = """
 libc = ctypes.CDLL(None, use_errno=True)
 def handler():
     now = (ctypes.c_void_p * 64)()
     assert not libc.sigaction(signal.SIGBUS, None, now)
     return now[0]
-before = [handler()]
+at_first = handler()
+smmap.SlidingWindowMapManager(guard="off").buffer(path).view(0, 9)
+smmap.SlidingWindowMapManager(backing="read").buffer(path).view(0, 9)
+smmap.SlidingWindowMapManager().buffer(path)
+assert handler() == at_first
 """
+    lives("assert handler() != at_first", paths, before=before)
 
 
-@pytest.mark.parametrize("when", ["before", "after", "after, and another map", "twice"])
+@pytest.mark.parametrize("when", ["before", "after", "after, and another map", "before, and again"])
 def test_faulthandler(when: str, paths: tuple[str, str]) -> None:
     """It reports what is not a copy of ours, once; and copies are guarded from the next map on."""
-    script = """
+    before = """
 import faulthandler
 when = sys.argv[3]
-if when in ("before", "twice"):
+if "before" in when:
     faulthandler.enable()
-witness = mapped(other, smmap.SlidingWindowMapManager())
-if when == "twice":
+"""
+    script = """
+def another():
+    return mapped(other, smmap.SlidingWindowMapManager())
+if "again" in when:
     faulthandler.disable()
-    mapped(other, smmap.SlidingWindowMapManager())
+    another()
+buffer = mapped()
 if when != "before":
     faulthandler.enable()
-if when != "after":
-    again = mapped(other, smmap.SlidingWindowMapManager())
-buffer = mapped()
+if "another" in when or "again" in when:
+    another()
 view = buffer.view(4 * G, 8 * G)
 os.truncate(path, 5 * G)
 if when != "after":
@@ -547,7 +541,7 @@ if when != "after":
 print("alive", flush=True)
 view[3 * G]
 """
-    out, err = dies(script.replace("buffer = mapped()\n", "buffer = mapped()\n"), paths, when)
+    out, err = dies(script, paths, when, before=before)
     assert out == "alive\n"
     assert err.count("Fatal Python error: Bus error") == 1
     assert err.count('File "<string>"') == 1
@@ -581,12 +575,13 @@ witness.readinto(0, foreign)
 
 @pytest.mark.parametrize("how", ["kill", "raise_signal"])
 def test_signal_that_is_sent_does_what_it_did_before(how: str, paths: tuple[str, str]) -> None:
-    script = """
+    before = """
 got = []
 def send():
     os.kill(os.getpid(), signal.SIGBUS) if sys.argv[3] == "kill" else signal.raise_signal(signal.SIGBUS)
 signal.signal(signal.SIGBUS, lambda *args: got.append(args))
-buffer = mapped(manager=smmap.SlidingWindowMapManager())
+"""
+    script = """
 for count in range(1, 300):
     send()
     assert len(got) == count
@@ -600,16 +595,18 @@ fails(lambda: buffer[7 * G], 5 * G)
 print("alive", flush=True)
 send()
 """
-    assert dies(script, paths, how) == ("alive\n", "")
+    assert dies(script, paths, how, before=before) == ("alive\n", "")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_handler_in_python_does_not_make_a_fault_last_for_ever(when: str, paths: tuple[str, str]) -> None:
     """It returns to the very instruction that faulted: without a guard, such a process would never end."""
-    script = """
+    before = """
 got = []
 if sys.argv[3] == "before":
     signal.signal(signal.SIGBUS, lambda *args: got.append(args))
+"""
+    script = """
 buffer = mapped(manager=smmap.SlidingWindowMapManager())
 if sys.argv[3] == "after":
     signal.signal(signal.SIGBUS, lambda *args: got.append(args))
@@ -621,7 +618,31 @@ assert not got
 print("alive", flush=True)
 view[3 * G]
 """
-    assert dies(script, paths, when) == ("alive\n", "")
+    assert dies(script, paths, when, before=before) == ("alive\n", "")
+
+
+def test_handler_that_others_put_aside_and_restore_works_as_before(paths: tuple[str, str]) -> None:
+    if not LINUX:
+        pytest.skip("knows how long Linux's sigaction is")
+    script = """
+libc = ctypes.CDLL(None, use_errno=True)
+ours, now = (ctypes.c_void_p * 64)(), (ctypes.c_void_p * 64)()
+for _ in range(50):
+    assert not libc.sigaction(signal.SIGBUS, None, ours)
+    signal.signal(signal.SIGBUS, lambda *args: None)
+    mapped(other, smmap.SlidingWindowMapManager())  # puts ours above that one
+    assert not libc.sigaction(signal.SIGBUS, None, now)
+    assert now[0] == ours[0]
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)
+    assert not libc.sigaction(signal.SIGBUS, ours, None)
+buffer = mapped()
+view = buffer.view(4 * G, 8 * G)
+os.truncate(path, 5 * G)
+fails(lambda: buffer[7 * G], 5 * G)
+print("alive", flush=True)
+view[3 * G]
+"""
+    assert dies(script, paths) == ("alive\n", "")
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "siginfo"])
@@ -630,7 +651,7 @@ def test_handlers_in_c_are_called_with_what_the_system_gave(plain: bool, when: s
     """One that repairs: it maps zeros where a foreign map faults, again and again."""
     if not LINUX:
         pytest.skip("knows the layout of Linux's siginfo")
-    script = """
+    before = """
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -653,6 +674,8 @@ def install():
     assert not libc.sigaction(signal.SIGBUS, ctypes.byref(action), None)
 if sys.argv[3] == "before":
     install()
+"""
+    script = """
 buffer = mapped(manager=smmap.SlidingWindowMapManager())
 if sys.argv[3] == "after":
     install()
@@ -666,7 +689,7 @@ assert calls == [signal.SIGBUS] * 50
 fails(lambda: buffer[7 * G], 5 * G)
 assert calls == [signal.SIGBUS] * 50
 """
-    lives(script, paths, when, plain, options=())
+    lives(script, paths, when, plain, before=before, options=())
 
 
 # Views
@@ -791,6 +814,29 @@ foreign[7 * G] if sys.argv[3] == "foreign" else view[2 * G]
         assert dies(script, paths, which) == ("alive\n", "")
 
 
+def test_map_at_the_place_of_a_guarded_one_that_is_gone_dies(paths: tuple[str, str]) -> None:
+    if not LINUX:
+        pytest.skip("looks into /proc")
+    script = """
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+manager = smmap.SlidingWindowMapManager(window_size=0, guard="views")
+view = manager.buffer(path).view()
+with open("/proc/self/maps") as lines:
+    place, = [int(line.split("-")[0], 16) for line in lines if line.rstrip().endswith(path)]
+assert ctypes.string_at(place, 9) == data[:9]
+del view
+assert manager.collect() == 1
+with open(path, "rb") as file:
+    assert libc.mmap(place, 10 * G, 1, 0x11, file.fileno(), 0) == place
+os.truncate(path, 5 * G)
+print("alive", flush=True)
+ctypes.string_at(place + 7 * G, 1)
+"""
+    assert dies(script, paths) == ("alive\n", "")
+
+
 def test_guarded_view_read_by_many_threads(paths: tuple[str, str]) -> None:
     script = """
 warnings.simplefilter("ignore")
@@ -875,9 +921,8 @@ os.truncate(path, 5 * G)
 print("alive", flush=True)
 buffer[7 * G]
 """
-    prelude = "witness = mapped(other)\n"
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE.replace(prelude, "") + script, *paths],
+        [sys.executable, "-c", PRELUDE + script, *paths],
         env={**os.environ, "PYTHONPATH": str(Path(smmap.__file__).parents[1])},
         capture_output=True,
         text=True,

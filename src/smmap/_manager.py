@@ -402,7 +402,7 @@ class Manager:
         if file.zeroed:
             return None
         file.zeroed = True
-        text = f"views of {called(file.where)!r} read zeros where it was truncated: they were made before"
+        text = f"{called(file.where)!r} was truncated: views that were made before read zeros where its bytes were"
         return partial(warnings.warn, text, RuntimeWarning, stacklevel=2)
 
     def _cut(self, file: File, zeroed: Any = None) -> None:

@@ -1,4 +1,10 @@
 # What follows where a map has no longer what was read from it; see guard.h. Included by fast.pyx.
+#
+# Who reads from a region calls nothing else but `region.copy_to`, or, without the interpreter's lock, one of the reads of
+# guard.h with `region.edge`, while it has a reference to the region; and afterwards, with the lock,
+#
+#     if found or region.spoiled:
+#         region.settle(found, start, stop)  # offsets in the file; an error if the bytes were not the file's
 
 cdef enum:
     OFF = 0

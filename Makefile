@@ -12,7 +12,7 @@ TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 .PHONY: help demo test stress coverage mutants bench bench-quick docs lint format matrix clean
 
 help:
-	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
+	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
 	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
 	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
@@ -26,7 +26,7 @@ help:
 	@echo "make clean    remove what these made"
 
 demo: $(VENV)/.cli
-	$(BIN)/smmap bench --handles 64 --memory 16M --reads 20000 $(ARGS)
+	$(BIN)/smmap bench --handles 512 --memory 256M $(ARGS)
 
 # A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
 WORKERS ?= auto

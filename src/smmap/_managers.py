@@ -117,8 +117,10 @@ class StaticWindowMapManager(Manager):
         Never raises, also after `close`. Linear in what goes.
         """
         count = self._drop(self._unload)
-        while _system.RECLAIMS_LATE and self._cache.ledger.mapped and self._drop(self._cache.collect_garbage):
-            count += self._drop(self._unload)
+        for _ in range(2 if _system.PYPY else int(_system.RECLAIMS_LATE)):
+            if self._cache.ledger.mapped:  # by what is garbage already, maybe; PyPy runs finalizers first
+                _system.collect_garbage()
+                count += self._drop(self._unload)
         return count
 
     def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
@@ -29,6 +30,7 @@ from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
 from ._lock import Lock
+from ._log import debugging
 from ._rents import patience, price
 from ._system import Where, called, named
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
@@ -56,6 +58,8 @@ class Manager:
         self._lock = Lock(self._settle)
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
+        if backing != "read":
+            self._cache.ledger.shortcut = self._lock, debugging
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
@@ -106,7 +110,9 @@ class Manager:
         region = self._serve(self._buy, client, start) if due else None
         if region is not None:
             try:
-                return bytes(region[start - region.start : stop - region.start])
+                part = slice(start - region.start, stop - region.start)
+                copy: Any = self._attempt(client.where, start, stop, getitem, region, part)
+                return bytes(copy)
             except ValueError:  # PyPy: evicted and unmapped by another thread
                 if not region.closed:
                     raise

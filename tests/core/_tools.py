@@ -35,6 +35,7 @@ __all__ = [
     "assert_zero",
     "before_system_call",
     "borders",
+    "by_policy",
     "collecting_always",
     "descriptors",
     "expected_size",
@@ -76,6 +77,12 @@ def before_system_call(patch: pytest.MonkeyPatch, name: str, function: Callable[
         return real(*args)
 
     patch.setattr(os, name, call)
+
+
+def by_policy(manager: Any) -> Any:
+    """Let each miss of a manager go through the policy, some calls of which a test replaces."""
+    manager._cache.ledger.shortcut = None
+    return manager
 
 
 class File(NamedTuple):

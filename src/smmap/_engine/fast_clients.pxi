@@ -17,6 +17,7 @@ cdef class Access:
     cdef object manager
     cdef object file
     cdef unsigned long long serial  # the file's, added to the number of a window
+    cdef long long file_size
     cdef int shift  # the window is so large as a power of two; -1: it is none
 
     def __cinit__(
@@ -37,6 +38,7 @@ cdef class Access:
         self.pending = pending
         if opened:
             self.file = client.file
+            self.file_size = client.size
             self.table = <Table?>self.file.table
             self.serial = self.file.serial & 0xFFFFFFFFFFFFFFFF
             self.manager = client.manager
@@ -116,6 +118,15 @@ cdef class Access:
             cold.touch_link(link)
         return True
 
+    cdef Region bought(self, long long first, long long last):
+        """The region of a grid window, mapped now and idle; None if that is the policy's business."""
+        cdef Region region = _shortcut(self, self.number(first))
+        if region is None or first < region.start or last > region.stop:
+            return None
+        if not (region.pins or self.idle.has(&region.link)):
+            self.idle.put(&region.link, <PyObject*>region)
+        return region
+
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
         """The same, as the policy gives it: it opens the file, or maps the window."""
         return self.manager._fetch(self.client, first, first + size, due)
@@ -139,7 +150,10 @@ cdef class Access:
             else:
                 count = min(count, STEP)
                 due = self.pay(position, count)
-                if due or not self.read(target, position, count):
+                region = self.bought(position, position + count) if due else None
+                if region is not None:
+                    region.copy_to(target, position, count)
+                elif due or not self.read(target, position, count):
                     data = self.fetched(position, count, due)
                     if len(data) != count:
                         raise SystemError(f"{len(data)} bytes were fetched, not {count}")
@@ -172,6 +186,10 @@ cdef class Access:
                     return self.fetched(first, last - first, due)
                 if self.read(PyBytes_AS_STRING(data), first, last - first):
                     return data
+            if due:
+                region = self.bought(first, last)
+                if region is not None:
+                    return region.copy(first, last - first)
             return self.fetched(first, last - first, due)
         data = PyBytes_FromStringAndSize(NULL, stop - start)
         self.copy(PyBytes_AS_STRING(data), start, stop - start)
@@ -377,6 +395,8 @@ cdef class BufferBase:
         """A region that has all of [start, stop), which is not empty."""
         cdef long long first = start + access.offset, last = stop + access.offset
         cdef Region region = access.found(first, last)
+        if region is None and access.number(first) == access.number(last - 1):
+            region = access.bought(first, last)
         if region is None:
             region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
@@ -562,6 +582,15 @@ cdef class CursorBase:
                         self.take(region, start, stop)
                         return self
                 region = None  # the move may have to evict it
+                start -= start % access.window
+                if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
+                    region = _shortcut(access, start // access.window)
+                    if region is not None:
+                        start = _number(offset)
+                        if not count or stop > access.size:
+                            stop = region.stop
+                        self.take(region, start, stop)
+                        return self
         return self._move(offset, size, flags)
 
     def buffer(self):

@@ -424,11 +424,17 @@ class SlidingWindowMapBuffer(ExchangedBytes, _Base):
 
         O(end - start), without copying mapped windows.
         """
-        return _search.find(*self._query(sub, start, end))
+        near = self._near(sub, start, end, False)
+        if type(near) is int:
+            return near
+        return _search.find(*self._query(sub, *(near or (start, end))))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
-        return _search.rfind(*self._query(sub, start, end))
+        near = self._near(sub, start, end, True)
+        if type(near) is int:
+            return near
+        return _search.rfind(*self._query(sub, *(near or (start, end))))
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """Like `find`, but `ValueError` if `sub` is not found."""

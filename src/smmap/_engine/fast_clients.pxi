@@ -95,8 +95,8 @@ cdef class Access:
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
         return self.ledger.rents.pay(window, size, price, patience)
 
-    cdef bint read(self, char* target, long long first, Py_ssize_t size) except -1:
-        """Read [first, first + size) of the file by the cached descriptor; whether that was possible."""
+    cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
+        """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
         cdef Order cold
         cdef Py_ssize_t count
@@ -112,7 +112,7 @@ cdef class Access:
         if count < size:
             return False
         cold = self.ledger.open
-        cold.hits += 1
+        cold.hits += pieces
         link = cold.link_of(self.file)
         if cold.has(link):
             cold.touch_link(link)
@@ -136,8 +136,8 @@ cdef class Access:
         cdef long long position = start + self.offset
         cdef Py_ssize_t count
         cdef Region region
-        cdef bytes data
         cdef bint due
+        cdef int ahead = -1  # whether the next piece is due, if it paid already
         if not size:
             return 0
         if start < 0 or size < 0 or start > self.size or size > self.size - start:
@@ -149,21 +149,56 @@ cdef class Access:
                 region.copy_to(target, position, count)
             else:
                 count = min(count, STEP)
-                due = self.pay(position, count)
+                if ahead < 0:
+                    ahead = self.pay(position, count)
+                due = ahead
+                ahead = -1
                 region = self.bought(position, position + count) if due else None
                 if region is not None:
                     region.copy_to(target, position, count)
-                elif due or not self.read(target, position, count):
-                    data = self.fetched(position, count, due)
-                    if len(data) != count:
-                        raise SystemError(f"{len(data)} bytes were fetched, not {count}")
-                    memcpy(target, PyBytes_AS_STRING(data), count)
+                elif not due and size > count and self.file.descriptor is not None:
+                    count = self.read_on(target, position, count, size, &ahead)
+                elif due or not self.read(target, position, count, 1):
+                    self.fetch_to(target, position, count, due)
             size -= count
             if not size:
                 break
             target += count
             position += count
             PyErr_CheckSignals()
+        return 0
+
+    cdef Py_ssize_t read_on(self, char* target, long long first, Py_ssize_t size, Py_ssize_t most, int* ahead) except -1:
+        """Read the piece of that size, and with it what follows and is neither mapped nor due, in one call.
+
+        How much was read, up to `most`; `ahead` says whether the piece after it is due, if it paid.
+        """
+        cdef Py_ssize_t done = size, count, pieces = 1
+        cdef PyObject* found
+        while done < most and done < LONGEST:
+            count = min(self.window - (first + done) % self.window, min(most - done, STEP))
+            found = self.table.at(self.number(first + done), -1)
+            if found is not NULL and first + done + count <= (<Region>found).stop:
+                break
+            ahead[0] = self.pay(first + done, count)
+            if ahead[0]:
+                break
+            ahead[0] = -1
+            done += count
+            pieces += 1
+        if self.read(target, first, done, pieces):
+            return done
+        self.fetch_to(target, first, size, False)
+        if done > size:
+            ahead[0] = 0  # what paid does not pay again
+        return size
+
+    cdef int fetch_to(self, char* target, long long first, Py_ssize_t size, bint due) except -1:
+        """Copy a range of one window as the policy gives it."""
+        cdef bytes data = self.fetched(first, size, due)
+        if len(data) != size:
+            raise SystemError(f"{len(data)} bytes were fetched, not {size}")
+        memcpy(target, PyBytes_AS_STRING(data), size)
         return 0
 
     cdef bytes bytes_of(self, long long start, long long stop):
@@ -184,7 +219,7 @@ cdef class Access:
                     data = PyBytes_FromStringAndSize(NULL, last - first)
                 except MemoryError:  # the policy may make room
                     return self.fetched(first, last - first, due)
-                if self.read(PyBytes_AS_STRING(data), first, last - first):
+                if self.read(PyBytes_AS_STRING(data), first, last - first, 1):
                     return data
             if due:
                 region = self.bought(first, last)
@@ -352,6 +387,46 @@ cdef class BufferBase:
         if start < 0 or size > access.size - start:
             return self._unpack(packed, offset)
         return packed.unpack(access.bytes_of(start, start + size))
+
+    def _near(self, sub, start, end, bint last):
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+
+        If they are not there, the range that is left to search; None where nothing was searched.
+        """
+        cdef Access access = self.record
+        cdef Region region
+        cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
+        cdef Py_ssize_t size
+        if not PyBytes_CheckExact(sub) or not (start is None or PyLong_CheckExact(start)):
+            return None
+        if not (end is None or PyLong_CheckExact(end)):
+            return None
+        size = PyBytes_GET_SIZE(sub)
+        if start is not None:
+            low = _number(start)
+        if end is not None:
+            high = _number(end)
+        if not 0 <= low < high <= access.size or not size:
+            return None
+        place = (high - 1 if last else low) + offset
+        region = access.found(place, place + 1)
+        if region is None:
+            return None
+        first = max(low + offset, region.start)
+        stop = min(high + offset, region.stop)
+        place = -1
+        if stop - first >= size:
+            if last:
+                place = _last(region.base, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+            else:
+                place = _first(region.base, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+        if place >= 0:
+            return place + region.start - offset
+        if last and first > low + offset:
+            return (low, first - offset + size - 1)
+        if not last and stop < high + offset:
+            return (stop - offset - size + 1, high)
+        return -1
 
     def _read_into(self, Access access not None, long long start, target):
         """Fill `target` with what follows `start`, which must lie in the buffer."""

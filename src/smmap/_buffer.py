@@ -425,14 +425,14 @@ class SlidingWindowMapBuffer(ExchangedBytes, _Base):
         O(end - start), without copying mapped windows.
         """
         near = self._near(sub, start, end, False)
-        if type(near) is int:
+        if isinstance(near, int):
             return near
         return _search.find(*self._query(sub, *(near or (start, end))))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
         near = self._near(sub, start, end, True)
-        if type(near) is int:
+        if isinstance(near, int):
             return near
         return _search.rfind(*self._query(sub, *(near or (start, end))))
 

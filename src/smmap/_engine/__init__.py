@@ -31,11 +31,10 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   changed. Who gets another file gets another record, so a read that took one record sees one file.
   `Access.closed(client, ...)` reads nothing; a `pending` one opens its file at the first read.
 - `BufferBase`: `len`, `buf[i]`, `buf[i:j]`, `unpack_from`, `view`, the buffer protocol, and `_copy`, `_found`,
-  `_read_into`, `_slice`, `_near` over an `Access`. It serves what is mapped itself, notes each use in the order, reads a cold
-  range by the cached descriptor and pays rent for it (`ledger.rents`). For all else it
-  asks the policy: `_ready` (open the file, or refuse), `_unpack` (at an offset that is no plain index, or out of
-  range), `manager._fetch` (a copy of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a
-  detached region was used).
+  `_read_into`, `_slice`, `_near` over an `Access`. It serves what is mapped itself, notes each use in the order, reads
+  a cold range by the cached descriptor and pays rent for it (`ledger.rents`). For all else it asks the policy: `_ready`
+  (open the file, or refuse), `_unpack` (at an offset that is no plain index, or out of range), `manager._fetch` (a copy
+  of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a detached region was used).
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`.
 - `MAP_COSTS_DESCRIPTOR`: whether each map does.

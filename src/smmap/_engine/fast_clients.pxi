@@ -423,9 +423,9 @@ cdef class BufferBase:
         if place >= 0:
             return place + region.start - offset
         if last and first > low + offset:
-            return (low, first - offset + size - 1)
+            return (low, min(first - offset + size - 1, high))
         if not last and stop < high + offset:
-            return (stop - offset - size + 1, high)
+            return (max(stop - offset - size + 1, low), high)
         return -1
 
     def _read_into(self, Access access not None, long long start, target):

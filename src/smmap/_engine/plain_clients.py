@@ -204,8 +204,8 @@ class BufferBase:
         if found >= 0:
             return found + region.start - offset
         if last:
-            return (low, first - offset + len(sub) - 1) if first > low + offset else -1
-        return (stop - offset - len(sub) + 1, high) if stop < high + offset else -1
+            return (low, min(first - offset + len(sub) - 1, high)) if first > low + offset else -1
+        return (max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
         """A copy of [start, stop), offsets in the file of one grid window."""

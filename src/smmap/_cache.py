@@ -90,7 +90,9 @@ class Cache:
         """The limits of handles, read from the system when first needed. Needs no lock."""
         if self._limits is None:
             self._limits = _system.handle_limits(self._max_handles, engine.MAP_COSTS_DESCRIPTOR)
-            self.ledger.most_handles, self.ledger.most_memory = self._limits.handles, self.max_memory
+            ledger, limits = self.ledger, self._limits
+            ledger.most_handles, ledger.most_descriptors = limits.handles, limits.descriptors
+            ledger.most_memory = self.max_memory
         return self._limits
 
     # Regions

@@ -266,7 +266,7 @@ def test_manager_closed_while_it_opens_a_file_keeps_nothing_open(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The read that was under way may end; the next one is refused without a look at the file."""
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     buffer = manager.buffer(file.path)
     manager.collect()
     real = engine.open_file
@@ -857,7 +857,7 @@ def test_cold_read_of_a_file_that_is_slow_to_open_keeps_nobody_waiting(
 ) -> None:
     """Cold reads open files without the lock; of two that open the same file, one descriptor is cached."""
     slow, other = world.file(3 * W, "slow"), world.file(3 * W)
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     beside = manager.buffer(other.path)
     buffers = [manager.buffer(slow.path) for _ in range(2)]
     manager.collect()

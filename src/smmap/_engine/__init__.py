@@ -8,10 +8,11 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   after `settle()`, which takes note of those that died; `regions()` has them. All of this is called under the manager's
   lock. `idle` and `open` are its orders of idle regions and of files with a cached descriptor, `rents` what was paid
   for cold windows (see _rents.py). `misses`, `evictions`, `peak_mapped`, `peak_memory` are for `stats()`. The policy
-  sets `most_handles`, `most_memory` and `shortcut` (its `Lock`, and a function that says whether each step is logged;
-  None: no shortcut). By these an engine may map a grid window itself, in place of the policy, where there is nothing to
-  decide: under that lock if it is free, by the cached descriptor of the file, evicting what is idle as the policy would
-  to keep both limits. For whatever else it then finds it asks the policy.
+  sets `most_handles`, `most_descriptors`, `most_memory` and `shortcut` (its `Lock`, and a function that says whether
+  each step is logged; None: no shortcut). By these an engine may do itself, in place of the policy, what leaves nothing
+  to decide: map a grid window by the file's cached descriptor, evicting what is idle as the policy would to keep the
+  limits; and open a file whose status is unchanged, read it, and cache the descriptor. What is changed is changed under
+  that lock, if it is free. For whatever else it then finds it asks the policy.
 - `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
   when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
   has them; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the region alive;

@@ -98,13 +98,20 @@ cdef class Access:
     cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
         """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
+        cdef bint anew = descriptor is None
         cdef Order cold
         cdef Py_ssize_t count
         cdef Link* link
-        if descriptor is None:
-            return False
+        if anew:
+            descriptor = _open_anew(self)
+            if descriptor is None:
+                return False
         try:
-            count = descriptor.read_to(target, size, first)
+            try:
+                count = descriptor.read_to(target, size, first)
+            finally:
+                if anew:
+                    descriptor.release()
         except (OSError, MemoryError) as error:
             if code_of(error) not in _REFUSALS:
                 raise named(error, self.client.where, first, first + size) from None

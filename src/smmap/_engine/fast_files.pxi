@@ -235,6 +235,90 @@ cdef void _advise(Region region, str advice) noexcept:
         madvise(region.base, region.stop - region.start, wanted)
 
 
+cdef bint _unchanged(object file, stat_t* now) except -1:
+    """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
+    if file.later is not None or file.generation is None:
+        return False
+    device, inode, size, mtime, ctime = file.status
+    return (
+        now.st_size == size and smmap_mtime_ns(now) == mtime and smmap_ctime_ns(now) == ctime
+        and now.st_ino == inode and now.st_dev == device
+    )
+
+
+cdef Descriptor _open_anew(Access access):
+    """A new descriptor of the file, in use until `release`, in place of the policy where that has nothing to decide.
+
+    None if the file is not surely unchanged, or if it cannot be opened now. It is cached if the lock is free.
+    """
+    cdef Ledger ledger = access.ledger
+    cdef Descriptor descriptor
+    cdef stat_t status
+    cdef bytes name
+    cdef char* c_name
+    cdef int number = -1, code, wanted = _OPENING
+    where = access.client.where
+    if ledger.shortcut is None or ledger.idle.crowded or access.client.flags or not ledger.most_handles:
+        return None
+    if not isinstance(where, (str, bytes)):
+        return None
+    name = where if isinstance(where, bytes) else PyUnicode_EncodeFSDefault(where)
+    c_name = name
+    PySys_Audit("open", "OOi", <PyObject*>where, Py_None, wanted)
+    descriptor = Descriptor.__new__(Descriptor)
+    code = _refused("open", where, wanted, None) if _seams else 0
+    if not code:
+        with nogil:
+            number = open(c_name, wanted)
+    if number < 0:
+        return None
+    descriptor.own = number
+    code = _refused("fstat", number, None, None) if _seams else 0
+    if not code:
+        with nogil:
+            code = fstat(number, &status)
+    if code or not _unchanged(access.file, &status):
+        return None
+    descriptor.users = 1
+    _keep_open(ledger, access.file, descriptor)
+    return descriptor
+
+
+cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1:
+    """Cache a descriptor as the policy does, if its lock is free."""
+    cdef Order cold = ledger.open
+    cdef Node node = cold.node_of(file)  # what may collect garbage comes before the lock
+    cdef Descriptor kept
+    cdef long long room
+    lock, _ = ledger.shortcut
+    rlock = lock._rlock
+    if lock._notes or rlock._is_owned() or not rlock.acquire(False):
+        if node.link.order is NULL:
+            cold.nodes.pop(file, None)
+        return 0
+    try:
+        room = min(ledger.most_handles - ledger.counts.mapped, ledger.most_descriptors)
+        if room <= 0 or ledger.idle.crowded or node.link.order is not NULL or file.descriptor is not None:
+            return 0
+        while cold.count >= room:
+            oldest = cold.oldest()
+            kept = <Descriptor?>oldest.descriptor
+            kept.cached = False
+            kept.close()
+            oldest.descriptor = None
+            cold.leave(cold.ends.newer)
+        descriptor.cached = True
+        file.descriptor = descriptor
+        cold.put(&node.link, <PyObject*>file)
+    finally:
+        if node.link.order is NULL:
+            cold.nodes.pop(file, None)
+        rlock.release()
+        if lock._notes:  # by those who did not wait meanwhile
+            lock._attempt()
+    return 0
+
+
 cdef Region _shortcut(Access access, long long number):
     """The region of a grid window, mapped in place of the policy where there is nothing to decide; else None.
 

@@ -76,6 +76,7 @@ cdef class Ledger:
     cdef public long long peak_mapped
     cdef public long long peak_memory
     cdef public long long most_handles
+    cdef public long long most_descriptors
     cdef public long long most_memory
     cdef public object shortcut
 

@@ -46,13 +46,13 @@ class Ledger:
     """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
     __slots__ = (
-        *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_handles", "most_memory"),
-        *("open", "peak_mapped", "peak_memory", "rents", "shortcut"),
+        *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_descriptors", "most_handles"),
+        *("most_memory", "open", "peak_mapped", "peak_memory", "rents", "shortcut"),
     )
 
     def __init__(self) -> None:
         self.misses = self.evictions = self.peak_mapped = self.peak_memory = 0
-        self.most_handles = self.most_memory = 0
+        self.most_handles = self.most_descriptors = self.most_memory = 0
         self.shortcut: Any = None
         self.idle = Order()
         self.open = Order()

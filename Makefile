@@ -9,12 +9,13 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress coverage mutants bench bench-quick docs lint format matrix clean
+.PHONY: help demo test stress sanitize coverage mutants bench bench-quick docs lint format matrix clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
 	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
 	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
+	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
@@ -33,6 +34,11 @@ WORKERS ?= auto
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(if $(ARGS),,$(BIN)/python tools/sanitize.py --quick)
+
+# Builds into .sanitize/. ARGS='tests/core' runs other tests.
+sanitize: $(VENV)/.test
+	$(BIN)/python tools/sanitize.py $(ARGS)
 
 # Half of the time each; ends at the first answer that is neither right nor a promised error.
 SECONDS ?= 60
@@ -74,7 +80,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) site .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .nox .sanitize .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python-$(TAG):
 	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }

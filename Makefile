@@ -14,7 +14,7 @@ TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 help:
 	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
 	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
-	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
+	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
 	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
@@ -40,13 +40,16 @@ test: $(VENV)/.test
 sanitize: $(VENV)/.test
 	$(BIN)/python tools/sanitize.py $(ARGS)
 
-# Half of the time each; ends at the first answer that is neither right nor a promised error.
+# Half of the time each; ends at the first answer that is neither right nor a promised error. Then both engines, the same
+# calls, for STEPS steps.
+STEPS ?= 50000
 SECONDS ?= 60
 SEED := $(or $(SEED),$(shell date +%s))
 
 stress: $(VENV)/.test
 	$(BIN)/python tests/stress/run_model.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
 	$(BIN)/python tests/stress/run_threads.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
+	$(BIN)/python tests/stress/run_differential.py --steps $(STEPS) --seed $(SEED)
 
 # Python 3.12 or later: before, no class in Python can export bytes, so those lines are not reached.
 coverage: $(VENV)/.test

@@ -124,6 +124,7 @@ class BufferBase:
                     except ValueError:  # as above
                         if not region.closed:
                             raise
+                region = None  # it may have to be evicted for another
                 return self._copy(access, start, stop)
             return self._slice(key)
         return self._item(int(index(key)))
@@ -243,6 +244,7 @@ class BufferBase:
             except ValueError:  # as in `__getitem__`
                 if not region.closed:
                     raise
+        region = None  # as there
         return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:

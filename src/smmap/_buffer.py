@@ -347,6 +347,7 @@ class SlidingWindowMapBuffer(ExchangedBytes, _Base):
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
         access = self._ready()
+        start = min(start, access.size)
         # What `BufferedReader` passes goes straight through: an object of `io` for each piece would cost more than that
         if type(target) is bytearray or (type(target) is memoryview and target.format == "B" and not target.readonly):
             with memoryview(target) as view:

@@ -111,6 +111,22 @@ def test_limit_of_the_user_is_hard(world: World) -> None:
         cursor.close()
 
 
+@pytest.mark.parametrize(
+    "read",
+    [lambda buffer, start, stop: buffer[start:stop], lambda buffer, start, _: buffer.unpack_from("9s", start)[0]],
+    ids=["slice", "unpack_from"],
+)
+def test_read_across_a_border_evicts_the_window_where_it_starts_for_the_next(read: Any, world: World) -> None:
+    """Where the limit leaves room for one: the read itself must not keep the first one mapped."""
+    file = world.file(2 * W)
+    manager = world.manager(W, 0, 1)
+    with manager.buffer(file.path) as buffer:
+        buffer.view(0, 1).release()
+        for _ in range(20):
+            assert read(buffer, W - 1, W + 8) == file.data[W - 1 : W + 8]
+        assert manager.stats().misses > 1
+
+
 @backings
 def test_copies_need_no_handle_while_views_keep_them_all(backing: str, world: World) -> None:
     """Not even when a window's rent has fallen due, however often."""

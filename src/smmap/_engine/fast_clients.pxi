@@ -341,20 +341,18 @@ cdef class BufferBase:
         """The bytes at `count` places: copied as blocks where they lie close together, else one by one."""
         cdef char block[BLOCK]
         cdef char* target
-        cdef Py_ssize_t done = 0, part, each, most, low, apart = step if step > 0 else -step
+        cdef Py_ssize_t done = 0, part, each, most, apart = step if step > 0 else -step
+        cdef Py_ssize_t low = start if step > 0 else start + (count - 1) * step
         if not count:
             return b""
         data = PyBytes_FromStringAndSize(NULL, count)
         target = PyBytes_AS_STRING(data)
         most = BLOCK // apart if apart <= CLOSE else 1
-        while done < count:
+        while done < count:  # upwards, also where the step is negative
             part = min(most, count - done)
-            low = start + done * step
-            if step < 0:
-                low += (part - 1) * step
-            access.copy(block, low, (part - 1) * apart + 1)
+            access.copy(block, low + done * apart, (part - 1) * apart + 1)
             for each in range(part):
-                target[done + each] = block[(each if step > 0 else part - 1 - each) * apart]
+                target[done + each if step > 0 else count - 1 - done - each] = block[each * apart]
             done += part
             PyErr_CheckSignals()
         return data
@@ -387,9 +385,9 @@ cdef class BufferBase:
         if packed is None:
             packed = _struct_of(fmt)
         size = packed.size
-        access = self.opened()
         if not PyLong_CheckExact(offset):
-            return self._unpack(packed, offset)
+            return self._unpack(packed, offset)  # before anything else: user code may come first
+        access = self.opened()
         start = _number(offset)
         if start < 0 or size > access.size - start:
             return self._unpack(packed, offset)

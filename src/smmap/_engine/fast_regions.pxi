@@ -279,7 +279,7 @@ cdef class Region:
         cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place
         cdef char* target
         if not PySlice_Check(key):
-            place = PyNumber_Index(key)
+            place = PyNumber_AsSsize_t(key, IndexError)
             if place < 0:
                 place += size
             if not 0 <= place < size:

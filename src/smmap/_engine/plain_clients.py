@@ -126,6 +126,7 @@ class BufferBase:
                     except ValueError:  # as above
                         if not region.closed:
                             raise
+                region = None  # it may have to be evicted for another
                 return self._copy(access, start, stop)
             return self._slice(key)
         return self._item(int(index(key)))
@@ -270,6 +271,7 @@ class BufferBase:
             except ValueError:  # as in `__getitem__`
                 if not region.closed:
                     raise
+        region = None  # as there
         return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:

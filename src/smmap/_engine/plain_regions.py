@@ -200,6 +200,10 @@ class Region(mmap.mmap):
         self.exported = True
         return self
 
+    def size(self) -> int:
+        """The file's size in bytes: `mmap` would look at the file in memory, where this is a copy."""
+        return self.file.status.size
+
     def close(self) -> None:
         """Refused: others may be reading."""
         raise BufferError("a managed map cannot be closed: it is unmapped when nobody uses it")

@@ -99,7 +99,7 @@ class Cache:
 
     def count_miss(self, region: Any, where: Where) -> None:
         """A region was made."""
-        region.file.name = called(where)
+        region.file.name, region.file.where = called(where), where
         self.log.debug("map [%d, %d) of %s", region.start, region.stop, region.file.name)
         self.ledger.count_miss()
 

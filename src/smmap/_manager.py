@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
+import weakref
+from functools import partial
 from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
@@ -51,7 +54,7 @@ class Manager:
     MapRegionListCls: ClassVar[Any]
     MapWindowCls: ClassVar[Any]
 
-    def __init__(self, window: int, max_memory: int, max_handles: int, backing: str) -> None:
+    def __init__(self, window: int, max_memory: int, max_handles: int, backing: str, guard: str) -> None:
         self._window = window
         self._backing = backing
         self._closed = False
@@ -60,12 +63,14 @@ class Manager:
         self._cache = Cache(max_memory, max_handles)
         if backing != "read":
             self._cache.ledger.shortcut = self._lock, debugging
+        engine.guard(self._cache.ledger, guard, weakref.ref(self))
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
 
     def _client(self, path_or_fd: Any, advice: str = "normal") -> Client:
         """The record of a new client of a file, as it is now."""
+        engine.notice()
         where = absolute(path_or_fd)
         file = None if self._closed else self._files.known(where)
         if file is None:
@@ -143,6 +148,7 @@ class Manager:
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
         """An operation under the lock; what it noted for the log is told afterwards."""
+        engine.notice()
         log = self._cache.log
         log.listen()
         try:
@@ -163,6 +169,7 @@ class Manager:
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
         """An operation under the lock that drops regions; their number. Put off where waiting might never end."""
+        engine.notice()
         log = self._cache.log
         log.listen()
         try:
@@ -194,7 +201,7 @@ class Manager:
         self._check_open(where)
         files, cache = self._files, self._cache
         file = files.version(status)
-        if file is None or file.status != status:
+        if file is None or file.status != status or file.cut:
             if file is not None:  # the descriptor is kept, by which clients of that version may read on
                 file.gone = True
                 cache.evict_file(file, _DROPPED_AT_ONCE)
@@ -249,6 +256,7 @@ class Manager:
     def _open(self, client: Client, start: int, stop: int, flags: int, attempt: Callable[..., Any]) -> Any:
         """A descriptor of the client's file, in use until `_done`: the cached one, or a new one that was verified."""
         file, where, flags = client.file, client.where, flags | client.flags
+        self._check_whole(client)
         descriptor = file.descriptor
         if descriptor is not None and not flags:
             descriptor.use()
@@ -269,6 +277,14 @@ class Manager:
             self._done(descriptor)
             raise
         return descriptor
+
+    def _check_whole(self, client: Client) -> None:
+        """`FileChangedError` once a map of the client's file turned out to have lost its bytes. Needs no lock."""
+        if client.file.cut:
+            raise FileChangedError(
+                "truncated since the cursor or buffer was made, if only for a moment: make it anew",
+                called(client.where),
+            )
 
     def _done(self, descriptor: Any) -> None:
         """A descriptor that `_open` gave is used no longer. Needs no lock."""
@@ -378,6 +394,33 @@ class Manager:
             region = self._use(self._region(client, start, stop - start))
         self._cache.look_for_views(region)
         return region
+
+    # Files that others truncate
+
+    def _lose(self, region: Any) -> None:
+        """A read from a region found that its file was truncated. Never waits, and needs no lock."""
+        self._lock.soon(self._cut, region.file)
+
+    def _zeroed(self, region: Any) -> Callable[[], None] | None:
+        """The same for a region whose views read zeros; what is to be called then, without the lock."""
+        file = region.file
+        self._lock.soon(self._cut, file, region)
+        if file.zeroed:
+            return None
+        file.zeroed = True
+        text = f"views of {called(file.where)!r} read zeros where it was truncated: they were made before"
+        return partial(warnings.warn, text, RuntimeWarning, stacklevel=2)
+
+    def _cut(self, file: File, zeroed: Any = None) -> None:
+        """Let nobody read on from a version that was truncated, but by what is pinned; not even by a `zeroed` region.
+
+        Its cached descriptor goes, too: by that one, what others wrote there since would be read.
+        """
+        file.cut = file.gone = True
+        self._cache.evict_file(file, _DROPPED_AT_ONCE)
+        self._cache.uncache(file)
+        if zeroed is not None and not self._cache.evict(zeroed.entry):  # no table has it any more
+            self._revoke(zeroed)
 
     # Cursors
 

@@ -10,6 +10,7 @@ from . import _report, _system
 from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
+from ._engine import chosen as engine
 from ._errors import ReentryError, refuse_state
 from ._files import PathOrFd, key_at, names_of
 from ._manager import Manager
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Backing", "SlidingWindowMapManager", "StaticWindowMapManager"]
+__all__ = ["Backing", "Guard", "SlidingWindowMapManager", "StaticWindowMapManager"]
 
 Backing = Literal["auto", "mmap", "read"]
+Guard = Literal["copies", "views", "off"]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -42,6 +44,13 @@ class StaticWindowMapManager(Manager):
     into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
     reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
 
+    `guard`: what becomes of a read of bytes that are gone since another process truncated the file (fast engine only).
+    "copies": whatever is copied or searched (an index, a slice, `find`, `readinto`, file objects) raises
+    `FileChangedError`; reading through a view ends the process with SIGBUS, as with `mmap`. "views": views read zeros
+    there instead, the next call of any client of the file raises, and a `RuntimeWarning` is issued. "off": no handler
+    of SIGBUS is ever installed. The plain engine can guard nothing: with it, "copies" is as "off", and "views" a
+    `ValueError`.
+
     Any number of threads may share a manager. The constructor touches nothing.
     """
 
@@ -52,6 +61,7 @@ class StaticWindowMapManager(Manager):
         max_open_handles: int | str = sys.maxsize,
         *,
         backing: Backing = "auto",
+        guard: Guard = "copies",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
             size_of("window_size", window_size),
@@ -64,6 +74,8 @@ class StaticWindowMapManager(Manager):
             )
         if backing not in ("auto", "mmap", "read"):
             raise ValueError(f'backing must be "auto", "mmap" or "read", not {backing!r}')
+        if guard not in ("copies", "views", "off"):
+            raise ValueError(f'guard must be "copies", "views" or "off", not {guard!r}')
         large = is_64_bit() and backing != "read"
         if window_size < 0:
             window_size = 4 * _GIB if large else 8 * _MIB if backing == "read" else 64 * _MIB
@@ -71,7 +83,7 @@ class StaticWindowMapManager(Manager):
                 unit = 2 * ALLOCATIONGRANULARITY
                 window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
         memory = max_memory_size or (32 * _GIB if large else _GIB)
-        super().__init__(round_window(window_size), memory, max_open_handles, backing)
+        super().__init__(round_window(window_size), memory, max_open_handles, backing, guard)
 
     def __repr__(self) -> str:
         return f"<{_report.line(type(self).__name__, self.stats(), self._closed)}>"
@@ -155,6 +167,7 @@ class StaticWindowMapManager(Manager):
 
     def stats(self) -> Stats:
         """What is mapped, was done and may be done. Linear in the mapped regions."""
+        engine.notice()
         try:
             return self._lock.run(self._cache.stats, self._window)
         except ReentryError:
@@ -178,6 +191,7 @@ class StaticWindowMapManager(Manager):
         It says how things were at one moment, keeps nothing mapped, and counts as no use. Linear in the regions; any
         thread may call it.
         """
+        engine.notice()
         try:
             return self._lock.run(self._regions)
         except ReentryError:
@@ -257,5 +271,6 @@ class SlidingWindowMapManager(StaticWindowMapManager):
         max_open_handles: int | str = sys.maxsize,
         *,
         backing: Backing = "auto",
+        guard: Guard = "copies",
     ) -> None:
-        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)
+        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing, guard=guard)

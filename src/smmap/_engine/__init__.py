@@ -42,6 +42,10 @@ goes, not what an error says. A module that is an engine exports, and nothing el
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) has done so, or when it dies.
 - `read_at(number, size, offset)`: the bytes there, fewer only where the file ends.
+- `guard(ledger, how, owner)`: from the next map on, what is read from this ledger's regions is guarded ("copies",
+  "views", "off": see `StaticWindowMapManager`). Where a region turns out to have lost bytes, the engine raises what
+  `_files.lost` gives, and `owner()`, the manager if it lives, hears of it: `_lose`. `notice()`: `_zeroed`, for regions
+  whose views read zeros since. The plain engine cannot guard: it refuses "views".
 - `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
   cannot map, by reading; None if the file does not reach so far.
 

@@ -30,13 +30,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 from libc.errno cimport EINTR, errno
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcpy, memset, strlen
+from libc.string cimport memcpy, memset, strlen
 
 import mmap
 from struct import Struct
 from time import monotonic
 
-from .._files import Status
+from .._files import Status, lost
 from .._system import OPENING, REFUSALS, code_of, named
 
 __all__ = [
@@ -49,7 +49,9 @@ __all__ = [
     "Order",
     "Region",
     "Table",
+    "guard",
     "map_window",
+    "notice",
     "open_file",
     "read_at",
     "read_window",
@@ -105,13 +107,27 @@ cdef extern from *:
     int close(int) noexcept nogil
     int fcntl(int, int, int) noexcept nogil
     int fstat(int, stat_t*) noexcept nogil
+    int c_stat "stat" (const char*, stat_t*) noexcept nogil
     Py_ssize_t pread(int, void*, size_t, off_t) noexcept nogil
-    void* memmem(const void*, size_t, const void*, size_t) noexcept nogil
     const char* strerror(int) noexcept
     PyObject* Py_None
     object PyUnicode_EncodeFSDefault(object)
     int PySys_Audit(const char*, const char*, ...) except -1
     long long PyLong_AsLongLongAndOverflow(object, int*) noexcept
+
+cdef extern from "guard.h":
+    ctypedef struct smmap_slot "struct smmap_slot":
+        pass
+    int SMMAP_READ, SMMAP_GONE, SMMAP_DOUBT
+    int smmap_copy(void*, const char*, size_t, const char*) noexcept nogil
+    int smmap_copy_steps(char*, const char*, Py_ssize_t, Py_ssize_t, const char*) noexcept nogil
+    int smmap_search(const char**, const char*, const char*, const char*, size_t, const char*) noexcept nogil
+    int smmap_byte(const char*, const char*) noexcept nogil
+    void smmap_install() noexcept
+    smmap_slot* smmap_take_slot(char*, size_t, void*) noexcept
+    void smmap_give_slot(smmap_slot*) noexcept
+    bint smmap_any_zeroed() noexcept
+    size_t smmap_take_zeroed(void**, size_t) noexcept
 
 cdef enum:
     LARGE = 1 << 16  # copies of so many bytes give up the interpreter's lock
@@ -130,6 +146,7 @@ cdef tuple _NOWHERE = (None, 0, 0)
 cdef char* _BYTES = "B"
 cdef char* _NOTHING = ""
 
+include "fast_guard.pxi"
 include "fast_regions.pxi"
 include "fast_search.pxi"
 include "fast_orders.pxi"

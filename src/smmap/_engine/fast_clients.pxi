@@ -61,6 +61,8 @@ cdef class Access:
         """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it."""
         cdef PyObject* found = self.table.near
         cdef long long number
+        if smmap_any_zeroed():
+            return NULL  # first the managers are told
         if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
             number = self.number(first)
             found = self.table.at(number, -1)
@@ -76,8 +78,11 @@ cdef class Access:
 
     cdef Region found(self, long long first, long long last):
         """The same, also of a detached region, which the manager takes back."""
-        cdef PyObject* near = self.hit(first, last)
+        cdef PyObject* near
         cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        near = self.hit(first, last)
         if near is not NULL:
             return <Region>near
         near = self.table.at(self.number(first), -1)
@@ -291,6 +296,7 @@ cdef class BufferBase:
         cdef Region region
         cdef PySliceObject* given
         cdef long long start, stop
+        cdef int byte
         if PyLong_CheckExact(key):
             start = _number(key)
             access = self.record
@@ -298,7 +304,8 @@ cdef class BufferBase:
                 start += access.offset
                 found = access.hit(start, start + 1)
                 if found is not NULL:
-                    return (<unsigned char*>(<Region>found).base)[start - (<Region>found).start]
+                    byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
+                    return byte if byte >= 0 else self.item(key)
             return self.item(key)
         if PySlice_Check(key):
             given = <PySliceObject*>key
@@ -422,9 +429,9 @@ cdef class BufferBase:
         place = -1
         if stop - first >= size:
             if last:
-                place = _last(region.base, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+                place = _last(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
             else:
-                place = _first(region.base, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+                place = _first(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
         if place >= 0:
             return place + region.start - offset
         if last and first > low + offset:
@@ -493,6 +500,8 @@ cdef class BufferBase:
             _fill(buffer, self, _NOTHING, 0, flags)
             return
         region = self.whole(access, 0, access.size)
+        if region.spoiled:
+            raise region.lost(access.offset, access.offset + access.size)
         region.exported = True
         _fill(buffer, region, region.base + (access.offset - region.start), access.size, flags)
 
@@ -637,14 +646,16 @@ cdef class CursorBase:
         cdef Region region
         cdef PyObject* found
         cdef long long start, stop, count
-        if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0:
+        if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0 and (
+            not smmap_any_zeroed()
+        ):
             start = _number(offset)
             count = _number(size)
             access = self.record
             if 0 <= start < access.size and 0 <= count <= access.window:
                 stop = start + (count or access.window // 2)
                 region = self.region
-                if region is not None and count and region.start <= start and stop <= region.stop:
+                if region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
                     self.start = start
                     self.stop = stop
                     return self
@@ -675,7 +686,10 @@ cdef class CursorBase:
 
     def buffer(self):
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
-        cdef Region region = self.region
+        cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        region = self.region
         if region is None:
             raise self._lost()
         return region.view_of(self.start, self.stop)
@@ -685,7 +699,10 @@ cdef class CursorBase:
 
         It answers as `mmap` does, but cannot be closed.
         """
-        cdef Region region = self.region
+        cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        region = self.region
         if region is None:
             raise self._lost()
         return region.shared()

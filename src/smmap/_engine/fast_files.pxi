@@ -80,6 +80,17 @@ cdef class Descriptor:
         finally:
             self.release()
 
+    cdef bint status_to(self, stat_t* status) except -1:
+        """The status of what is open; whether it is."""
+        if self.retired or self.own < 0:
+            return False
+        self.users += 1
+        try:
+            _status(self.own, status)
+        finally:
+            self.release()
+        return True
+
     def close(self):
         """Close it; if a thread uses it now, once that is done."""
         self.retired = True
@@ -155,9 +166,7 @@ def open_file(where, int flags):
         raise _error(code)
     descriptor.own = number
     _status(number, &status)
-    return descriptor, Status(
-        status.st_dev, status.st_ino, status.st_size, smmap_mtime_ns(&status), smmap_ctime_ns(&status)
-    )
+    return descriptor, _as_status(&status)
 
 
 cdef Region _unmapped(Ledger ledger, object file, object key, long long start, long long stop):
@@ -223,16 +232,25 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
     if status.st_size < window[2]:  # a map past the end could be made, but not be read
         return None
     region = _new_region(ledger, file, window, PROT_READ, MAP_SHARED, number)
-    _advise(region, advice)
+    _advise(ledger, region, advice)
     region.enter()
     return region
 
 
-cdef void _advise(Region region, str advice) noexcept:
-    """Tell the system how a map will be read. It is advice: no error of it matters."""
+cdef int _advise(Ledger ledger, Region region, str advice) except -1:
+    """Tell the system how a map will be read (no error of that matters), and have it guarded."""
     cdef int wanted = MADV_RANDOM if advice == "random" else MADV_SEQUENTIAL if advice == "sequential" else -1
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
+    if ledger.counts.guard:
+        smmap_install()
+        # Where reads are at random, to touch the next page may be to read it from the disk
+        region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
+        if ledger.counts.guard == VIEWS:
+            region.slot = smmap_take_slot(region.base, region.stop - region.start, <void*>region)
+            if region.slot is NULL:
+                raise MemoryError
+    return 0
 
 
 cdef bint _unchanged(object file, stat_t* now) except -1:
@@ -373,7 +391,7 @@ cdef Region _shortcut(Access access, long long number):
                 return None
         finally:
             descriptor.release()
-        _advise(region, access.client.advice)
+        _advise(ledger, region, access.client.advice)
         region.enter()
         link = cold.link_of(file)
         if cold.has(link):

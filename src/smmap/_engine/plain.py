@@ -28,7 +28,9 @@ __all__ = [
     "Order",
     "Region",
     "Table",
+    "guard",
     "map_window",
+    "notice",
     "open_file",
     "read_at",
     "read_window",
@@ -194,6 +196,18 @@ def read_at(number: int, size: int, offset: int) -> bytes:
         size -= len(data)
         data = os.pread(number, min(size, _LONGEST_READ), offset) if size else b""
     return b"".join(pieces)
+
+
+def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
+    """Nothing: a fault in Python's own maps cannot be caught. `ValueError` for what must not be promised."""
+    if how == "views":
+        raise ValueError(
+            'guard="views" needs the fast engine; with the plain one use backing="read" (see smmap.engine)'
+        )
+
+
+def notice() -> None:
+    """Nothing."""
 
 
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:

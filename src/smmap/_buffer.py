@@ -15,6 +15,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overload
 
 from . import _search
+from ._batches import Batched
 from ._cursor import WindowCursor
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
@@ -54,7 +55,7 @@ else:
 Advice = Literal["normal", "random", "sequential"]
 
 
-class SlidingWindowMapBuffer(ExchangedBytes, _Base):
+class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0

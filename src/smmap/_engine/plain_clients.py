@@ -18,7 +18,7 @@ from .plain_regions import Ledger, Region, Table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Access", "BufferBase", "CursorBase"]
+__all__ = ["Access", "BufferBase", "CursorBase", "found_in"]
 
 _ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
 _STEP = 1 << 20  # bytes copied at once where a range is copied piece by piece
@@ -75,6 +75,18 @@ def _struct_of(fmt: str | bytes) -> Struct:
 
 _NO_TABLE = Table()
 _NO_LEDGER = Ledger()
+
+
+def found_in(access: Access, start: int, stop: int) -> Region | None:
+    """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
+    region = access.table.find(start // access.window)
+    if region is None or region.stop < stop:
+        return None
+    idle, entry = access.idle, region.entry
+    idle.hits += 1
+    if not (region.pinned_by or idle.touch(entry)):
+        access.client.manager._keep(access.client, region)
+    return region
 
 
 class BufferBase:
@@ -172,16 +184,7 @@ class BufferBase:
             self._read_into(access, start, target)
         return joined.getvalue()
 
-    def _found(self, access: Access, start: int, stop: int) -> Region | None:
-        """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
-        region = access.table.find(start // access.window)
-        if region is None or region.stop < stop:
-            return None
-        idle, entry = access.idle, region.entry
-        idle.hits += 1
-        if not (region.pinned_by or idle.touch(entry)):
-            access.client.manager._keep(access.client, region)
-        return region
+    _found = staticmethod(found_in)
 
     def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.

@@ -21,11 +21,9 @@ from ._errors import FileChangedError, LimitError
 from ._system import called
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from ._manager import Manager
-
-__all__ = ["Batched", "gather", "prefetch", "ranges"]
+__all__ = ["Batched", "gather", "joined", "prefetch", "ranges"]
 
 T = TypeVar("T")
 Integers = Any  # a sequence of ints, or an array of them: numpy's and torch's types say too little
@@ -67,16 +65,16 @@ class Batched:
         for an `out` that does not fit. If a read fails the error says which range; `out` may then hold a part. Any
         thread may call it, and batches of several threads run side by side.
         """
-        access = self._ready()
-        return gather(access.client.manager, (self,), None, offsets, size, out)
+        self._ready()
+        return gather((self,), None, offsets, size, out)
 
     def ranges(self, starts: Integers, stops: Integers) -> list[bytes]:
         """`[buffer[start:stop] for start, stop in zip(starts, stops)]`, read as a batch: see `gather`.
 
         Clipped as slices are; `ValueError` unless there are as many starts as stops.
         """
-        access = self._ready()
-        return ranges(access.client.manager, (self,), None, starts, stops)
+        self._ready()
+        return ranges((self,), None, starts, stops)
 
     def prefetch(self, starts: Integers, stops: Integers) -> None:
         """Announce to the system that these ranges, clipped as slices, will be read soon, and return at once.
@@ -85,11 +83,11 @@ class Batched:
         as no use. What is announced too early, or beyond the memory that is free, may be dropped again before it is
         used. O(n log(n)). Any thread may call it.
         """
-        access = self._ready()
-        prefetch(access.client.manager, (self,), None, starts, stops)
+        self._ready()
+        prefetch((self,), None, starts, stops)
 
 
-def gather(manager: Manager, buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any) -> Any:
+def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any) -> Any:
     """See `StaticWindowMapManager.gather`; `which` is None for the ranges of a single buffer."""
     size = index(size)
     if size < 0:
@@ -110,24 +108,50 @@ def gather(manager: Manager, buffers: Sequence[Any], which: Any, offsets: Any, s
         with memoryview(out) if target is None else target as view:
             batch.into(view)
             try:
-                _run(manager, batch, buffers)
+                _run(batch, buffers)
             finally:
                 batch.close()
     return out
 
 
-def ranges(manager: Manager, buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> list[bytes]:
+def joined(
+    buffers: Sequence[Any],
+    opened: Callable[[int], Any],
+    borders: Any,
+    starts: Any,
+    unit: int,
+    size: int,
+    target: memoryview,
+) -> bool:
+    """Fill `target` with the `size` bytes from each of `starts` on, of all buffers joined; False if one is outside.
+
+    `borders`: where each buffer starts there, in bytes, and where the last one stops. `starts` are integers that count
+    units of `unit` bytes. A buffer may be None until `opened(number)` gives it.
+    """
+    batch = engine.Batch(borders, None, starts, None, size, unit)
+    if batch.wrong >= 0:
+        return False
+    if batch.total:
+        batch.into(target)
+        try:
+            _run(batch, buffers, opened)
+        finally:
+            batch.close()
+    return True
+
+
+def ranges(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> list[bytes]:
     """The bytes of each range, clipped as a slice."""
     batch = _clipped(buffers, which, starts, stops)
     batch.each()
-    _run(manager, batch, buffers)
+    _run(batch, buffers)
     found: list[bytes] = batch.results()
     return found
 
 
-def prefetch(manager: Manager, buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> None:
+def prefetch(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> None:
     """Announce these ranges, clipped as slices."""
-    _run(manager, _clipped(buffers, which, starts, stops), buffers)
+    _run(_clipped(buffers, which, starts, stops), buffers)
 
 
 def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any:
@@ -227,45 +251,60 @@ def _outside(number: int, buffers: Sequence[Any], which: Any, offsets: Any, size
 # Reading
 
 
-def _run(manager: Manager, batch: Any, buffers: Sequence[Any]) -> None:
-    """Serve all files of a batch, in waves."""
+def _run(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None = None) -> None:
+    """Serve all files of a batch, in waves. `opened` gives a buffer that `buffers` does not have yet."""
+    rest, due = batch.quick(buffers)
+    if rest:
+        _serve(batch, buffers, opened, rest, due)
+    if due:
+        _buy(batch, due)
+
+
+def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None, rest: Any, due: Any) -> None:
     wave: list[tuple[int, Any, Any]] = []
-    limits = manager._cache.limits
-    due: list[tuple[Any, int]] = []
+    chosen = batch.chosen()
     try:
-        for file in batch.chosen():
-            access = buffers[file]._ready()
-            client = access.client
-            left = batch.serve(file, access)
+        for file, left in rest:
+            buffer = buffers[chosen[file]]
+            if buffer is None and opened is not None:
+                buffer = opened(chosen[file])
+            client = buffer._access.client
+            if left < 0:
+                access = buffer._ready()
+                client = access.client
+                left = batch.serve(file, access)
             if batch.failed >= 0:
-                raise _short(batch, client)
-            if not left:
-                continue
-            descriptor = None
-            if left > 1:
-                if len(wave) >= min(_MOST_OPEN, limits.handles - manager._cache.ledger.mapped, limits.descriptors):
-                    _finish(manager, batch, wave, due)
+                raise _short(batch, file, client)
+            if left == 2:
+                if len(wave) >= _room(client.manager):
+                    _finish(batch, wave, due)
                 try:
-                    descriptor = _opened(manager, client)
+                    descriptor = _opened(client)
                 except LimitError:
                     if not wave:
                         raise
-                    _finish(manager, batch, wave, due)  # which need their descriptors no longer
-                    descriptor = _opened(manager, client)
+                    _finish(batch, wave, due)  # which need their descriptors no longer
+                    descriptor = _opened(client)
                 wave.append((file, client, descriptor))
                 batch.announce(file, descriptor.number)
             else:
                 wave.append((file, client, None))
-        _finish(manager, batch, wave, due)
+        _finish(batch, wave, due)
     finally:
-        for _, _, descriptor in wave:
+        for _, client, descriptor in wave:
             if descriptor is not None:
-                manager._done(descriptor)
-    _buy(manager, batch, due)
+                client.manager._done(descriptor)
 
 
-def _opened(manager: Manager, client: Any) -> Any:
+def _room(manager: Any) -> int:
+    """How many descriptors may be in use at a time."""
+    limits = manager._cache.limits
+    return int(min(_MOST_OPEN, limits.handles - manager._cache.ledger.mapped, limits.descriptors))
+
+
+def _opened(client: Any) -> Any:
     """A descriptor of the client's file, in use; cached for what comes later, as far as there is room."""
+    manager = client.manager
     descriptor = manager._open(client, 0, 0, 0, manager._attempt)
     try:
         if not (descriptor.cached or client.flags):
@@ -276,11 +315,12 @@ def _opened(manager: Manager, client: Any) -> Any:
     return descriptor
 
 
-def _finish(manager: Manager, batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, int]]) -> None:
+def _finish(batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, int]]) -> None:
     """Read what is left of the files of a wave, in the order in which they were announced, and let go of them."""
     wave.reverse()
     while wave:
         file, client, descriptor = wave[-1]
+        manager = client.manager
         number = -1 if descriptor is None else descriptor.number
         while True:
             try:
@@ -292,33 +332,32 @@ def _finish(manager: Manager, batch: Any, wave: list[tuple[int, Any, Any]], due:
                     break
                 if not isinstance(error, OSError) or error.errno is None or batch.failed < 0:
                     raise
-                raise _named(error, batch, client) from None
+                raise _named(error, batch, file, client) from None
         if failed >= 0:
-            raise _short(batch, client)
+            raise _short(batch, file, client)
         due.extend((client, start) for start in batch.settle(file))
         wave.pop()
         if descriptor is not None:
             manager._done(descriptor)
 
 
-def _buy(manager: Manager, batch: Any, due: list[tuple[Any, int]]) -> None:
+def _buy(batch: Any, due: list[tuple[Any, int]]) -> None:
     """Map the windows whose rents have reached the price, unless all of the batch would not fit: then none."""
-    if not due:
-        return
+    manager = due[0][0].manager
     most = manager._cache.max_memory
     sizes = sum(min(manager._window or client.size, client.size - start) for client, start in due)
     if batch.total <= most and sizes <= most and len(due) <= manager._cache.limits.handles:
         for client, start in due:
-            manager._map_first(client, start)
+            client.manager._map_first(client, start)
 
 
-def _named(error: OSError, batch: Any, client: Any) -> OSError:
-    _, start, stop = batch.where(batch.failed)
+def _named(error: OSError, batch: Any, file: int, client: Any) -> OSError:
+    start, stop = batch.where(batch.failed, file)
     return OSError(error.errno, f"range {batch.failed}, [{start}, {stop}): {error.strerror}", called(client.where))
 
 
-def _short(batch: Any, client: Any) -> FileChangedError:
-    _, start, stop = batch.where(batch.failed)
+def _short(batch: Any, file: int, client: Any) -> FileChangedError:
+    start, stop = batch.where(batch.failed, file)
     return FileChangedError(
         f"truncated: not all of range {batch.failed}, [{start}, {stop}), is left", called(client.where)
     )

@@ -147,7 +147,7 @@ class StaticWindowMapManager(Manager):
             owner = buffer._access.client.manager
             if owner is not self and not (owner is None and buffer._default_manager() is self):
                 raise ValueError(f"{buffer!r} is of another manager")
-        return _batches.gather(self, buffers, which, offsets, size, out)
+        return _batches.gather(buffers, which, offsets, size, out)
 
     def collect(self) -> int:
         """Unmap every idle region and close every cached descriptor; how many regions were dropped.

@@ -117,7 +117,7 @@ def test_buffers_of_a_part_of_a_file(bench: Callable[..., Bench]) -> None:
         batch.settle(number)
     data = it.data
     assert target == data[99 + 2 * W - 9 : 99 + 2 * W] + data[77:86] + data[99 + W - 3 : 99 + W + 6]
-    assert batch.where(0) == (1, 99 + 2 * W - 9, 99 + 2 * W)
+    assert batch.where(0, 1) == (99 + 2 * W - 9, 99 + 2 * W)
 
 
 @posix

@@ -36,19 +36,24 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   a cold range by the cached descriptor and pays rent for it (`ledger.rents`). For all else it asks the policy: `_ready`
   (open the file, or refuse), `_unpack` (at an offset that is no plain index, or out of range), `manager._fetch` (a copy
   of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a detached region was used).
-- `Batch(sizes, which, starts, stops, size)`: ranges of several buffers, read together. `sizes`: bytes in each buffer;
-  `which`: the buffer of each range (None: all of the first); `starts` and `stops` (both clipped as slices are), or
-  `stops` None and each `size` bytes; each a list of int, or a row of integers with the buffer protocol. `wrong` is
-  the number of the first range that is not in its buffer, or -1; `len` counts the ranges, `total` their bytes. They
-  go `into` a writable buffer (until `close()`), or `each` into a bytes object (`results()`, at the end); without
-  either they are only announced. For each of the buffers that are `chosen()`, once: `serve(i, access)` copies what is
-  mapped, and where that is not in memory announces it; it returns 2 if a descriptor is needed for the rest, 1 if
-  `read(i)` is enough, else 0. `announce(i, number)` reads by a descriptor what is in memory, and announces the rest
-  (no more than can be read soon); any number of buffers may be announced before the first is read. `read(i, number)`
-  reads what is left; it returns the number of a range that the file no longer has, or -1, and may be tried again
-  after the system's error, when `failed` is the range's number. `where(number)` is (buffer, start, stop) of a range,
-  in its file. `settle(i)` counts the reads, pays the rents (not of what had to be waited for: mapping would have
-  waited too), and lets go; it returns where the windows start that are to be bought.
+- `Batch(sizes, which, starts, stops, size, unit=0)`: ranges of several buffers, read together. `sizes`: bytes in each
+  buffer; `which`: the buffer of each range (None: all of the first); `starts` and `stops` (both clipped as slices
+  are), or `stops` None and each `size` bytes; each a list of int, or a row of integers with the buffer protocol. With
+  a `unit`, `starts` are those of ranges of all buffers joined, counted in units of so many bytes, and `sizes` are
+  where the buffers start there, and where the last one stops. `wrong` is the number of the first range that is not in
+  its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after the
+  other, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the end); without
+  either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and returns what
+  is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what `serve`
+  gave, or -1; and the clients and starts of the windows that are to be bought. What is left is served by place, in
+  `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it returns 2 if
+  a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a descriptor
+  what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be announced
+  before the first is read. `read(i, number)` reads what is left; it returns the number of a range that the file no
+  longer has, or -1, and may be tried again after the system's error, when `failed` is the range's number.
+  `where(number, i)` is (start, stop) of a range, in its file. `settle(i)` counts the reads, pays the rents (not of
+  what had to be waited for: mapping would have waited too), and lets go; it returns where the windows start that are
+  to be bought.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`.
 - `MAP_COSTS_DESCRIPTOR`: whether each map does.

@@ -77,7 +77,7 @@ cdef long long _LEAST = -0x7FFFFFFFFFFFFFFF
 
 cdef enum:
     AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before that
-    NEAR = 1 << 12  # bytes: ranges no farther apart are read by one call, with what lies between
+    NEAR = 1 << 10  # bytes: ranges no longer, and no farther apart, are read by one call, with what lies between
     TOGETHER = 1 << 16  # bytes read by one call for several ranges
     CALLS = 1 << 10  # between two looks at signals
     PROBES = 4  # mapped ranges of which the pages are looked up before a batch is copied
@@ -89,7 +89,9 @@ cdef size_t _PAGE = mmap.PAGESIZE
 cdef struct Span:
     long long start  # in the buffer
     long long size
-    Py_ssize_t number
+    Py_ssize_t number  # of the range
+    long long at  # in the range
+    Py_ssize_t file
 
 
 cdef struct Piece:
@@ -98,11 +100,13 @@ cdef struct Piece:
     Py_ssize_t size
     Py_ssize_t number  # of the range that it is a part of
     const char* source  # where it is mapped, or NULL
+    const char* edge  # the region's: see guard.h
     PyObject* region  # a reference to what is mapped there
     bint waited  # it was not in memory
 
 
 cdef struct Group:
+    Py_ssize_t file
     Py_ssize_t first  # of the spans
     Py_ssize_t last
     Piece* pieces  # those that are mapped, then the others in the order of the file
@@ -119,9 +123,12 @@ cdef struct Group:
     bint unknown  # the system does not say what it has in memory
 
 
-cdef inline int _take(char* target, const char* source, size_t size) noexcept nogil:
-    """Copy mapped bytes; other than 0 if they are no longer there."""
-    memcpy(target, source, size)
+cdef inline int _take(Piece* piece) except -1 nogil:
+    """Copy mapped bytes; an error if they are no longer there."""
+    cdef int found = smmap_copy(piece.target, piece.source, piece.size, piece.edge)
+    if found != SMMAP_READ:
+        with gil:
+            (<Region>piece.region).settle(found, piece.start, piece.start + piece.size)
     return 0
 
 
@@ -239,15 +246,18 @@ cdef class Batch:
     """Ranges of several buffers, which are read together."""
 
     cdef Span* spans  # by file
-    cdef Group* groups
-    cdef Py_ssize_t count
-    cdef Py_ssize_t files
+    cdef Group* groups  # one for each file of which there are ranges
+    cdef Py_ssize_t count  # of ranges
+    cdef Py_ssize_t parts  # spans
+    cdef Py_ssize_t room
+    cdef Py_ssize_t files  # groups
     cdef readonly Py_ssize_t wrong
     cdef readonly Py_ssize_t failed
     cdef readonly long long total
     cdef long long size  # of each range, or -1
     cdef char* base
     cdef char** targets
+    cdef long long* places
     cdef list found
     cdef list accesses
     cdef Py_buffer target
@@ -255,15 +265,14 @@ cdef class Batch:
     cdef long long ahead  # bytes announced, and not read yet
     cdef char* scratch
 
-    def __cinit__(self, sizes, which, starts, stops, long long size):
+    def __cinit__(self, sizes, which, starts, stops, long long size, long long unit=0):
         """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
         cdef long long* first = NULL
         cdef long long* last = NULL
         cdef long long* of = NULL
         cdef long long* lengths = NULL
-        cdef Py_ssize_t count = 0, each, file
-        self.files = len(sizes)
-        self.accesses = [None] * self.files
+        cdef Py_ssize_t count = 0, each, file, files
+        cdef long long start, length
         self.wrong = self.failed = -1
         self.size = size if stops is None else -1
         try:
@@ -276,42 +285,109 @@ cdef class Batch:
                 of = _numbers_of(which, &count)
                 if count != self.count:
                     raise ValueError("which and starts differ in number")
-            lengths = _numbers_of(sizes, &count)
-            self.spans = <Span*>malloc((self.count + 1) * sizeof(Span))
-            self.groups = <Group*>calloc(self.files + 1, sizeof(Group))
-            if self.spans is NULL or self.groups is NULL:
+            lengths = _numbers_of(sizes, &files)
+            self.room = self.count
+            self.spans = <Span*>malloc((self.room + 1) * sizeof(Span))
+            if self.spans is NULL:
                 raise MemoryError
             for each in range(self.count):
-                file = 0
-                if of is not NULL:
-                    if not 0 <= of[each] < self.files:
+                file = of[each] if of is not NULL else 0
+                start = first[each]
+                if unit:
+                    length = lengths[files - 1]
+                    if start < 0 or size > length or start > (length - size) // unit:
                         self.wrong = each
                         return
-                    file = of[each]
-                if last is not NULL:
-                    _clip(&first[each], &last[each], lengths[file])
-                elif first[each] < 0 or size > lengths[file] or first[each] > lengths[file] - size:
+                    self.add_joined(lengths, files - 1, start * unit, each)
+                    continue
+                if not 0 <= file < files:
                     self.wrong = each
                     return
-                self.groups[file].count += 1
-            each = 0
-            for file in range(self.files):
-                self.groups[file].first = self.groups[file].last = each
-                each += self.groups[file].count
-                self.groups[file].count = 0
-            for each in range(self.count):
-                file = of[each] if of is not NULL else 0
-                count = self.groups[file].last
-                self.groups[file].last += 1
-                self.spans[count].start = first[each]
-                self.spans[count].size = last[each] - first[each] if last is not NULL else size
-                self.spans[count].number = each
-                self.total += self.spans[count].size
+                length = lengths[file]
+                if last is not NULL:
+                    _clip(&first[each], &last[each], length)
+                    self.add(file, first[each], last[each] - first[each], each, 0)
+                elif start < 0 or size > length or start > length - size:
+                    self.wrong = each
+                    return
+                else:
+                    self.add(file, start, size, each, 0)
+            self.group()
         finally:
             free(first)
             free(last)
             free(of)
             free(lengths)
+
+    cdef int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
+        """A range, or the part of it that lies in one buffer."""
+        cdef Span* bigger
+        if self.parts == self.room:
+            self.room = 2 * self.room + 8
+            bigger = <Span*>realloc(self.spans, (self.room + 1) * sizeof(Span))
+            if bigger is NULL:
+                raise MemoryError
+            self.spans = bigger
+        self.spans[self.parts] = Span(start, size, number, at, file)
+        self.parts += 1
+        self.total += size
+        return 0
+
+    cdef int add_joined(self, long long* borders, Py_ssize_t files, long long start, Py_ssize_t number) except -1:
+        """A range of all buffers joined, which start at these borders."""
+        cdef Py_ssize_t low = 0, high = files, middle
+        cdef long long at = 0, part
+        while high - low > 1:
+            middle = (low + high) // 2
+            if borders[middle] <= start:
+                low = middle
+            else:
+                high = middle
+        while at < self.size:
+            part = min(self.size - at, borders[low + 1] - start - at)
+            if part:
+                self.add(low, start + at - borders[low], part, number, at)
+            at += part
+            low += 1
+        return 0
+
+    cdef int group(self) except -1:
+        """Bring the parts of each buffer together."""
+        cdef Sorted* keys
+        cdef Span* moved
+        cdef Py_ssize_t each, files = 1
+        cdef bint sorts = False
+        for each in range(1, self.parts):
+            if self.spans[each].file != self.spans[each - 1].file:
+                files += 1
+                sorts = sorts or self.spans[each].file < self.spans[each - 1].file
+        if sorts:
+            keys = <Sorted*>malloc(2 * self.parts * sizeof(Sorted))
+            moved = <Span*>malloc((self.room + 1) * sizeof(Span))
+            if keys is NULL or moved is NULL:
+                free(keys)
+                free(moved)
+                raise MemoryError
+            for each in range(self.parts):
+                keys[each].key = self.spans[each].file
+                keys[each].place = each
+            _sort(keys, keys + self.parts, self.parts)
+            for each in range(self.parts):
+                moved[each] = self.spans[keys[each].place]
+            free(keys)
+            free(self.spans)
+            self.spans = moved
+        self.groups = <Group*>calloc(files, sizeof(Group))
+        if self.groups is NULL:
+            raise MemoryError
+        for each in range(self.parts):
+            if not each or self.spans[each].file != self.spans[each - 1].file:
+                self.groups[self.files].file = self.spans[each].file
+                self.groups[self.files].first = each
+                self.files += 1
+            self.groups[self.files - 1].last = each + 1
+        self.accesses = [None] * self.files
+        return 0
 
     def __dealloc__(self):
         cdef Py_ssize_t file
@@ -324,6 +400,7 @@ cdef class Batch:
         free(self.spans)
         free(self.groups)
         free(self.targets)
+        free(self.places)
         free(self.scratch)
 
     cdef void let_go(self, Group* group) noexcept:
@@ -344,14 +421,24 @@ cdef class Batch:
 
     def chosen(self):
         """The numbers of the buffers of which there are ranges."""
-        cdef Py_ssize_t file
-        return [file for file in range(self.files) if self.groups[file].last > self.groups[file].first]
+        cdef Py_ssize_t each
+        return [self.groups[each].file for each in range(self.files)]
 
-    def into(self, target):
-        """The ranges go into this buffer of `total` bytes, one after the other."""
+    def into(self, target, places=None):
+        """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
+        cdef Py_ssize_t count, each
+        cdef Span* span
         PyObject_GetBuffer(target, &self.target, PyBUF_WRITABLE)
         self.filled = True
-        if self.target.len != self.total or self.size < 0:
+        if places is not None:
+            self.places = _numbers_of(places, &count)
+            if count != self.count:
+                raise ValueError("places and starts differ in number")
+            for each in range(self.parts):
+                span = &self.spans[each]
+                if not 0 <= self.places[span.number] <= self.target.len - span.size:
+                    raise ValueError("a place outside of the target")
+        elif self.size < 0 or self.target.len != self.count * self.size:
             raise ValueError("a target of another size")
         self.base = <char*>self.target.buf
 
@@ -386,20 +473,56 @@ cdef class Batch:
         """Where a range goes; NULL where nothing is to be read."""
         if self.targets is not NULL:
             return self.targets[span.number]
-        return self.base + span.number * self.size if self.base is not NULL else NULL
+        if self.base is NULL:
+            return NULL
+        return self.base + span.at + (self.places[span.number] if self.places is not NULL else span.number * self.size)
 
-    def where(self, Py_ssize_t number):
-        """(buffer, start, stop) of a range; of a failed one, in its file."""
-        cdef Py_ssize_t file, place
-        cdef long long start
-        for file in range(self.files):
-            for place in range(self.groups[file].first, self.groups[file].last):
-                if self.spans[place].number == number:
-                    start = self.spans[place].start
-                    if self.accesses[file] is not None:
-                        start += (<Access>self.accesses[file]).offset
-                    return file, start, start + self.spans[place].size
+    def where(self, Py_ssize_t number, Py_ssize_t file):
+        """(start, stop) of a range, in its file: of the part of it that is of the `file`-th chosen buffer."""
+        cdef Py_ssize_t place
+        cdef long long start = 0
+        if self.accesses[file] is not None:
+            start = (<Access>self.accesses[file]).offset
+        for place in range(self.groups[file].first, self.groups[file].last):
+            if self.spans[place].number == number:
+                start += self.spans[place].start
+                return start, start + self.spans[place].size
         raise IndexError(number)
+
+    def quick(self, buffers):
+        """Serve what needs neither the policy nor waiting; see `__init__.py`."""
+        cdef Py_ssize_t file
+        cdef Group* group
+        cdef Descriptor descriptor
+        cdef Access access
+        cdef int left
+        rest = []
+        due = []
+        for file in range(self.files):
+            group = &self.groups[file]
+            buffer = buffers[group.file]
+            if buffer is None or not (<BufferBase?>buffer).record.opened:
+                rest.append((file, -1))
+                continue
+            access = (<BufferBase>buffer).record
+            left = self.serve(file, access)
+            if self.failed >= 0:
+                return [(file, left)], due
+            descriptor = access.file.descriptor
+            if left == 2 and not (descriptor is None or descriptor.retired or descriptor.own < 0 or access.client.flags):
+                descriptor.users += 1
+                try:
+                    self.announce(file, descriptor.own)
+                finally:
+                    descriptor.release()
+                if self.reads() and group.tried == group.count and not group.announced and group.copied == group.mapped:
+                    left = 0
+            if not left:
+                for start in self.settle(file):
+                    due.append((access.client, start))
+            else:
+                rest.append((file, left))
+        return rest, due
 
     def serve(self, Py_ssize_t file, Access access not None):
         """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
@@ -426,6 +549,8 @@ cdef class Batch:
                 if region is None:
                     continue
                 found = <PyObject*>region
+            if (<Region>found).spoiled:
+                raise (<Region>found).lost(piece.start, piece.start + piece.size)
             Py_INCREF(<object>found)
             swapped = piece[0]
             piece[0] = group.pieces[group.mapped]
@@ -433,6 +558,7 @@ cdef class Batch:
             piece[0] = swapped
             piece.region = found
             piece.source = (<Region>found).base + (piece.start - (<Region>found).start)
+            piece.edge = (<Region>found).edge
             group.mapped += 1
             mapped += piece.size
             group.memory = group.memory and (<Region>found).reads
@@ -493,7 +619,7 @@ cdef class Batch:
                     group.pieces = bigger
                 border = (access.number(start) + 1) * access.window
                 count = min(min(border, stop) - start, LONGEST)
-                group.pieces[group.count] = Piece(start, target, count, span.number, NULL, NULL, False)
+                group.pieces[group.count] = Piece(start, target, count, span.number, NULL, NULL, NULL, False)
                 group.count += 1
                 start += count
                 if target is not NULL:
@@ -511,26 +637,24 @@ cdef class Batch:
             each += step
         return True
 
-    cdef void copy(self, Group* group) noexcept nogil:
+    cdef int copy(self, Group* group) except -1 nogil:
         """Copy what is mapped, until that took so long that not all of it can be in memory, or for a while."""
         cdef Piece* piece
         cdef Py_ssize_t size = 0, since = 0
         cdef long long now, then = 0 if group.memory else smmap_clock()
         while group.copied < group.mapped and size < LONGEST:
             piece = &group.pieces[group.copied]
-            if _take(piece.target, piece.source, piece.size):
-                self.failed = piece.number
-                group.cold = True
-                return
+            _take(piece)
             group.copied += 1
             size += piece.size
             if not (group.memory or group.copied & 7):
                 now = smmap_clock()
                 if now - then > SLOW + size - since:
                     group.cold = True
-                    return
+                    return 0
                 then = now
                 since = size
+        return 0
 
     cdef void tell(self, Group* group) noexcept nogil:
         """Announce what is mapped but not in memory, as far as that makes sense."""
@@ -552,7 +676,7 @@ cdef class Batch:
         if low is not NULL:
             smmap_announce_mapped(low, high, _PAGE)
 
-    cdef bint copy_told(self, Group* group) noexcept nogil:
+    cdef int copy_told(self, Group* group) except -1 nogil:
         """Copy what was announced, and announce what follows; whether all is copied."""
         cdef Py_ssize_t until = group.copied + CALLS
         cdef long long size = 0
@@ -564,9 +688,7 @@ cdef class Batch:
                     group.told += 1
                     self.ahead += group.pieces[group.copied].size
             piece = &group.pieces[group.copied]
-            if _take(piece.target, piece.source, piece.size):
-                self.failed = piece.number
-                return True
+            _take(piece)
             group.copied += 1
             self.ahead -= piece.size
             size += piece.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from bisect import bisect_right
 from operator import attrgetter
 from time import perf_counter
 from typing import Any
@@ -49,8 +50,8 @@ class _Group:
     __slots__ = ("access", "announced", "mapped", "read", "spans", "unread")
 
     def __init__(self) -> None:
-        self.spans: list[tuple[int, int, int]] = []
-        """(start, stop, number) of each range, in the buffer."""
+        self.spans: list[tuple[int, int, int, int]] = []
+        """(start, stop, number, where in the range) of each range, or the part that lies in the buffer."""
         self.access: Access | None = None
         self.mapped: list[_Piece] = []
         self.unread: list[_Piece] = []
@@ -62,48 +63,81 @@ class _Group:
 class Batch:
     """Ranges of several buffers, which are read together."""
 
-    def __init__(self, sizes: list[int], which: Any, starts: Any, stops: Any, size: int) -> None:
+    def __init__(self, sizes: Any, which: Any, starts: Any, stops: Any, size: int, unit: int = 0) -> None:
         """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
         self.wrong = self.failed = -1
         self._size = size
-        self._groups = [_Group() for _ in sizes]
-        first = list(starts)
+        self._by_file: dict[int, _Group] = {}
+        self._asks = _NOWAIT > 0
+        self._targets: Any = None
+        lengths, first = list(sizes), list(starts)
         last = None if stops is None else list(stops)
         of = [0] * len(first) if which is None else list(which)
         if not len(of) == len(first) == (len(first) if last is None else len(last)):
             raise ValueError("which, starts and stops differ in number")
         self.total, self._count, self._ahead = 0, len(first), 0
-        self._targets: Any = None
-        self._asks = _NOWAIT > 0
         for number, (file, start) in enumerate(zip(of, first)):
-            if not 0 <= file < len(sizes):
+            if unit:
+                if not 0 <= start * unit <= lengths[-1] - size:
+                    self.wrong = number
+                    return
+                self._add_joined(lengths, start * unit, number)
+                continue
+            if not 0 <= file < len(lengths):
                 self.wrong = number
                 return
             if last is not None:
-                start, stop, _ = slice(start, last[number]).indices(sizes[file])
+                start, stop, _ = slice(start, last[number]).indices(lengths[file])
                 stop = max(start, stop)
             else:
                 stop = start + size
-                if start < 0 or stop > sizes[file]:
+                if start < 0 or stop > lengths[file]:
                     self.wrong = number
                     return
-            self._groups[file].spans.append((start, stop, number))
-            self.total += stop - start
+            self._add(file, start, stop, number, 0)
+        self._groups = [self._by_file[file] for file in self.chosen()]
+
+    def _add(self, file: int, start: int, stop: int, number: int, at: int) -> None:
+        """A range, or the part of it that lies in one buffer."""
+        group = self._by_file.get(file)
+        if group is None:
+            group = self._by_file[file] = _Group()
+        group.spans.append((start, stop, number, at))
+        self.total += stop - start
+
+    def _add_joined(self, borders: list[int], start: int, number: int) -> None:
+        """A range of all buffers joined, which start at these borders."""
+        file, at = bisect_right(borders, start) - 1, 0
+        while at < self._size:
+            part = min(self._size - at, borders[file + 1] - start - at)
+            if part:
+                self._add(file, start + at - borders[file], start + at - borders[file] + part, number, at)
+            at += part
+            file += 1
 
     def __len__(self) -> int:
         return self._count
 
     def chosen(self) -> list[int]:
         """The numbers of the buffers of which there are ranges."""
-        return [file for file, group in enumerate(self._groups) if group.spans]
+        return sorted(self._by_file)
 
-    def into(self, target: Any) -> None:
-        """The ranges go into this buffer of `total` bytes, one after the other."""
-        view = memoryview(target)
-        if len(view) != self.total:
-            raise ValueError("a target of another size")
-        size = self._size
-        self._targets = lambda number, _size: view[number * size : (number + 1) * size]
+    def into(self, target: Any, places: Any = None) -> None:
+        """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
+        view, each = memoryview(target), self._size
+        if places is None:
+            if len(view) != self._count * each:
+                raise ValueError("a target of another size")
+            self._targets = lambda number, at, size: view[number * each + at : number * each + at + size]
+            return
+        wanted = list(places)
+        if len(wanted) != self._count:
+            raise ValueError("places and starts differ in number")
+        for group in self._groups:
+            for start, stop, number, _ in group.spans:
+                if not 0 <= wanted[number] <= len(view) - (stop - start):
+                    raise ValueError("a place outside of the target")
+        self._targets = lambda number, at, size: view[wanted[number] + at : wanted[number] + at + size]
 
     def close(self) -> None:
         """Let go of what the ranges went into."""
@@ -114,7 +148,7 @@ class Batch:
         """The ranges become bytes objects: see `results`."""
         self._found: list[Any] = [b""] * self._count
 
-        def target(number: int, size: int) -> memoryview:
+        def target(number: int, _at: int, size: int) -> memoryview:
             self._found[number] = bytearray(size)
             return memoryview(self._found[number])
 
@@ -124,14 +158,15 @@ class Batch:
         """The ranges, once all was read."""
         return list(map(bytes, self._found))
 
-    def where(self, number: int) -> tuple[int, int, int]:
-        """(buffer, start, stop) of a range, in its file."""
-        for file, group in enumerate(self._groups):
-            for start, stop, place in group.spans:
-                if place == number:
-                    offset = group.access.offset if group.access is not None else 0
-                    return file, start + offset, stop + offset
-        raise IndexError(number)
+    def where(self, number: int, file: int) -> tuple[int, int]:
+        """(start, stop) of a range, in its file: of the part of it that is of the `file`-th chosen buffer."""
+        group = self._groups[file]
+        offset = group.access.offset if group.access is not None else 0
+        return next((start + offset, stop + offset) for start, stop, one, _ in group.spans if one == number)
+
+    def quick(self, _buffers: Any) -> tuple[list[tuple[int, int]], list[Any]]:
+        """Nothing is served without the policy."""
+        return [(file, -1) for file in range(len(self._groups))], []
 
     def serve(self, file: int, access: Access) -> int:
         """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
@@ -170,8 +205,8 @@ class Batch:
     def _cut(self, group: _Group, access: Access) -> list[_Piece]:
         """Pieces of the ranges, cut where windows end, or where a call would last long."""
         pieces, offset, window, targets = [], access.offset, access.window, self._targets
-        for start, stop, number in group.spans:
-            target = None if targets is None else targets(number, stop - start)
+        for start, stop, number, within in group.spans:
+            target = None if targets is None else targets(number, within, stop - start)
             place, end = start + offset, stop + offset
             if place < end <= place - place % window + window and end - place <= _LONGEST:
                 pieces.append(_Piece(place, end - place, target, number))

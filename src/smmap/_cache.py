@@ -184,6 +184,7 @@ class Cache:
         does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
+        ledger.settle()  # a region that died is no reason to evict another
         memory = self.max_memory - size
         if memory < 0 or (pinned is not None and pinned.stop - pinned.start > memory):
             memory = sys.maxsize

@@ -1,4 +1,5 @@
-# Everything happens in .venv, made with $(PYTHON) and made anew when that is another Python or pyproject.toml changes.
+# Everything happens in .venv, made with $(PYTHON), and made anew when that is another Python; installed anew when
+# pyproject.toml, setup.py or the fast engine's sources change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,38 +10,58 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress coverage mutants bench bench-quick docs lint format matrix clean
+.PHONY: help demo test stress sanitize coverage mutants bench bench-quick docs lint lint-fast format matrix clean
 
 help:
-	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
-	@echo "make test     install, and run all tests (ARGS='-k name' is handed to pytest)"
-	@echo "make stress   the model and the threads at random for SECONDS=60 (SEED=1 gives the same again)"
+	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
+	@echo "make test     install, and run all tests, what depends on the engine with both (ARGS='-k name' is handed to pytest)"
+	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
+	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make docs     build the documentation into site/, every reference checked"
-	@echo "make lint     ruff and mypy"
+	@echo "make lint     ruff and mypy, also of the fast engine's stub"
 	@echo "make format   let ruff reformat"
 	@echo "make matrix   the tests on every Python found here"
 	@echo "make clean    remove what these made"
 
 demo: $(VENV)/.cli
-	$(BIN)/smmap bench --handles 64 --memory 16M --reads 20000 $(ARGS)
+	$(BIN)/smmap bench --handles 512 --memory 256M $(ARGS)
 
 # A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
 WORKERS ?= auto
 
+# What depends on the engine, and runs again for the plain one where the fast one was built. With ARGS there may be nothing
+# of it to run, which is no failure.
+BOTH := tests/core tests/engine/test_choice.py tests/stress tests/compat/test_names.py tests/faces/test_buffers.py \
+	tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -c 'import smmap; print("engine:", smmap.engine, smmap.engine_error)'
+	@if $(BIN)/python -c 'import smmap, sys; sys.exit(smmap.engine != "fast")'; then \
+		echo "again, with the plain engine: what depends on it"; \
+		SMMAP_ENGINE=plain $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+			$(if $(findstring tests/,$(ARGS)),,$(BOTH)) $(ARGS) || test $$? = 5; \
+	fi
+	$(if $(ARGS),,$(BIN)/python tools/sanitize.py --quick)
 
-# Half of the time each; ends at the first answer that is neither right nor a promised error.
+# Builds into .sanitize/. ARGS='tests/core' runs other tests.
+sanitize: $(VENV)/.test
+	$(BIN)/python tools/sanitize.py $(ARGS)
+
+# Half of the time each; ends at the first answer that is neither right nor a promised error. Then both engines, the same
+# calls, for STEPS steps.
+STEPS ?= 50000
 SECONDS ?= 60
 SEED := $(or $(SEED),$(shell date +%s))
 
 stress: $(VENV)/.test
 	$(BIN)/python tests/stress/run_model.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
 	$(BIN)/python tests/stress/run_threads.py --seconds $$(($(SECONDS) / 2)) --seed $(SEED)
+	$(BIN)/python tests/stress/run_differential.py --steps $(STEPS) --seed $(SEED)
 
 # Python 3.12 or later: before, no class in Python can export bytes, so those lines are not reached.
 coverage: $(VENV)/.test
@@ -61,6 +82,15 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
+	@if $(BIN)/python -c 'import smmap._engine.fast' 2>/dev/null; then $(MAKE) --no-print-directory lint-fast; \
+		else echo "the fast engine is not built: its stub is not checked"; fi
+
+# The fast engine's stub beside the extension, and beside all that the policy calls of an engine; both have the same names.
+lint-fast:
+	$(BIN)/stubtest --allowlist tools/stubtest.txt --ignore-unused-allowlist smmap._engine.fast
+	MYPYPATH=src $(BIN)/mypy --config-file= --strict --always-true FAST --ignore-missing-imports \
+		-m smmap -m smmap.fsspec -m smmap.numpy
+	$(BIN)/python -m pytest -q tests/engine/test_same_names.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
@@ -74,7 +104,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) site .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .nox .sanitize .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python-$(TAG):
 	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }
@@ -86,18 +116,21 @@ $(VENV)/.python-$(TAG):
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.python-$(TAG) pyproject.toml
+# What the installation is made from: it is made anew when one of them changes.
+SOURCES := pyproject.toml setup.py src/smmap/_engine/_sources.py $(wildcard $(foreach kind,pyx pxi h,src/smmap/_engine/*.$(kind)))
+
+$(VENV)/.docs: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-$(VENV)/.cli: $(VENV)/.python-$(TAG) pyproject.toml
+$(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[cli]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.python-$(TAG) pyproject.toml
+$(VENV)/.test: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.python-$(TAG) pyproject.toml
+$(VENV)/.bench: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[bench]'
 	@touch $@

@@ -44,7 +44,7 @@ def extension() -> Extension:
     return Extension(
         "smmap._engine.fast",
         [str(ENGINES / "fast.pyx")],
-        depends=[str(ENGINES / "guard.h")],
+        depends=[str(path) for kind in ("pyx", "pxi", "h") for path in sorted(ENGINES.glob(f"*.{kind}"))],
         define_macros=[("SMMAP_SOURCES", f'"{digest}"')],
         extra_compile_args=["-fno-strict-aliasing", *flags],
         extra_link_args=flags,

@@ -13,14 +13,15 @@ import sys
 from collections import deque
 from typing import Any
 
-__all__ = ["Log"]
+__all__ = ["Log", "debugging"]
 
 _DEBUG, _WARNING = 10, 30  # as `logging` has them
 _MOST = 1000  # notes that wait: those of finalizers, which tell nothing themselves
 _logger: Any = None
 
 
-def _debugging() -> bool:
+def debugging() -> bool:
+    """Whether anyone listens to DEBUG now. Not under a manager's lock."""
     global _logger
     if _logger is None:
         logging: Any = sys.modules.get("logging")
@@ -42,7 +43,7 @@ class Log:
 
     def listen(self) -> None:
         """See whether anyone listens now. Not under the manager's lock."""
-        self.debugging = _debugging()
+        self.debugging = debugging()
 
     def debug(self, text: str, *args: Any) -> None:
         """Note something, if anyone listens."""

@@ -24,6 +24,7 @@ import os
 import warnings
 import weakref
 from functools import partial
+from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
@@ -32,6 +33,7 @@ from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
 from ._lock import Lock
+from ._log import debugging
 from ._rents import patience, price
 from ._system import Where, called, named
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
@@ -59,6 +61,8 @@ class Manager:
         self._lock = Lock(self._settle)
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
+        if backing != "read":
+            self._cache.ledger.shortcut = self._lock, debugging
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
@@ -111,7 +115,9 @@ class Manager:
         region = self._serve(self._buy, client, start) if due else None
         if region is not None:
             try:
-                return bytes(region[start - region.start : stop - region.start])
+                part = slice(start - region.start, stop - region.start)
+                copy: Any = self._attempt(client.where, start, stop, getitem, region, part)
+                return bytes(copy)
             except ValueError:  # PyPy: evicted and unmapped by another thread
                 if not region.closed:
                     raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from . import _report, _system
+from . import _batches, _report, _system
 from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
@@ -21,6 +21,7 @@ from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
@@ -28,6 +29,8 @@ __all__ = ["Backing", "Guard", "SlidingWindowMapManager", "StaticWindowMapManage
 
 Backing = Literal["auto", "mmap", "read"]
 Guard = Literal["copies", "views", "off"]
+
+T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -123,14 +126,39 @@ class StaticWindowMapManager(Manager):
         """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
         return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
 
+    @overload
+    def gather(
+        self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: None = None
+    ) -> bytearray: ...
+
+    @overload
+    def gather(self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: T) -> T: ...
+
+    def gather(
+        self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: Any = None
+    ) -> Any:
+        """As `buffer.gather`, of several buffers of this manager: range i is `size` bytes of `buffers[which[i]]`.
+
+        They start at `offsets[i]`; both are sequences of ints or integer arrays. All files are announced before the
+        first is read, as many at a time as there are handles, and each is opened once. `ValueError` for a buffer of
+        another manager.
+        """
+        for buffer in buffers:
+            owner = buffer._access.client.manager
+            if owner is not self and not (owner is None and buffer._default_manager() is self):
+                raise ValueError(f"{buffer!r} is of another manager")
+        return _batches.gather(buffers, which, offsets, size, out)
+
     def collect(self) -> int:
         """Unmap every idle region and close every cached descriptor; how many regions were dropped.
 
         Never raises, also after `close`. Linear in what goes.
         """
         count = self._drop(self._unload)
-        while _system.RECLAIMS_LATE and self._cache.ledger.mapped and self._drop(self._cache.collect_garbage):
-            count += self._drop(self._unload)
+        for _ in range(2 if _system.PYPY else int(_system.RECLAIMS_LATE)):
+            if self._cache.ledger.mapped:  # by what is garbage already, maybe; PyPy runs finalizers first
+                _system.collect_garbage()
+                count += self._drop(self._unload)
         return count
 
     def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:

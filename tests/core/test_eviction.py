@@ -943,3 +943,16 @@ def test_release_works_where_a_link_cannot_be_read(world: World, monkeypatch: py
 
     monkeypatch.setattr(os.path, "realpath", fail)
     assert manager.release(file.path) == 1
+
+
+def test_region_that_died_since_is_no_reason_to_evict_another(world: World) -> None:
+    file = world.file(3 * W)
+    manager = world.manager(W, 2 * W)
+    with manager.buffer(file.path) as buffer:
+        views = [buffer.view(number * W, number * W + 9) for number in range(3)]  # evicts the first two
+        assert manager.stats()[:4] == (3, 0, 1, 2)
+        del views[0]
+        reclaim()
+        assert buffer[W : W + 9] == views[0]  # takes the second back: there is room for it
+        assert manager.stats()[:4] == (2, 0, 2, 0)
+        del views

@@ -17,7 +17,7 @@ from smmap import _files, _system
 from smmap._engine import chosen as engine
 from smmap._engine import plain as plain_engine
 
-from ._tools import LATE, TRACKS, File, G, World, before_system_call, linux, reclaim, run_python
+from ._tools import LATE, TRACKS, File, G, World, before_system_call, by_policy, linux, reclaim, run_python
 
 W = 2 * G
 Buffer: Any = smmap.SlidingWindowMapBuffer
@@ -109,6 +109,22 @@ def test_limit_of_the_user_is_hard(world: World) -> None:
     assert other.use_region(7 * W, 9).buffer() == file.data[7 * W : 7 * W + 9]
     for cursor in (*cursors, other):
         cursor.close()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda buffer, start, stop: buffer[start:stop], lambda buffer, start, _: buffer.unpack_from("9s", start)[0]],
+    ids=["slice", "unpack_from"],
+)
+def test_read_across_a_border_evicts_the_window_where_it_starts_for_the_next(read: Any, world: World) -> None:
+    """Where the limit leaves room for one: the read itself must not keep the first one mapped."""
+    file = world.file(2 * W)
+    manager = world.manager(W, 0, 1)
+    with manager.buffer(file.path) as buffer:
+        buffer.view(0, 1).release()
+        for _ in range(20):
+            assert read(buffer, W - 1, W + 8) == file.data[W - 1 : W + 8]
+        assert manager.stats().misses > 1
 
 
 @backings
@@ -300,7 +316,7 @@ def test_cold_read_that_the_system_refuses_gets_what_is_idle(
     world: World, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     file, idle = world.file(3 * W), world.file(3 * W, "idle")
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     buffer, other = manager.buffer(file.path), manager.buffer(idle.path)
     assert buffer[5] == file.data[5]
     manager.collect()

@@ -155,6 +155,14 @@ def test_steps_over_many_windows(bench: Make, step: int) -> None:
     assert buffer[11:-9:step] == made.data[5:][11:-9:step]
 
 
+@pytest.mark.parametrize("step", [W // 2, -W // 2, 7, -7])
+def test_steps_use_the_windows_from_the_lowest_to_the_highest(bench: Make, step: int) -> None:
+    made = bench(4 * W)
+    made.restart(2, 0, 3, 1)
+    assert made.buffer()[::step] == made.data[::step]
+    assert made.idle_keys() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("kind", ["map", "read"])
 def test_mapped_windows_at_their_borders(bench: Make, kind: str) -> None:
     made = bench(5 * G + 7, kind=kind)

@@ -177,6 +177,20 @@ def test_shared_answers_as_mmap_does(bench: Make, kind: str) -> None:
 
 
 @kinds
+def test_size_is_the_files(bench: Make, kind: str) -> None:
+    """As that of `mmap` is, also where the region is a copy in memory."""
+    assert bench(3 * G + 7, kind=kind).make(G, W).shared().size() == 3 * G + 7
+
+
+@kinds
+def test_index_of_any_size_is_out_of_range(bench: Make, kind: str) -> None:
+    region = bench(W, kind=kind).make(G, W)
+    for index in (1 << 31, 1 << 63, -(1 << 63) - 1, 1 << 70):
+        with pytest.raises(IndexError):
+            region[index]
+
+
+@kinds
 def test_shared_can_neither_be_written_nor_closed(bench: Make, kind: str) -> None:
     made = bench(W, kind=kind)
     region = made.make(G, W)

@@ -23,7 +23,7 @@ import pytest
 
 from smmap import _compat, _engine, _files, _manager, _system
 
-__all__ = ["CODES", "DEPTHS", "OUT_OF_MEMORY", "Fault", "Seam", "name_of_code"]
+__all__ = ["CODES", "DEPTHS", "OUT_OF_MEMORY", "OWN", "Fault", "Seam", "name_of_code"]
 
 OUT_OF_MEMORY = -1
 """Stands for a `MemoryError`, which is how Python itself says that it got no memory for what was read."""
@@ -41,6 +41,8 @@ CODES = [
     OUT_OF_MEMORY,
 ]
 DEPTHS = ["seam", "system", "duplicates"]
+OWN = ["os.open", "os.dup", "os.fstat", "os.pread", "mmap.mmap"]
+"""System calls that the fast engine makes itself, and looks at how they ended."""
 
 _SEAM = ("open_file", "map_window", "read_window")
 _OS = ("stat", "fstat", "open", "dup", "pread", "pwrite", "write", "ftruncate", "memfd_create", "getcwd", "getcwdb")
@@ -67,6 +69,8 @@ class Seam:
         self.log: list[str] = []
         self.faults: list[Fault] = []
         self.wants: Callable[[str, int], int | None] = lambda name, number: None
+        self.own: Counter[tuple[str, int]] = Counter()
+        """Of the faults, those of system calls that the fast engine makes itself: how often which failed how."""
         self.turns = 0
         """How often it was armed."""
         self._armed = 0
@@ -128,7 +132,11 @@ class Seam:
                 nonlocal again
                 try:
                     self.check(name)
+                except MemoryError:
+                    self.own[name, OUT_OF_MEMORY] += 1
+                    return errno.ENOMEM  # nothing of Python's is allocated there
                 except OSError as error:
+                    self.own[name, error.errno or 0] += 1
                     again = error.errno == errno.EINTR and not again  # such a call is made again until it ends
                     if again or error.errno != errno.EINTR:
                         return error.errno or 0
@@ -137,7 +145,7 @@ class Seam:
 
             return code_of
 
-        for name in ("os.open", "os.dup", "os.fstat", "os.pread", "mmap.mmap"):
+        for name in OWN:
             patch.setitem(_engine.chosen.seams, name.partition(".")[2], guarded(name))
 
     def _go_below_plain(self, patch: pytest.MonkeyPatch, can_open_anew: bool, guarded: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -24,7 +25,7 @@ import smmap
 from core._tools import LATE, LINUX, G, descriptors, linux, maps, open_to_all, payload, reclaim, run_python
 from smmap import FileChangedError, LimitError, SmmapError, _system
 
-from ._seam import CODES, DEPTHS, OUT_OF_MEMORY, Seam, name_of_code
+from ._seam import CODES, DEPTHS, OUT_OF_MEMORY, OWN, Seam, name_of_code
 
 W = 2 * G
 SIZE = 8 * W + 77
@@ -297,7 +298,9 @@ def count_calls(folder: Path, backing: str, depth: str) -> int:
         return len(seam.log)
 
 
-def exhaust(folder: Path, backing: str, depth: str, chosen_codes: list[int], lasting: bool) -> dict[str, int]:
+def exhaust(
+    folder: Path, backing: str, depth: str, chosen_codes: list[int], lasting: bool, own: Counter[Any] | None = None
+) -> dict[str, int]:
     """Let each call fail, one in each run, by each code, or by the codes in turn if there are fewer than all.
 
     `lasting`: from there on all calls of that name fail, until the step fails or ends. How often which call failed.
@@ -314,6 +317,8 @@ def exhaust(folder: Path, backing: str, depth: str, chosen_codes: list[int], las
                 assert seam.faults or code == OUT_OF_MEMORY
                 assert lasting or len(seam.faults) <= 1
                 assert seen <= len(seam.faults)
+                if own is not None:
+                    own.update(seam.own)
                 for name, _, _ in seam.faults:
                     failed[name] = failed.get(name, 0) + 1
     return failed
@@ -343,12 +348,50 @@ def test_each_call_fails(backing: str, depth: str, lasting: bool, folder: Path) 
     assert sum(failed.values()) >= (5 if LATE else 150 if smmap.engine == "plain" else 40)
 
 
+@pytest.mark.skipif(smmap.engine != "fast", reason="the plain engine's calls are among those above")
+@codes
+@pytest.mark.parametrize("name", OWN)
+def test_each_call_of_the_fast_engine_fails_by_each_code(
+    name: str, code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its system calls: the third time in the first run, then the next, until no run makes so many."""
+    if code == OUT_OF_MEMORY and name not in ("os.pread", "mmap.mmap"):
+        pytest.skip("takes no memory of Python's")
+    depth = "duplicates" if name == "os.dup" else "system"
+    for turn in range(0, 30, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            seam = Seam(patch, depth)
+            seam.wants = Own(seam, name, turn, code)
+            run(folder, "auto", seam)
+            if not seam.own[name, code]:
+                assert turn > 0, f"{name} was never made to fail"
+                break
+
+
+class Own:
+    """The fast engine's call of that name and number fails."""
+
+    def __init__(self, seam: Seam, name: str, number: int, code: int) -> None:
+        self.seam, self.name, self.left, self.code = seam, name, number, code
+
+    def __call__(self, name: str, _number: int) -> int | None:
+        if name == self.name and sys._getframe(2).f_code.co_name == "code_of":
+            self.left -= 1
+            return self.code if self.left == -1 else None
+        return None
+
+
 @pytest.mark.slow
 @depths
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("backing", BACKINGS)
 def test_each_call_fails_in_every_way(backing: str, lasting: bool, depth: str, folder: Path) -> None:
-    failed = exhaust(folder, backing, depth, CODES, lasting)
+    own: Counter[tuple[str, int]] = Counter()
+    failed = exhaust(folder, backing, depth, CODES, lasting, own)
+    if smmap.engine == "fast" and depth != "seam":
+        made = [name for name in OWN if name != "os.dup" or depth == "duplicates"]
+        memory = {("os.pread", OUT_OF_MEMORY), ("mmap.mmap", OUT_OF_MEMORY)}
+        assert {(name, code) for name in made for code in CODES[:-1]} | memory <= set(own), own
     print(f"{sum(failed.values())} faults injected:", failed)
 
 

@@ -24,13 +24,13 @@ from cpython.buffer cimport (
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.long cimport PyLong_CheckExact
 from cpython.memoryview cimport PyMemoryView_FromObject
-from cpython.number cimport PyNumber_Index
+from cpython.number cimport PyNumber_AsSsize_t, PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
-from libc.errno cimport EINTR, errno
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strlen
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcpy, memset, strlen
 
 import mmap
 from struct import Struct
@@ -42,6 +42,7 @@ from .._system import OPENING, REFUSALS, code_of, named
 __all__ = [
     "MAP_COSTS_DESCRIPTOR",
     "Access",
+    "Batch",
     "BufferBase",
     "CursorBase",
     "Descriptor",
@@ -152,3 +153,4 @@ include "fast_search.pxi"
 include "fast_orders.pxi"
 include "fast_files.pxi"
 include "fast_clients.pxi"
+include "fast_batches.pxi"

@@ -17,6 +17,7 @@ cdef class Access:
     cdef object manager
     cdef object file
     cdef unsigned long long serial  # the file's, added to the number of a window
+    cdef long long file_size
     cdef int shift  # the window is so large as a power of two; -1: it is none
 
     def __cinit__(
@@ -37,6 +38,7 @@ cdef class Access:
         self.pending = pending
         if opened:
             self.file = client.file
+            self.file_size = client.size
             self.table = <Table?>self.file.table
             self.serial = self.file.serial & 0xFFFFFFFFFFFFFFFF
             self.manager = client.manager
@@ -98,16 +100,23 @@ cdef class Access:
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
         return self.ledger.rents.pay(window, size, price, patience)
 
-    cdef bint read(self, char* target, long long first, Py_ssize_t size) except -1:
-        """Read [first, first + size) of the file by the cached descriptor; whether that was possible."""
+    cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
+        """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
+        cdef bint anew = descriptor is None
         cdef Order cold
         cdef Py_ssize_t count
         cdef Link* link
-        if descriptor is None:
-            return False
+        if anew:
+            descriptor = _open_anew(self)
+            if descriptor is None:
+                return False
         try:
-            count = descriptor.read_to(target, size, first)
+            try:
+                count = descriptor.read_to(target, size, first)
+            finally:
+                if anew:
+                    descriptor.release()
         except (OSError, MemoryError) as error:
             if code_of(error) not in _REFUSALS:
                 raise named(error, self.client.where, first, first + size) from None
@@ -115,11 +124,20 @@ cdef class Access:
         if count < size:
             return False
         cold = self.ledger.open
-        cold.hits += 1
+        cold.hits += pieces
         link = cold.link_of(self.file)
         if cold.has(link):
             cold.touch_link(link)
         return True
+
+    cdef Region bought(self, long long first, long long last):
+        """The region of a grid window, mapped now and idle; None if that is the policy's business."""
+        cdef Region region = _shortcut(self, self.number(first))
+        if region is None or first < region.start or last > region.stop:
+            return None
+        if not (region.pins or self.idle.has(&region.link)):
+            self.idle.put(&region.link, <PyObject*>region)
+        return region
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
         """The same, as the policy gives it: it opens the file, or maps the window."""
@@ -130,8 +148,8 @@ cdef class Access:
         cdef long long position = start + self.offset
         cdef Py_ssize_t count
         cdef Region region
-        cdef bytes data
         cdef bint due
+        cdef int ahead = -1  # whether the next piece is due, if it paid already
         if not size:
             return 0
         if start < 0 or size < 0 or start > self.size or size > self.size - start:
@@ -143,18 +161,56 @@ cdef class Access:
                 region.copy_to(target, position, count)
             else:
                 count = min(count, STEP)
-                due = self.pay(position, count)
-                if due or not self.read(target, position, count):
-                    data = self.fetched(position, count, due)
-                    if len(data) != count:
-                        raise SystemError(f"{len(data)} bytes were fetched, not {count}")
-                    memcpy(target, PyBytes_AS_STRING(data), count)
+                if ahead < 0:
+                    ahead = self.pay(position, count)
+                due = ahead
+                ahead = -1
+                region = self.bought(position, position + count) if due else None
+                if region is not None:
+                    region.copy_to(target, position, count)
+                elif not due and size > count and self.file.descriptor is not None:
+                    count = self.read_on(target, position, count, size, &ahead)
+                elif due or not self.read(target, position, count, 1):
+                    self.fetch_to(target, position, count, due)
             size -= count
             if not size:
                 break
             target += count
             position += count
             PyErr_CheckSignals()
+        return 0
+
+    cdef Py_ssize_t read_on(self, char* target, long long first, Py_ssize_t size, Py_ssize_t most, int* ahead) except -1:
+        """Read the piece of that size, and with it what follows and is neither mapped nor due, in one call.
+
+        How much was read, up to `most`; `ahead` says whether the piece after it is due, if it paid.
+        """
+        cdef Py_ssize_t done = size, count, pieces = 1
+        cdef PyObject* found
+        while done < most and done < LONGEST:
+            count = min(self.window - (first + done) % self.window, min(most - done, STEP))
+            found = self.table.at(self.number(first + done), -1)
+            if found is not NULL and first + done + count <= (<Region>found).stop:
+                break
+            ahead[0] = self.pay(first + done, count)
+            if ahead[0]:
+                break
+            ahead[0] = -1
+            done += count
+            pieces += 1
+        if self.read(target, first, done, pieces):
+            return done
+        self.fetch_to(target, first, size, False)
+        if done > size:
+            ahead[0] = 0  # what paid does not pay again
+        return size
+
+    cdef int fetch_to(self, char* target, long long first, Py_ssize_t size, bint due) except -1:
+        """Copy a range of one window as the policy gives it."""
+        cdef bytes data = self.fetched(first, size, due)
+        if len(data) != size:
+            raise SystemError(f"{len(data)} bytes were fetched, not {size}")
+        memcpy(target, PyBytes_AS_STRING(data), size)
         return 0
 
     cdef bytes bytes_of(self, long long start, long long stop):
@@ -175,8 +231,12 @@ cdef class Access:
                     data = PyBytes_FromStringAndSize(NULL, last - first)
                 except MemoryError:  # the policy may make room
                     return self.fetched(first, last - first, due)
-                if self.read(PyBytes_AS_STRING(data), first, last - first):
+                if self.read(PyBytes_AS_STRING(data), first, last - first, 1):
                     return data
+            if due:
+                region = self.bought(first, last)
+                if region is not None:
+                    return region.copy(first, last - first)
             return self.fetched(first, last - first, due)
         data = PyBytes_FromStringAndSize(NULL, stop - start)
         self.copy(PyBytes_AS_STRING(data), start, stop - start)
@@ -288,20 +348,18 @@ cdef class BufferBase:
         """The bytes at `count` places: copied as blocks where they lie close together, else one by one."""
         cdef char block[BLOCK]
         cdef char* target
-        cdef Py_ssize_t done = 0, part, each, most, low, apart = step if step > 0 else -step
+        cdef Py_ssize_t done = 0, part, each, most, apart = step if step > 0 else -step
+        cdef Py_ssize_t low = start if step > 0 else start + (count - 1) * step
         if not count:
             return b""
         data = PyBytes_FromStringAndSize(NULL, count)
         target = PyBytes_AS_STRING(data)
         most = BLOCK // apart if apart <= CLOSE else 1
-        while done < count:
+        while done < count:  # upwards, also where the step is negative
             part = min(most, count - done)
-            low = start + done * step
-            if step < 0:
-                low += (part - 1) * step
-            access.copy(block, low, (part - 1) * apart + 1)
+            access.copy(block, low + done * apart, (part - 1) * apart + 1)
             for each in range(part):
-                target[done + each] = block[(each if step > 0 else part - 1 - each) * apart]
+                target[done + each if step > 0 else count - 1 - done - each] = block[each * apart]
             done += part
             PyErr_CheckSignals()
         return data
@@ -334,13 +392,53 @@ cdef class BufferBase:
         if packed is None:
             packed = _struct_of(fmt)
         size = packed.size
-        access = self.opened()
         if not PyLong_CheckExact(offset):
-            return self._unpack(packed, offset)
+            return self._unpack(packed, offset)  # before anything else: user code may come first
+        access = self.opened()
         start = _number(offset)
         if start < 0 or size > access.size - start:
             return self._unpack(packed, offset)
         return packed.unpack(access.bytes_of(start, start + size))
+
+    def _near(self, sub, start, end, bint last):
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+
+        If they are not there, the range that is left to search; None where nothing was searched.
+        """
+        cdef Access access = self.record
+        cdef Region region
+        cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
+        cdef Py_ssize_t size
+        if not PyBytes_CheckExact(sub) or not (start is None or PyLong_CheckExact(start)):
+            return None
+        if not (end is None or PyLong_CheckExact(end)):
+            return None
+        size = PyBytes_GET_SIZE(sub)
+        if start is not None:
+            low = _number(start)
+        if end is not None:
+            high = _number(end)
+        if not 0 <= low < high <= access.size or not size:
+            return None
+        place = (high - 1 if last else low) + offset
+        region = access.found(place, place + 1)
+        if region is None:
+            return None
+        first = max(low + offset, region.start)
+        stop = min(high + offset, region.stop)
+        place = -1
+        if stop - first >= size:
+            if last:
+                place = _last(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+            else:
+                place = _first(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+        if place >= 0:
+            return place + region.start - offset
+        if last and first > low + offset:
+            return (low, min(first - offset + size - 1, high))
+        if not last and stop < high + offset:
+            return (max(stop - offset - size + 1, low), high)
+        return -1
 
     def _read_into(self, Access access not None, long long start, target):
         """Fill `target` with what follows `start`, which must lie in the buffer."""
@@ -384,6 +482,8 @@ cdef class BufferBase:
         """A region that has all of [start, stop), which is not empty."""
         cdef long long first = start + access.offset, last = stop + access.offset
         cdef Region region = access.found(first, last)
+        if region is None and access.number(first) == access.number(last - 1):
+            region = access.bought(first, last)
         if region is None:
             region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
@@ -573,6 +673,15 @@ cdef class CursorBase:
                         self.take(region, start, stop)
                         return self
                 region = None  # the move may have to evict it
+                start -= start % access.window
+                if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
+                    region = _shortcut(access, start // access.window)
+                    if region is not None:
+                        start = _number(offset)
+                        if not count or stop > access.size:
+                            stop = region.stop
+                        self.take(region, start, stop)
+                        return self
         return self._move(offset, size, flags)
 
     def buffer(self):

@@ -185,6 +185,16 @@ cdef class Order:
         node = self.nodes.get(key)
         return NULL if node is None else &(<Node>node).link
 
+    cdef Node node_of(self, object key):
+        """The node of a key, made now if there is none."""
+        cdef Node node = self.nodes.get(key)
+        if node is None:
+            node = Node.__new__(Node)
+            node.key = key
+            node.link.node = <PyObject*>node
+            self.nodes[key] = node
+        return node
+
     cdef inline bint has(self, Link* link) noexcept:
         return link is not NULL and link.order is <void*>self
 
@@ -242,14 +252,9 @@ cdef class Order:
             if link is NULL or (<Region>(<Entry>key).region).pins:
                 return
             item = <object>(<Entry>key).region
-        elif link is NULL:
-            node = Node.__new__(Node)
-            node.key = key
-            node.link.node = <PyObject*>node
-            self.nodes[key] = node
-            link = &node.link
         else:
-            node = <Node>link.node
+            node = self.node_of(key)
+            link = &node.link
         if link.order is not NULL:
             if not self.has(link):
                 raise SystemError("a region of another manager")

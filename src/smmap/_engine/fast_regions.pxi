@@ -73,6 +73,14 @@ cdef class Ledger:
     cdef readonly Order idle
     cdef readonly Order open
     cdef readonly Rents rents
+    cdef public long long misses
+    cdef public long long evictions
+    cdef public long long peak_mapped
+    cdef public long long peak_memory
+    cdef public long long most_handles
+    cdef public long long most_descriptors
+    cdef public long long most_memory
+    cdef public object shortcut
 
     def __cinit__(self):
         self.counts = Counts()
@@ -104,6 +112,12 @@ cdef class Ledger:
                 count += 1
             each = (<Region>each).after
         return _all_of(found, count)
+
+    cpdef count_miss(self):
+        """A region was made for a client."""
+        self.misses += 1
+        self.peak_mapped = max(self.peak_mapped, self.counts.mapped)
+        self.peak_memory = max(self.peak_memory, self.counts.memory)
 
     def settle(self):
         """Nothing: regions count themselves down."""
@@ -273,7 +287,7 @@ cdef class Region:
         cdef int found
         cdef char byte
         if not PySlice_Check(key):
-            place = PyNumber_Index(key)
+            place = PyNumber_AsSsize_t(key, IndexError)
             if place < 0:
                 place += size
             if not 0 <= place < size:

@@ -6,6 +6,7 @@ Both go by an `Access` record, and touch three things: the file's table, the ord
 from __future__ import annotations
 
 import io
+import sys
 from operator import index
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from .plain_regions import Ledger, Region, Table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Access", "BufferBase", "CursorBase"]
+__all__ = ["Access", "BufferBase", "CursorBase", "found_in"]
 
 _ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
 _STEP = 1 << 20  # bytes copied at once where a range is copied piece by piece
+_FAST_FIND = sys.version_info >= (3, 11) and not PYPY  # before, `mmap.find` is slower than copying and `bytes.find`
 _BLOCK = 1 << 16  # bytes copied at once for a slice with a step
 _CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
 
@@ -75,6 +77,18 @@ _NO_TABLE = Table()
 _NO_LEDGER = Ledger()
 
 
+def found_in(access: Access, start: int, stop: int) -> Region | None:
+    """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
+    region = access.table.find(start // access.window)
+    if region is None or region.stop < stop:
+        return None
+    idle, entry = access.idle, region.entry
+    idle.hits += 1
+    if not (region.pinned_by or idle.touch(entry)):
+        access.client.manager._keep(access.client, region)
+    return region
+
+
 class BufferBase:
     """The bytes of a file, through its windows. See `SlidingWindowMapBuffer`."""
 
@@ -124,6 +138,7 @@ class BufferBase:
                     except ValueError:  # as above
                         if not region.closed:
                             raise
+                region = None  # it may have to be evicted for another
                 return self._copy(access, start, stop)
             return self._slice(key)
         return self._item(int(index(key)))
@@ -169,16 +184,32 @@ class BufferBase:
             self._read_into(access, start, target)
         return joined.getvalue()
 
-    def _found(self, access: Access, start: int, stop: int) -> Region | None:
-        """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
-        region = access.table.find(start // access.window)
-        if region is None or region.stop < stop:
+    _found = staticmethod(found_in)
+
+    def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+
+        If they are not there, the range that is left to search; None where nothing was searched.
+        """
+        access = self._access
+        low = 0 if start is None else start
+        high = access.size if end is None else end
+        if not (_FAST_FIND and type(sub) is bytes and sub and type(low) is type(high) is int):
             return None
-        idle, entry = access.idle, region.entry
-        idle.hits += 1
-        if not (region.pinned_by or idle.touch(entry)):
-            access.client.manager._keep(access.client, region)
-        return region
+        if not 0 <= low < high <= access.size:
+            return None
+        offset = access.offset
+        place = (high - 1 if last else low) + offset
+        region = self._found(access, place, place + 1)
+        if region is None:
+            return None
+        first, stop = max(low + offset, region.start), min(high + offset, region.stop)
+        found = (region.rfind if last else region.find)(sub, first - region.start, stop - region.start)
+        if found >= 0:
+            return found + region.start - offset
+        if last:
+            return (low, min(first - offset + len(sub) - 1, high)) if first > low + offset else -1
+        return (max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
         """A copy of [start, stop), offsets in the file of one grid window."""
@@ -243,6 +274,7 @@ class BufferBase:
             except ValueError:  # as in `__getitem__`
                 if not region.closed:
                     raise
+        region = None  # as there
         return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:

@@ -45,9 +45,15 @@ class Entry(weakref.ref["Region"]):
 class Ledger:
     """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
-    __slots__ = ("_born", "_died", "_known", "_living", "idle", "open", "rents")
+    __slots__ = (
+        *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_descriptors", "most_handles"),
+        *("most_memory", "open", "peak_mapped", "peak_memory", "rents", "shortcut"),
+    )
 
     def __init__(self) -> None:
+        self.misses = self.evictions = self.peak_mapped = self.peak_memory = 0
+        self.most_handles = self.most_descriptors = self.most_memory = 0
+        self.shortcut: Any = None
         self.idle = Order()
         self.open = Order()
         self.rents = Rents()
@@ -86,6 +92,12 @@ class Ledger:
     def regions(self) -> list[Region]:
         """All that live."""
         return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
+
+    def count_miss(self) -> None:
+        """A region was made for a client."""
+        self.misses += 1
+        self.peak_mapped = max(self.peak_mapped, self.mapped)
+        self.peak_memory = max(self.peak_memory, self.memory)
 
     def leave(self, region: Region) -> None:
         """Unmap a region before it dies, if that can be, and count it down."""
@@ -187,6 +199,10 @@ class Region(mmap.mmap):
         """The map itself, for a user."""
         self.exported = True
         return self
+
+    def size(self) -> int:
+        """The file's size in bytes: `mmap` would look at the file in memory, where this is a copy."""
+        return self.file.status.size
 
     def close(self) -> None:
         """Refused: others may be reading."""

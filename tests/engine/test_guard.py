@@ -814,6 +814,82 @@ foreign[7 * G] if sys.argv[3] == "foreign" else view[2 * G]
         assert dies(script, paths, which) == ("alive\n", "")
 
 
+def test_copies_beside_views_that_read_zeros_are_right_or_errors(paths: tuple[str, str]) -> None:
+    """Zeros come under a copy that is at work without the interpreter's lock, and are noticed before it is done."""
+    script = """
+import random
+warnings.simplefilter("ignore")
+data = random.Random(1).randbytes(24 << 20).replace(b"\\0", b"\\1")
+starts = random.Random(2).sample(range(len(data) - 64), 30_000)
+expected = b"".join(data[start : start + 64] for start in starts)
+calls = [
+    lambda: buffer.gather(starts, 64) == expected,
+    lambda: b"".join(buffer.ranges(starts, [start + 64 for start in starts])) == expected,
+    lambda: buffer[:] == data,
+    lambda: buffer.find(bytes(1)) == -1,
+    lambda: buffer.rfind(bytes(9)) == -1,
+]
+errors = rounds = 0
+deadline = time.monotonic() + 6
+while time.monotonic() < deadline:
+    with open(path, "wb") as file:
+        file.write(data)
+    manager = smmap.SlidingWindowMapManager(window_size=0, guard="views")
+    buffer = manager.buffer(path)
+    view = buffer.view()
+    call = calls[rounds % len(calls)]
+    rounds += 1
+    assert call()
+    ready = threading.Event()
+    got = []
+    def run():
+        ready.set()
+        try:
+            while True:
+                got.append(call())
+        except smmap.FileChangedError:
+            got.append(None)
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    time.sleep(random.random() / 100)
+    os.truncate(path, random.randrange(len(data) // G) * G)
+    assert view[-1] == view[len(data) - G] == 0
+    manager.stats()  # notices
+    thread.join()
+    assert got.pop() is None
+    assert all(got), (rounds, got)
+assert rounds > 3
+"""
+    lives(script, paths, timeout=120)
+
+
+def test_batch_from_a_region_that_was_zeroed_meanwhile_is_an_error(paths: tuple[str, str]) -> None:
+    """It copies without the interpreter's lock, and the zeros may come, and be noticed, in the middle of that."""
+    script = """
+from smmap._engine import chosen as engine
+warnings.simplefilter("ignore")
+manager = smmap.SlidingWindowMapManager(window_size=0, guard="views")
+buffer = manager.buffer(path)
+view = buffer.view()
+batch = engine.Batch([len(data)], None, [3, 7 * G], None, 9)
+target = bytearray(batch.total)
+batch.into(target)
+while batch.serve(0, buffer._access):
+    batch.read(0)
+    break
+os.truncate(path, 5 * G)
+assert view[7 * G] == 0
+manager.stats()
+fails(lambda: batch.settle(0), 5 * G)
+batch.close()
+buffer.close()
+del view, buffer, batch, witness
+ends_at_zero()
+"""
+    lives(script, paths)
+
+
 def test_map_at_the_place_of_a_guarded_one_that_is_gone_dies(paths: tuple[str, str]) -> None:
     if not LINUX:
         pytest.skip("looks into /proc")

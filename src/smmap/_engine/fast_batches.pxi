@@ -841,8 +841,12 @@ cdef class Batch:
         return 0
 
     def settle(self, Py_ssize_t file):
-        """Count what was read, pay for it, and let go; where the windows start that are to be bought now."""
+        """Count what was read, pay for it, and let go; where the windows start that are to be bought now.
+
+        `FileChangedError` if zeros were mapped meanwhile into a region that was copied from.
+        """
         cdef Group* group = &self.groups[file]
+        cdef Piece* piece
         cdef Access access
         cdef Order cold
         cdef Link* link
@@ -852,6 +856,10 @@ cdef class Batch:
             raise SystemError("not served")
         access = self.accesses[file]
         due = []
+        for each in range(group.mapped if self.reads() else 0):
+            piece = &group.pieces[each]
+            if (<Region>piece.region).spoiled:
+                raise (<Region>piece.region).lost(piece.start, piece.start + piece.size)
         if self.reads() and group.count > group.mapped:
             cold = access.ledger.open
             cold.hits += group.count - group.mapped

@@ -10,7 +10,7 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress sanitize coverage mutants bench bench-quick docs lint lint-fast format matrix clean
+.PHONY: help demo test stress sanitize coverage mutants bench bench-quick docs lint lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint     ruff and mypy, also of the fast engine's stub"
 	@echo "make format   let ruff reformat"
 	@echo "make matrix   the tests on every Python found here"
+	@echo "make wheels   the sdist and a wheel for every Python found here into dist/, each one checked and tried"
 	@echo "make clean    remove what these made"
 
 demo: $(VENV)/.cli
@@ -96,6 +97,11 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Into dist/. ARGS='--only 3.11,3.13' builds for these Pythons.
+wheels: $(VENV)/.python-$(TAG)
+	$(PIP) auditwheel build check-wheel-contents twine
+	$(BIN)/python tools/wheels.py $(ARGS)
+
 matrix: $(VENV)/.test
 	$(PIP) nox
 	$(BIN)/nox $(ARGS)
@@ -104,7 +110,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) site .nox .sanitize .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .nox .sanitize .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python-$(TAG):
 	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }

@@ -1,40 +1,28 @@
-"""The tests on every Python that is found here; those that are not are named and left out.
-
-Found is what is on PATH, what pyenv has, and what lies in the folders that SMMAP_PYTHONS names (separated as in PATH).
-"""
+"""The tests on every Python that is found here (see tools/pythons.py); those that are not are named and left out."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
+import sys
 from pathlib import Path
 
 import nox
 
-WANTED = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t", "pypy3"]
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+
+from pythons import FOUND, MISSING, PATH
+
 LIGHT = ["tests/core", "tests/engine", "tests/stress", "tests/compat/test_names.py"]  # need pytest and hypothesis only
 PARALLEL = ["-n", "auto", "--dist", "loadfile"]  # a file's tests in one process: some of them share what they make
 
 nox.options.sessions = ["matrix"]
 
-# pyenv's own commands answer for versions that are not switched on; the versions' folders do not.
-_folders = [folder for folder in os.environ.get("SMMAP_PYTHONS", "").split(os.pathsep) if folder]
-_folders += map(str, sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")))
-os.environ["PATH"] = os.pathsep.join([*_folders, os.environ["PATH"]])
+os.environ["PATH"] = PATH
+if MISSING:
+    print("not found, left out:", *MISSING)
 
 
-def _runs(python: str) -> bool:
-    command = shutil.which(python if python.startswith("pypy") else f"python{python}")
-    return command is not None and not subprocess.run([command, "-c", ""], capture_output=True).returncode
-
-
-FOUND = [python for python in WANTED if _runs(python)]
-if len(FOUND) < len(WANTED):
-    print("not found, left out:", *(python for python in WANTED if python not in FOUND))
-
-
-@nox.session(python=FOUND)
+@nox.session(python=list(FOUND))
 def matrix(session: nox.Session) -> None:
     """Core, engine, stress and names, with nothing but pytest and hypothesis. What is added goes to pytest."""
     session.install("--only-binary=:all:", "pytest", "pytest-xdist", "hypothesis")
@@ -43,7 +31,7 @@ def matrix(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *PARALLEL, *(session.posargs or LIGHT))
 
 
-@nox.session(python=FOUND)
+@nox.session(python=list(FOUND))
 def tests(session: nox.Session) -> None:
     """All tests, with all libraries. What is added on the command line goes to pytest."""
     extra = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it

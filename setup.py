@@ -14,6 +14,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 ENGINES = Path("src", "smmap", "_engine")
@@ -27,7 +29,7 @@ if wish not in ("", "plain", "fast"):
 def missing() -> str:
     """Why the fast engine is not built here; empty if it is tried."""
     if wish == "plain":
-        return 'SMMAP_BUILD was "plain" when smmap was built'
+        return 'SMMAP_BUILD was "plain" when this was built (`pip install --no-binary smmap smmap` builds the fast one)'
     if sys.implementation.name != "cpython":
         return f"it is not built for {sys.implementation.name}"
     if os.name != "posix":
@@ -79,7 +81,26 @@ class Build(build_ext):
             path.write_text(f"it could not be built: {error}\n", encoding="utf-8")
 
 
+class Modules(build_py):
+    """Writes down why the fast engine is not tried."""
+
+    def run(self) -> None:
+        super().run()
+        if reason:
+            path = (HERE / ENGINES if self.editable_mode else Path(self.build_lib, *ENGINES.parts[1:])) / REASON
+            path.write_text(f"{reason}\n", encoding="utf-8")
+
+
+class Sources(sdist):
+    """Adds the C source to an sdist, so that it can be built where there is no Cython."""
+
+    def run(self) -> None:
+        c_sources()
+        super().run()
+
+
 reason = missing()
 if reason:
     print(f"smmap: the plain engine alone is installed, since {reason}", file=sys.stderr)
-setup(ext_modules=[] if reason else [extension()], cmdclass={"build_ext": Build})
+COMMANDS = {"build_ext": Build, "build_py": Modules, "sdist": Sources}
+setup(ext_modules=[] if reason else [extension()], cmdclass=COMMANDS)

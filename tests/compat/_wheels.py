@@ -48,13 +48,13 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return environment
 
 
-def run_pip(*arguments: str, python: str = sys.executable, timeout: float = 300) -> str:
+def run_pip(*arguments: str, python: str = sys.executable, timeout: float = 300, **environment: str) -> str:
     """Run pip, return what it said. Fails with its whole output, or skips, see `skip_without_network`."""
     # pip names the reason of a failed connection only where it tries again
     command = [python, "-m", "pip", "--disable-pip-version-check", "--retries=2", *arguments]
     done = subprocess.run(
         command,
-        env=clean_environment(),
+        env=clean_environment(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

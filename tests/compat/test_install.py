@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -85,6 +86,44 @@ def test_gitpython_keeps_this_smmap(tmp_path: Path) -> None:
     source = PROJECT / "src" / "smmap"
     if source.exists():  # nothing was left out of the wheel
         assert modules(installed) == modules(source)
+
+
+ENGINE = """
+import os, sys, smmap
+with smmap.SlidingWindowMapManager(8192) as manager:
+    with open(sys.argv[1], "rb") as file:
+        assert manager.buffer(sys.argv[1])[5000:9000] == file.read()[5000:9000]
+print(smmap.engine, smmap.engine_error, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="the tests were taken out of the project")
+@pytest.mark.skipif(sys.platform == "win32", reason="the fast engine is not built there")
+@pytest.mark.parametrize("how", ["fails", "is not there"])
+def test_without_a_compiler_the_plain_engine_is_installed_and_the_reason_is_told(how: str, tmp_path: Path) -> None:
+    home, source = tmp_path / "environment", tmp_path / "source"
+    venv.create(home, with_pip=True, symlinks=True)
+    built = shutil.ignore_patterns("*.so", "fast.c", "fast-not-built.txt", "__pycache__", "*.egg-info")
+    shutil.copytree(PROJECT / "src", source / "src", ignore=built)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, source)
+    compiler = "false" if how == "fails" else str(tmp_path / "no-such-compiler")
+    python = str(home / "bin" / "python")
+    _wheels.run_pip("install", "--no-deps", str(source), python=python, CC=compiler)
+    done = subprocess.run(
+        [python, "-I", "-c", ENGINE, str(PROJECT / "setup.py")],
+        env=_wheels.clean_environment(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+        timeout=60,
+    )
+    engine, reason = done.stdout.split("\n", 1)
+    assert engine == "plain"
+    if sys.implementation.name == "cpython":
+        assert "could not be built" in reason
+        assert compiler in reason
 
 
 def modules(folder: Path) -> set[Path]:

@@ -111,6 +111,8 @@ def _choose(wanted: str) -> tuple[str, str]:
 
 def _reason(error: ImportError) -> str:
     """Why the fast engine cannot be imported, as far as its build told."""
+    if not isinstance(error, ModuleNotFoundError):
+        return str(error)  # it is there, but not for this interpreter
     try:
         with open(os.path.join(os.path.dirname(__file__), "fast-not-built.txt"), encoding="utf-8") as file:
             return file.read().strip()

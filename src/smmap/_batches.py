@@ -101,7 +101,7 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
         raise _outside(batch.wrong, buffers, chosen, places, size)
     target: Any = None
     if out is None:
-        out = bytearray(batch.total)
+        out = batch.fresh()
     else:
         target = _bytes_of(out, batch.total, len(batch), size)
     if batch.total:

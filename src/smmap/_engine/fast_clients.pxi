@@ -91,7 +91,28 @@ cdef class Access:
         """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
         cdef long long price = self.file.price, patience = self.file.patience
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
-        return self.ledger.rents.pay(window, size, price, patience)
+        return self.ledger.rents.pay(window, size, price, patience, first)
+
+    cdef bint due(self, long long first, Py_ssize_t size) except -1:
+        """The same, but what is not in memory is not bought: reads of a map would have to wait as well."""
+        cdef Descriptor descriptor
+        cdef char byte
+        cdef bint there = True
+        cdef int number
+        if not self.pay(first, size):
+            return False
+        descriptor = self.file.descriptor
+        if descriptor is None or descriptor.retired or descriptor.own < 0:
+            return True
+        number = descriptor.own
+        descriptor.users += 1
+        with nogil:
+            if smmap_read_resident(number, &byte, 1, first) < 0 and errno == EAGAIN:
+                there = False
+            elif smmap_read_resident(number, &byte, 1, first + size - 1) < 0 and errno == EAGAIN:
+                there = False
+        descriptor.release()
+        return there
 
     cdef bint read(self, char* target, long long first, Py_ssize_t size) except -1:
         """Read [first, first + size) of the file by the cached descriptor; whether that was possible."""
@@ -138,7 +159,7 @@ cdef class Access:
                 region.copy_to(target, position, count)
             else:
                 count = min(count, STEP)
-                due = self.pay(position, count)
+                due = self.due(position, count)
                 if due or not self.read(target, position, count):
                     data = self.fetched(position, count, due)
                     if len(data) != count:
@@ -164,7 +185,7 @@ cdef class Access:
             region = self.found(first, last)
             if region is not None:
                 return region.copy(first, last - first)
-            due = self.pay(first, last - first)
+            due = self.due(first, last - first)
             if not due:
                 try:
                     data = PyBytes_FromStringAndSize(NULL, last - first)

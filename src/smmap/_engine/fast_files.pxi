@@ -208,13 +208,15 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
     """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
     cdef stat_t status
     cdef Region region
-    cdef int wanted = MADV_RANDOM if advice == "random" else MADV_SEQUENTIAL if advice == "sequential" else -1
+    cdef bint scattered = advice == "scattered"
+    cdef int wanted = MADV_SEQUENTIAL if advice == "sequential" else MADV_RANDOM if scattered or advice == "random" else -1
     _status(number, &status)
     if status.st_size < window[2]:  # a map past the end could be made, but not be read
         return None
     region = _new_region(ledger, file, window, PROT_READ, MAP_SHARED, number)
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
+    region.scattered = scattered
     region.enter()
     return region
 

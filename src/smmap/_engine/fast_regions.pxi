@@ -119,6 +119,8 @@ cdef class Region:
     cdef readonly Py_ssize_t pins
     cdef readonly bint exported
     cdef readonly bint reads
+    cdef readonly bint scattered
+    cdef long long ended  # the last long copy of a scattered one
     cdef readonly double born
     cdef bint counted
     cdef object __weakref__
@@ -308,6 +310,8 @@ cdef class Region:
         if size < LARGE:
             memcpy(target, source, size)
             return 0
+        if self.scattered:
+            self.follow(start, size)
         while True:
             count = min(size, LONGEST)
             with nogil:
@@ -318,6 +322,16 @@ cdef class Region:
             target += count
             source += count
             PyErr_CheckSignals()
+
+    cdef void follow(self, long long start, Py_ssize_t size) noexcept:
+        """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+        cdef Py_ssize_t ahead = (start - self.start) % _PAGE
+        if start == self.ended:  # and another one before it: the pattern has turned
+            madvise(self.base, self.stop - self.start, MADV_NORMAL)
+            self.scattered = False
+        else:
+            madvise(self.base + (start - self.start - ahead), size + ahead, MADV_WILLNEED)
+            self.ended = start + size
 
     cdef object view_of(self, long long start, long long stop):
         cdef Cut cut

@@ -415,10 +415,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = sum(one.ratio > one.goal for one in bench.goals)
     print(f"{len(bench.goals) - missed} of {len(bench.goals)} goals are kept, by {smmap.engine}")
     if options.write:
-        write(bench.goals, where)
-        draw(bench.points)
         found = {"where": where, "goals": [one._asdict() for one in bench.goals], "points": bench.points}
         FIGURES.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(bench.goals, where)
+        draw(bench.points)
     return 0
 
 

@@ -121,9 +121,11 @@ def joined(
     starts: Any,
     unit: int,
     size: int,
-    target: memoryview,
+    target: memoryview | None,
 ) -> bool:
     """Fill `target` with the `size` bytes from each of `starts` on, of all buffers joined; False if one is outside.
+
+    Without a target they are only announced.
 
     `borders`: where each buffer starts there, in bytes, and where the last one stops. `starts` are integers that count
     units of `unit` bytes. A buffer may be None until `opened(number)` gives it.
@@ -132,7 +134,8 @@ def joined(
     if batch.wrong >= 0:
         return False
     if batch.total:
-        batch.into(target)
+        if target is not None:
+            batch.into(target)
         try:
             _run(batch, buffers, opened)
         finally:

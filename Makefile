@@ -10,7 +10,7 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress sanitize coverage mutants bench bench-quick docs lint lint-fast format matrix wheels clean
+.PHONY: help demo test stress sanitize coverage mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -21,6 +21,7 @@ help:
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
+	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
 	@echo "make docs     build the documentation into site/, every reference checked"
 	@echo "make lint     ruff and mypy, also of the fast engine's stub"
 	@echo "make format   let ruff reformat"
@@ -78,6 +79,10 @@ bench: $(VENV)/.bench
 
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# Needs no root: it drops its own files from the page cache. 2 GiB are written below .bench/ or SMMAP_BENCH_DIR.
+bench-cold: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.storage --write $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

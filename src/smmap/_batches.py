@@ -101,7 +101,7 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
         raise _outside(batch.wrong, buffers, chosen, places, size)
     target: Any = None
     if out is None:
-        out = bytearray(batch.total)
+        out = batch.fresh()
     else:
         target = _bytes_of(out, batch.total, len(batch), size)
     if batch.total:
@@ -121,9 +121,11 @@ def joined(
     starts: Any,
     unit: int,
     size: int,
-    target: memoryview,
+    target: memoryview | None,
 ) -> bool:
     """Fill `target` with the `size` bytes from each of `starts` on, of all buffers joined; False if one is outside.
+
+    Without a target they are only announced.
 
     `borders`: where each buffer starts there, in bytes, and where the last one stops. `starts` are integers that count
     units of `unit` bytes. A buffer may be None until `opened(number)` gives it.
@@ -132,7 +134,8 @@ def joined(
     if batch.wrong >= 0:
         return False
     if batch.total:
-        batch.into(target)
+        if target is not None:
+            batch.into(target)
         try:
             _run(batch, buffers, opened)
         finally:
@@ -172,7 +175,7 @@ def _integers(name: str, given: Any) -> Any:
         view = memoryview(_in_memory(given))
     except TypeError:
         try:
-            return list(map(index, given))
+            return [int(index(each)) for each in given]  # before Python 3.10 `index` leaves a bool as it is
         except TypeError:
             raise TypeError(
                 f"{name} must be a sequence of integers or an array of them, not {_kind_of(given)}"

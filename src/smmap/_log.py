@@ -28,7 +28,8 @@ def debugging() -> bool:
         if not hasattr(logging, "getLogger"):  # nobody imported it, or somebody is importing it now
             return False
         _logger = logging.getLogger("smmap")
-    return bool(_logger.isEnabledFor(_DEBUG))
+    # Not `isEnabledFor`, which would swallow a KeyError that the handler of a signal raises in it
+    return bool(_logger.manager.disable < _DEBUG >= _logger.getEffectiveLevel() and not _logger.disabled)
 
 
 class Log:

@@ -322,12 +322,12 @@ class Manager:
             region = self._obtain(client, self._window_of(client, offset, size), flags)
         return region
 
-    def _obtain(self, client: Client, window: Window, flags: int = 0) -> Any:
+    def _obtain(self, client: Client, window: Window, flags: int = 0, advice: str = "") -> Any:
         """The region of a window, mapped now if it was not. None if the file turned out to be one to be read."""
         self._check_open(client.where)
         region = client.file.table.find(window.key)
         if region is None:
-            region = self._make(client, window, flags)
+            region = self._make(client, window, flags, advice or client.advice)
             if region is None:
                 return None
         else:
@@ -336,7 +336,7 @@ class Manager:
             self._cache.idle.hits += 1
         return region
 
-    def _make(self, client: Client, window: Window, flags: int) -> Any:
+    def _make(self, client: Client, window: Window, flags: int, advice: str) -> Any:
         """The region of a window, mapped or read now. None if mapping it showed that the file can only be read."""
         file, where, size = client.file, client.where, window.stop - window.start
         reads = self._reads(file)
@@ -346,7 +346,7 @@ class Manager:
             self._cache.make_room(where, size)
             number = descriptor.number
             region = self._cache.attempt(
-                where, window.start, window.stop, make, self._cache.ledger, file, number, window, client.advice
+                where, window.start, window.stop, make, self._cache.ledger, file, number, window, advice
             )
             if region is None:
                 raise FileChangedError(
@@ -380,7 +380,10 @@ class Manager:
             self._check_open(client.where)
             return None
         try:
-            return self._use(self._obtain(client, window) or self._obtain(client, window))
+            advice = client.advice
+            if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
+                advice = "scattered"
+            return self._use(self._obtain(client, window, 0, advice) or self._obtain(client, window, 0, advice))
         except LimitError:
             client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
             return None

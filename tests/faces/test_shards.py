@@ -424,6 +424,26 @@ def test_blocks_of_anything(tmp_path_factory: pytest.TempPathFactory, data: Any)
         same(shards[keys], array[keys])
 
 
+def test_blocks_are_announced(manager: Any, tmp_path: Path) -> None:
+    paths, array = joined(tmp_path, "<u2", [5000, 0, 3, 9000], raw=True)
+    shards = Shards(paths, "<u2", manager=manager)
+    starts = np.array([[4990, 0], [-1, 14_000 - 40]])
+    before = manager.stats()
+    shards.prefetch(starts, 20)
+    shards.prefetch(starts[:1].astype("u2"), 20)
+    shards.prefetch([], 20)
+    after = manager.stats()
+    assert (after.mapped, after.cold_reads) == (before.mapped, before.cold_reads)
+    same(shards.blocks(starts, 20), windows(array, 20)[starts])
+    with pytest.raises(IndexError, match="index 14003 is out of bounds"):
+        shards.prefetch([14_003], 1)
+    with pytest.raises(ValueError, match="no block of 14004"):
+        shards.prefetch([0], 14_004)
+    shards.close()
+    with pytest.raises(smmap.ClosedError):
+        shards.prefetch([0], 1)
+
+
 # How many reads
 
 

@@ -42,15 +42,15 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   a `unit`, `starts` are those of ranges of all buffers joined, counted in units of so many bytes, and `sizes` are
   where the buffers start there, and where the last one stops. `wrong` is the number of the first range that is not in
   its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after the
-  other, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the end); without
-  either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and returns what
-  is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what `serve`
-  gave, or -1; and the clients and starts of the windows that are to be bought. What is left is served by place, in
-  `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it returns 2 if
-  a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a descriptor
-  what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be announced
-  before the first is read. `read(i, number)` reads what is left; it returns the number of a range that the file no
-  longer has, or -1, and may be tried again after the system's error, when `failed` is the range's number.
+  other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the
+  end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and
+  returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
+  `serve` gave, or -1; and the clients and starts of the windows that are to be bought. What is left is served by
+  place, in `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it
+  returns 2 if a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a
+  descriptor what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be
+  announced before the first is read. `read(i, number)` reads what is left; it returns the number of a range that the
+  file no longer has, or -1, and may be tried again after the system's error, when `failed` is the range's number.
   `where(number, i)` is (start, stop) of a range, in its file. `settle(i)` counts the reads, pays the rents (not of
   what had to be waited for: mapping would have waited too), and lets go; it returns where the windows start that are
   to be bought.
@@ -65,7 +65,9 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   `_files.lost` gives, and `owner()`, the manager if it lives, hears of it: `_lose`. `notice()`: `_zeroed`, for regions
   whose views read zeros since. The plain engine cannot guard: it refuses "views".
 - `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
-  cannot map, by reading; None if the file does not reach so far.
+  cannot map, by reading; None if the file does not reach so far. `advice` is the user's ("normal", "random",
+  "sequential"), or "scattered" where `rents.scattered(window)` says so of the reads that bought the window: then as for
+  "random", but a long copy lets the system read all of it at once, and a second one behind it takes the advice back.
 
 System calls release the interpreter's lock. No engine holds a lock of its own while user code may run.
 

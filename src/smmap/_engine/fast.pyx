@@ -96,7 +96,7 @@ cdef extern from *:
         PyObject* stop
         PyObject* step
     ctypedef long off_t
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_RANDOM, MADV_SEQUENTIAL, F_DUPFD_CLOEXEC
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, F_DUPFD_CLOEXEC
     void* smmap_failed
     long long smmap_mtime_ns(stat_t*) noexcept
     long long smmap_ctime_ns(stat_t*) noexcept
@@ -136,11 +136,14 @@ cdef enum:
     STEP = 1 << 20  # bytes read at once where a range is copied piece by piece
     BLOCK = 1 << 16  # bytes copied at once for a slice with a step
     CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
-    SHIFT = 15  # as in _rents.py
+    SHIFT = 15  # this and the next two: as in _rents.py
+    FOLLOWS = 1 << 17
+    SURE = 4
 
 MAP_COSTS_DESCRIPTOR = False
 sources = (<bytes>SMMAP_SOURCES).decode()  # their digest: see _sources.py
 
+cdef size_t _PAGE = mmap.PAGESIZE
 cdef object _REFUSALS = REFUSALS
 cdef int _OPENING = OPENING
 cdef tuple _NOWHERE = (None, 0, 0)

@@ -1,5 +1,7 @@
 # Many ranges at once: looked up, announced, and copied without the interpreter's lock. Included by fast.pyx.
 
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
+
 cdef extern from *:
     """
     #include <errno.h>
@@ -82,8 +84,6 @@ cdef enum:
     CALLS = 1 << 10  # between two looks at signals
     PROBES = 4  # mapped ranges of which the pages are looked up before a batch is copied
     SLOW = 30000  # nanoseconds: what a few copies from memory never take, beside one for each byte
-
-cdef size_t _PAGE = mmap.PAGESIZE
 
 
 cdef struct Span:
@@ -423,6 +423,10 @@ cdef class Batch:
         """The numbers of the buffers of which there are ranges."""
         cdef Py_ssize_t each
         return [self.groups[each].file for each in range(self.files)]
+
+    def fresh(self):
+        """A bytearray of `total` bytes to fill, with anything in it."""
+        return PyByteArray_FromStringAndSize(NULL, self.total)
 
     def into(self, target, places=None):
         """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""

@@ -98,7 +98,28 @@ cdef class Access:
         """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
         cdef long long price = self.file.price, patience = self.file.patience
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
-        return self.ledger.rents.pay(window, size, price, patience)
+        return self.ledger.rents.pay(window, size, price, patience, first)
+
+    cdef bint due(self, long long first, Py_ssize_t size) except -1:
+        """The same, but what is not in memory is not bought: reads of a map would have to wait as well."""
+        cdef Descriptor descriptor
+        cdef char byte
+        cdef bint there = True
+        cdef int number
+        if not self.pay(first, size):
+            return False
+        descriptor = self.file.descriptor
+        if descriptor is None or descriptor.retired or descriptor.own < 0:
+            return True
+        number = descriptor.own
+        descriptor.users += 1
+        with nogil:
+            if smmap_read_resident(number, &byte, 1, first) < 0 and errno == EAGAIN:
+                there = False
+            elif smmap_read_resident(number, &byte, 1, first + size - 1) < 0 and errno == EAGAIN:
+                there = False
+        descriptor.release()
+        return there
 
     cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
         """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
@@ -130,9 +151,9 @@ cdef class Access:
             cold.touch_link(link)
         return True
 
-    cdef Region bought(self, long long first, long long last):
+    cdef Region bought(self, long long first, long long last, bint rented):
         """The region of a grid window, mapped now and idle; None if that is the policy's business."""
-        cdef Region region = _shortcut(self, self.number(first))
+        cdef Region region = _shortcut(self, self.number(first), rented)
         if region is None or first < region.start or last > region.stop:
             return None
         if not (region.pins or self.idle.has(&region.link)):
@@ -162,10 +183,10 @@ cdef class Access:
             else:
                 count = min(count, STEP)
                 if ahead < 0:
-                    ahead = self.pay(position, count)
+                    ahead = self.due(position, count)
                 due = ahead
                 ahead = -1
-                region = self.bought(position, position + count) if due else None
+                region = self.bought(position, position + count, True) if due else None
                 if region is not None:
                     region.copy_to(target, position, count)
                 elif not due and size > count and self.file.descriptor is not None:
@@ -192,7 +213,7 @@ cdef class Access:
             found = self.table.at(self.number(first + done), -1)
             if found is not NULL and first + done + count <= (<Region>found).stop:
                 break
-            ahead[0] = self.pay(first + done, count)
+            ahead[0] = self.due(first + done, count)
             if ahead[0]:
                 break
             ahead[0] = -1
@@ -225,7 +246,7 @@ cdef class Access:
             region = self.found(first, last)
             if region is not None:
                 return region.copy(first, last - first)
-            due = self.pay(first, last - first)
+            due = self.due(first, last - first)
             if not due:
                 try:
                     data = PyBytes_FromStringAndSize(NULL, last - first)
@@ -234,7 +255,7 @@ cdef class Access:
                 if self.read(PyBytes_AS_STRING(data), first, last - first, 1):
                     return data
             if due:
-                region = self.bought(first, last)
+                region = self.bought(first, last, True)
                 if region is not None:
                     return region.copy(first, last - first)
             return self.fetched(first, last - first, due)
@@ -483,7 +504,7 @@ cdef class BufferBase:
         cdef long long first = start + access.offset, last = stop + access.offset
         cdef Region region = access.found(first, last)
         if region is None and access.number(first) == access.number(last - 1):
-            region = access.bought(first, last)
+            region = access.bought(first, last, False)
         if region is None:
             region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
@@ -675,7 +696,7 @@ cdef class CursorBase:
                 region = None  # the move may have to evict it
                 start -= start % access.window
                 if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
-                    region = _shortcut(access, start // access.window)
+                    region = _shortcut(access, start // access.window, False)
                     if region is not None:
                         start = _number(offset)
                         if not count or stop > access.size:

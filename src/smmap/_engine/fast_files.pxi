@@ -239,7 +239,10 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
 
 cdef int _advise(Ledger ledger, Region region, str advice) except -1:
     """Tell the system how a map will be read (no error of that matters), and have it guarded."""
-    cdef int wanted = MADV_RANDOM if advice == "random" else MADV_SEQUENTIAL if advice == "sequential" else -1
+    cdef int wanted = MADV_SEQUENTIAL if advice == "sequential" else -1
+    region.scattered = advice == "scattered"
+    if region.scattered or advice == "random":
+        wanted = MADV_RANDOM
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
     if ledger.counts.guard:
@@ -337,7 +340,7 @@ cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1
     return 0
 
 
-cdef Region _shortcut(Access access, long long number):
+cdef Region _shortcut(Access access, long long number, bint rented):
     """The region of a grid window, mapped in place of the policy where there is nothing to decide; else None.
 
     That is so if the descriptor of the file is cached and the limits leave room, or idle regions make it. All is done
@@ -391,7 +394,10 @@ cdef Region _shortcut(Access access, long long number):
                 return None
         finally:
             descriptor.release()
-        _advise(ledger, region, access.client.advice)
+        advice = access.client.advice
+        if rented and advice == "normal" and ledger.rents.scattered(access.serial + <unsigned long long>number):
+            advice = "scattered"
+        _advise(ledger, region, advice)
         region.enter()
         link = cold.link_of(file)
         if cold.has(link):

@@ -138,6 +138,8 @@ cdef class Region:
     cdef readonly bint exported
     cdef readonly bint reads
     cdef smmap_slot* slot  # where the handler finds it; or NULL
+    cdef readonly bint scattered
+    cdef long long ended  # the last long copy of a scattered one
     cdef readonly double born
     cdef bint counted
     cdef object __weakref__
@@ -346,6 +348,8 @@ cdef class Region:
             if found or self.spoiled:
                 self.settle(found, start, start + size)
             return 0
+        if self.scattered:
+            self.follow(start, size)
         while True:
             count = min(size, LONGEST)
             with nogil:
@@ -394,6 +398,16 @@ cdef class Region:
         """Be found no longer: only views may read what is there now."""
         self.spoiled = True
         self.table.forget(self)
+
+    cdef void follow(self, long long start, Py_ssize_t size) noexcept:
+        """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+        cdef Py_ssize_t ahead = (start - self.start) % _PAGE
+        if start == self.ended:  # and another one before it: the pattern has turned
+            madvise(self.base, self.stop - self.start, MADV_NORMAL)
+            self.scattered = False
+        else:
+            madvise(self.base + (start - self.start - ahead), size + ahead, MADV_WILLNEED)
+            self.ended = start + size
 
     cdef object view_of(self, long long start, long long stop):
         cdef Cut cut

@@ -5,6 +5,7 @@ After `_manager.py` read `plain_regions.py`, `plain_clients.py` and `plain_batch
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -52,6 +53,7 @@ MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
 
 _MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: nothing says what is in memory
 _STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
 
 
@@ -134,6 +136,22 @@ class Descriptor:
             return b"".join([read_at(number, size, offset) for number in self._held])
         finally:
             self.done()
+
+    def is_resident(self, start: int, stop: int) -> bool:
+        """Whether both ends of a range of the file are in memory, as far as the system tells."""
+        if _NOWAIT:
+            self.use()
+            try:
+                for number in self._held:
+                    for offset in (start, stop - 1):
+                        os.preadv(number, [bytearray(1)], offset, _NOWAIT)
+            except OSError as error:
+                if error.errno is None:  # the handler of a signal raised it
+                    raise
+                return error.errno != errno.EAGAIN
+            finally:
+                self.done()
+        return True
 
     def close(self) -> None:
         """Close it; if a thread uses it now, once that is done."""
@@ -223,14 +241,17 @@ def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: 
         if os.fstat(number).st_size < stop:
             return None
         raise
-    wanted = None if advice == "normal" else getattr(mmap, f"MADV_{advice.upper()}", None)
+    name = "RANDOM" if advice == "scattered" else advice.upper()
+    wanted = None if advice == "normal" else getattr(mmap, f"MADV_{name}", None)
     if wanted is not None:
         try:
             region.madvise(wanted)
         except OSError as error:
             if error.errno is None:  # the handler of a signal raised it; else: it was advice
                 raise
-    return region.become(ledger, file, window, reads=False)
+    region = region.become(ledger, file, window, reads=False)
+    region.scattered = advice == "scattered"
+    return region
 
 
 def read_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:

@@ -122,6 +122,10 @@ class Batch:
         """The numbers of the buffers of which there are ranges."""
         return sorted(self._by_file)
 
+    def fresh(self) -> bytearray:
+        """A bytearray of `total` bytes to fill, with anything in it."""
+        return bytearray(self.total)
+
     def into(self, target: Any, places: Any = None) -> None:
         """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
         view, each = memoryview(target), self._size
@@ -304,7 +308,7 @@ def _due(access: Access, piece: _Piece) -> bool:
     """Pay for reading a piece; whether its window is to be bought now."""
     file = access.client.file
     window = file.serial + piece.start // access.window
-    return access.ledger.rents.due(window, piece.size, file.price, file.patience)
+    return access.ledger.rents.due(window, piece.size, file.price, file.patience, piece.start)
 
 
 def _copied(piece: _Piece, region: Region) -> bool:

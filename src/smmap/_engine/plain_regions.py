@@ -121,7 +121,21 @@ class Ledger:
 class Region(mmap.mmap):
     """One mapped window of a file; for files that are read instead, a map of a copy of it in memory."""
 
-    __slots__ = ("born", "doomed", "entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
+    __slots__ = (
+        "born",
+        "doomed",
+        "ended",
+        "entry",
+        "exported",
+        "face",
+        "file",
+        "key",
+        "pinned_by",
+        "reads",
+        "scattered",
+        "start",
+        "stop",
+    )
 
     face: Any
     """What smmap 5's users see of it: see _compat.py."""
@@ -134,6 +148,10 @@ class Region(mmap.mmap):
     pinned_by: dict[int, weakref.ref[Any]]
     reads: bool
     """Whether this is a copy in memory, not a map of the file."""
+    scattered: bool
+    """Whether the system was told that reads of it lie apart, because those before did."""
+    ended: int
+    """Where the last long copy of a scattered one ended."""
     exported: bool
     """Whether there ever was a view of it."""
     doomed: bool
@@ -145,8 +163,9 @@ class Region(mmap.mmap):
         self.file = file
         self.reads = reads
         self.pinned_by = {}
-        self.exported = self.doomed = False
+        self.exported = self.doomed = self.scattered = False
         self.face = None
+        self.ended = -1
         self.born = monotonic()
         ledger.enter(self)
         return self

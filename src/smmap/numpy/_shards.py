@@ -344,6 +344,20 @@ class Shards(Exchanged):
         self._fill(wanted.reshape(-1), length, target)
         return out
 
+    def prefetch(self, starts: Any, length: int) -> None:
+        """Announce to the system that `blocks(starts, length)` will be read soon, and return at once.
+
+        Storage then works while something else is done: announce the next batch, and use the last one. Maps nothing.
+        The errors of arguments and of opening files are those of `blocks`. O(n log(n)). Any thread may call it.
+        """
+        self._check_open()
+        length = index(length)
+        if not 0 <= length <= len(self):
+            raise ValueError(f"no block of {length} lies in {len(self)} elements")
+        wanted = np.ascontiguousarray(self._starts_in(starts, length).reshape(-1))
+        unit = self._unit.itemsize
+        joined(self._all(), self._open, self._borders, wanted, unit, length * unit, None)
+
     def _starts_in(self, starts: Any, length: int) -> Array:
         return places(starts, len(self) - length + 1)
 

@@ -19,7 +19,8 @@ except ImportError:
 INSIDE = {
     "Batch": {"total", "wrong", "failed"},  # which its instances have
     "Ledger": {"enter", "leave"},
-    "Region": {"become", "doomed", "pinned_by", "unmap"},
+    "Descriptor": {"is_resident"},
+    "Region": {"become", "doomed", "ended", "pinned_by", "unmap"},
     "Table": {"add", "remove"},
 }
 # What bases of the plain engine bring along: a `dict`, and of `mmap` what moves a position that nobody has asked for.

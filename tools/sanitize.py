@@ -94,7 +94,7 @@ def main() -> int:
         "SMMAP_ENGINE": "fast",
         "LD_PRELOAD": " ".join(preloaded),
         # The interpreter leaks by design.
-        "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:log_path={FOLDER / 'report'}",
+        "ASAN_OPTIONS": f"detect_leaks=0:handle_sigbus=0:detect_stack_use_after_return=1:log_path={FOLDER / 'report'}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={FOLDER / 'report'}",
     }
     done = subprocess.run(

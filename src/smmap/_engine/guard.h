@@ -253,7 +253,7 @@ static void smmap_pass_on(int number, siginfo_t *info, void *context)
     const char *high = smmap_thread.high;
     struct sigaction action;
     sigset_t mask;
-    void *outer_info = smmap_thread.info, *outer_frame = smmap_thread.frame, *frame = (void *)&action;
+    void *outer_info = smmap_thread.info, *outer_frame = smmap_thread.frame, *frame = __builtin_frame_address(0);
 
     if (smmap_thread.passing && (uintptr_t)frame < (uintptr_t)outer_frame
         && (info == outer_info || (!fault && info->si_pid == getpid())))

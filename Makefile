@@ -10,10 +10,10 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress sanitize coverage coverage-fast mutants bench bench-quick docs lint lint-fast format matrix wheels clean
+.PHONY: help demo test stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
 
 help:
-	@echo "make demo     install, and read this Python's own files under 64 handles and 16 MiB, every byte checked"
+	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
 	@echo "make test     install, and run all tests, what depends on the engine with both (ARGS='-k name' is handed to pytest)"
 	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
 	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
@@ -22,6 +22,7 @@ help:
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
+	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
 	@echo "make docs     build the documentation into site/, every reference checked"
 	@echo "make lint     ruff and mypy, also of the fast engine's stub"
 	@echo "make format   let ruff reformat"
@@ -30,7 +31,7 @@ help:
 	@echo "make clean    remove what these made"
 
 demo: $(VENV)/.cli
-	$(BIN)/smmap bench --handles 64 --memory 16M --reads 20000 $(ARGS)
+	$(BIN)/smmap bench --handles 512 --memory 256M $(ARGS)
 
 # A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
 WORKERS ?= auto
@@ -82,6 +83,10 @@ bench: $(VENV)/.bench
 
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# Needs no root: it drops its own files from the page cache. 2 GiB are written below .bench/ or SMMAP_BENCH_DIR.
+bench-cold: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.storage --write $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -12,6 +12,9 @@ weights:
 - with an `np.memmap` made anew for each sequence, since one kept for each file ends at the limit of descriptors, which
   is shown first, under a limit of 1,024.
 
+Last, batches as a trainer without worker processes reads them: `Shards.blocks` into one array (of pinned memory, and
+converted on the GPU, where torch finds one), while storage reads what `prefetch` has announced of the next batch.
+
 Needs numpy: `pip install '.[numpy]'`. `TokenDataset` is what `torch.utils.data.DataLoader` takes.
 """
 
@@ -162,6 +165,34 @@ def run(tokens: Any, options: argparse.Namespace, batches: list[list[int]]) -> l
     return done
 
 
+def pinned(shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Where batches go: memory that a GPU can copy from by itself, else an array; and that device."""
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.empty(shape, dtype=torch.uint16, pin_memory=True), torch.device("cuda")
+    except (ImportError, AttributeError):  # before torch 2.3 there is no uint16
+        pass
+    return np.empty(shape, TOKEN), None
+
+
+def train(shards: Shards, starts: Tokens, length: int) -> tuple[int, float]:
+    """Go through batches of blocks; how many tokens were wrong, and us for a block."""
+    out, device = pinned((starts.shape[1], length))
+    wrong, seconds = 0, 0.0
+    for number, batch in enumerate(starts):
+        started = time.perf_counter()
+        shards.blocks(batch, length, out=out)
+        if number + 1 < len(starts):
+            shards.prefetch(starts[number + 1], length)
+        tokens = out if device is None else out.to(device, non_blocking=True).long()  # converted where it is used
+        seconds += time.perf_counter() - started
+        found = tokens if device is None else tokens.cpu().numpy()
+        wrong += int((found != tokens_at(batch[:, None] + np.arange(length))).sum())
+    return wrong, seconds / starts.size * 1e6
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shards", type=int, default=5000, help="number of files")
@@ -206,6 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 f"  {kind:9} np.memmap anew {costs[0]:6.1f}   smmap {costs[1]:6.1f}   ratio {costs[0] / costs[1]:.1f}"
             )
+        starts = chance.integers(0, len(shards) - options.context, (options.batches, options.batch_size))
+        with smmap.SlidingWindowMapManager(-1, options.memory << 20, options.handles) as manager:
+            found, cost = train(Shards(paths, TOKEN, manager=manager), starts, options.context + 1)
+        wrong += found
+        print(f"  blocks    into one array, the next batch announced: {cost:.1f} us of time for a sequence")
         print(f"smmap used at most {most_handles} handles and {most_memory / 2**20:.1f} MiB in any worker")
         print(f"wrong tokens: {wrong}")
         if most_handles > options.handles or most_memory > options.memory << 20:

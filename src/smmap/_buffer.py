@@ -15,6 +15,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overload
 
 from . import _search
+from ._batches import Batched
 from ._cursor import WindowCursor
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
@@ -54,7 +55,7 @@ else:
 Advice = Literal["normal", "random", "sequential"]
 
 
-class SlidingWindowMapBuffer(ExchangedBytes, _Base):
+class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
 
     Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
@@ -425,11 +426,17 @@ class SlidingWindowMapBuffer(ExchangedBytes, _Base):
 
         O(end - start), without copying mapped windows.
         """
-        return _search.find(*self._query(sub, start, end))
+        near = self._near(sub, start, end, False)
+        if isinstance(near, int):
+            return near
+        return _search.find(*self._query(sub, *(near or (start, end))))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
-        return _search.rfind(*self._query(sub, start, end))
+        near = self._near(sub, start, end, True)
+        if isinstance(near, int):
+            return near
+        return _search.rfind(*self._query(sub, *(near or (start, end))))
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """Like `find`, but `ValueError` if `sub` is not found."""

@@ -82,7 +82,6 @@ class Cache:
         self._look_for_views_at = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
-        self._misses = self._evictions = self._peak_mapped = self._peak_memory = 0
         self._survivors = 0
         """Regions that were mapped, and not idle, after the last garbage collection: where objects die late."""
 
@@ -91,17 +90,18 @@ class Cache:
         """The limits of handles, read from the system when first needed. Needs no lock."""
         if self._limits is None:
             self._limits = _system.handle_limits(self._max_handles, engine.MAP_COSTS_DESCRIPTOR)
+            ledger, limits = self.ledger, self._limits
+            ledger.most_handles, ledger.most_descriptors = limits.handles, limits.descriptors
+            ledger.most_memory = self.max_memory
         return self._limits
 
     # Regions
 
     def count_miss(self, region: Any, where: Where) -> None:
         """A region was made."""
-        region.file.name = called(where)
+        region.file.name, region.file.where = called(where), where
         self.log.debug("map [%d, %d) of %s", region.start, region.stop, region.file.name)
-        self._misses += 1
-        self._peak_mapped = max(self._peak_mapped, self.ledger.mapped)
-        self._peak_memory = max(self._peak_memory, self.ledger.memory)
+        self.ledger.count_miss()
 
     def use(self, region: Any) -> None:
         """A region that no cursor pins is used now: it goes last. One that was detached is idle again."""
@@ -109,7 +109,7 @@ class Cache:
 
     def dropped(self, region: Any) -> None:
         """The manager no longer refers to a region: it is unmapped as soon as nobody else does."""
-        self._evictions += 1
+        self.ledger.evictions += 1
         self.log.debug("evict [%d, %d) of %s", region.start, region.stop, region.file.name)
         region.drop(self.ledger)
 
@@ -127,12 +127,12 @@ class Cache:
 
     def unload(self) -> int:
         """Drop every idle region and cached descriptor; how many regions went."""
-        before = self._evictions
+        before = self.ledger.evictions
         while len(self.open):
             self.uncache(self.open.oldest())
         while len(self.idle):
             self._evict_oldest()
-        return self._evictions - before
+        return self.ledger.evictions - before
 
     # Limits
 
@@ -161,9 +161,9 @@ class Cache:
     def look_for_views(self, viewed: Any = None) -> None:
         """Warn once if views keep more mapped than the limit of memory allows; `viewed` will have one. Linear in the
         mapped regions, and so seldom that it is O(1) for each one that was mapped."""
-        if self.ledger.memory <= self.max_memory or self._misses < self._look_for_views_at:
+        if self.ledger.memory <= self.max_memory or self.ledger.misses < self._look_for_views_at:
             return
-        self._look_for_views_at = self._misses + max(self.ledger.mapped >> 3, 1)
+        self._look_for_views_at = self.ledger.misses + max(self.ledger.mapped >> 3, 1)
         kept = [
             region.stop - region.start
             for region in self.regions()
@@ -183,7 +183,7 @@ class Cache:
         The last `keep` of them stay. A `pinned` region larger than the limit of memory makes no room for itself, nor
         does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
         """
-        ledger, most, before = self.ledger, self.limits.handles - handles, self._evictions
+        ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
         ledger.settle()  # a region that died is no reason to evict another
         memory = self.max_memory - size
         if memory < 0 or (pinned is not None and pinned.stop - pinned.start > memory):
@@ -198,7 +198,7 @@ class Cache:
             else:
                 break
         self.idle.crowded = self.closed or ledger.memory > self.max_memory or ledger.mapped > self.limits.handles
-        return self._evictions - before
+        return self.ledger.evictions - before
 
     def _evict_oldest(self) -> None:
         """Evict the region used least recently."""
@@ -303,13 +303,14 @@ class Cache:
 
     def hit_rate(self) -> float:
         """As `Stats.hit_rate`, in O(1)."""
-        reads = self.idle.hits + self._misses + self.open.hits
+        reads = self.idle.hits + self.ledger.misses + self.open.hits
         return float(self.idle.hits / reads) if reads else 0.0
 
     def reset_stats(self) -> int:
         """Count anew what was done, and let the peaks be what is mapped now."""
-        self.idle.hits = self.open.hits = self._misses = self._evictions = 0
-        self._peak_mapped, self._peak_memory = self.ledger.mapped, self.ledger.memory
+        ledger = self.ledger
+        self.idle.hits = self.open.hits = ledger.misses = ledger.evictions = 0
+        ledger.peak_mapped, ledger.peak_memory = ledger.mapped, ledger.memory
         if self._look_for_views_at < sys.maxsize:
             self._look_for_views_at = 0
         return 0
@@ -341,11 +342,11 @@ class Cache:
             files=len({region.file for region in regions}),
             descriptors=sum(not (file.descriptor is None or file.descriptor.closed) for file in self.open),
             hits=self.idle.hits,
-            misses=self._misses,
-            evictions=self._evictions,
+            misses=self.ledger.misses,
+            evictions=self.ledger.evictions,
             cold_reads=self.open.hits,
-            peak_mapped=self._peak_mapped,
-            peak_memory=self._peak_memory,
+            peak_mapped=self.ledger.peak_mapped,
+            peak_memory=self.ledger.peak_memory,
             window_size=window_size,
             max_memory_size=self.max_memory,
             max_open_handles=self.limits.handles,

@@ -143,6 +143,7 @@ class WindowCursor(engine.CursorBase):
         use = self._use
         client = self._needs()
         if use is _REVOKED:
+            client.manager._check_whole(client)
             return ClosedError(f"the map of {client.name} was released with its manager or by hand: make a new cursor")
         return ValueError(f"cursor of {client.name} has no region: call use_region() and check is_valid()")
 

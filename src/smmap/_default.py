@@ -13,7 +13,7 @@ from ._buffer import Advice, SlidingWindowMapBuffer
 from ._errors import SmmapError
 from ._files import PathOrFd
 from ._lock import Lock
-from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
+from ._managers import Backing, Guard, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader, open_reader
 from ._sizes import parse_size
 
@@ -24,6 +24,7 @@ _VARIABLES = {
     "max_memory_size": "SMMAP_MAX_MEMORY",
     "max_open_handles": "SMMAP_MAX_HANDLES",
     "backing": "SMMAP_BACKING",
+    "guard": "SMMAP_GUARD",
 }
 
 _lock = Lock()
@@ -37,19 +38,21 @@ def configure(
     max_memory_size: int | str | None = None,
     max_open_handles: int | str | None = None,
     backing: Backing | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
 
     Sizes are numbers of bytes, or text like "64M". Settings go before the environment's `SMMAP_WINDOW_SIZE`,
-    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES` and `SMMAP_BACKING`. Touches nothing. Raises `SmmapError` if the default
-    manager is in use already, `TypeError` and `ValueError` as the manager does; what was set before then stays. Any
-    thread may call it.
+    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES`, `SMMAP_BACKING` and `SMMAP_GUARD`. Touches nothing. Raises `SmmapError` if
+    the default manager is in use already, `TypeError` and `ValueError` as the manager does; what was set before then
+    stays. Any thread may call it.
     """
     given = {
         "window_size": window_size,
         "max_memory_size": max_memory_size,
         "max_open_handles": max_open_handles,
         "backing": backing,
+        "guard": guard,
     }
     _lock.run(_configure_locked, {name: value for name, value in given.items() if value is not None})
 
@@ -57,8 +60,8 @@ def configure(
 def default_manager() -> SlidingWindowMapManager:
     """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
 
-    Raises `ValueError` for an environment variable that is no size, or no backing, unless `configure` goes before it.
-    Once it has been closed, the next call makes another one.
+    Raises `ValueError` for an environment variable that is no size, backing or guard, unless `configure` goes before
+    it. Once it has been closed, the next call makes another one.
     """
     return _in_use() or _lock.run(_make_locked)
 
@@ -178,7 +181,7 @@ def _from_environment(known: Container[str]) -> dict[str, Any]:
         text = os.environ.get(variable)
         if text and name not in known:
             try:
-                found[name] = text.strip() if name == "backing" else parse_size(text)
+                found[name] = text.strip() if name in ("backing", "guard") else parse_size(text)
                 SlidingWindowMapManager(**{name: found[name]})
             except ValueError as error:
                 raise ValueError(f"environment variable {variable}: {error}") from None

@@ -41,6 +41,7 @@ __all__ = [
     "absolute",
     "examine",
     "key_at",
+    "lost",
     "names_of",
     "status_of",
     "verify",
@@ -76,6 +77,7 @@ class File:
 
     __slots__ = (
         "__weakref__",
+        "cut",
         "descriptor",
         "generation",
         "gone",
@@ -87,6 +89,8 @@ class File:
         "serial",
         "status",
         "table",
+        "where",
+        "zeroed",
     )
 
     def __init__(self, status: Status, table: Any) -> None:
@@ -101,6 +105,12 @@ class File:
         """A later version, if it is known to be of the same file, and not shorter."""
         self.name: str | bytes = ""
         """What the log calls it: as a client came to it when a window of it was mapped last."""
+        self.where: Where | None = None
+        """The same, as the system finds it."""
+        self.cut = False
+        """Whether a map of it turned out to have lost its bytes: whoever has to open it gets an error."""
+        self.zeroed = False
+        """Whether views of it read zeros since."""
         self.gone = False
         """Whether another version, or no file, was found under a name of it: what becomes idle then goes at once."""
         self.reads = False
@@ -377,6 +387,23 @@ def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: 
     else:
         what = "nothing of it was open meanwhile, so it may be another file"
     raise FileChangedError(f"cannot be followed ({what}): make the cursor or buffer anew", called(where))
+
+
+def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedError:
+    """The error for [start, stop), which a map of this version has no longer. `now` is its status, if that is known."""
+    then = file.status
+    if now is None:
+        what = f"truncated (it had {then.size} bytes; what is left is not known, as its name leads elsewhere)"
+    elif now.size < then.size:
+        what = f"truncated to {now.size} bytes, {then.size} then"
+    elif now == then and not file.cut:
+        what = f"it has {now.size} bytes, but they cannot be read: its storage failed"
+    else:
+        what = f"truncated meanwhile, and written again: it has {now.size} bytes, {then.size} then"
+    return FileChangedError(
+        f"[{start}, {stop}) is no longer mapped ({what}): make the cursor or buffer anew",
+        None if file.where is None else called(file.where),
+    )
 
 
 def _generation(number: int) -> int:

@@ -42,6 +42,7 @@ def grown(manager: Manager, client: Client) -> Client:
     """
     then, where = client.file, client.where
     manager._check_open(where)
+    manager._check_whole(client)
     kept, regions = then.descriptor, then.table.regions()
     if kept is not None:
         kept.use()

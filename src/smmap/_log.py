@@ -13,21 +13,23 @@ import sys
 from collections import deque
 from typing import Any
 
-__all__ = ["Log"]
+__all__ = ["Log", "debugging"]
 
 _DEBUG, _WARNING = 10, 30  # as `logging` has them
 _MOST = 1000  # notes that wait: those of finalizers, which tell nothing themselves
 _logger: Any = None
 
 
-def _debugging() -> bool:
+def debugging() -> bool:
+    """Whether anyone listens to DEBUG now. Not under a manager's lock."""
     global _logger
     if _logger is None:
         logging: Any = sys.modules.get("logging")
         if not hasattr(logging, "getLogger"):  # nobody imported it, or somebody is importing it now
             return False
         _logger = logging.getLogger("smmap")
-    return bool(_logger.isEnabledFor(_DEBUG))
+    # Not `isEnabledFor`, which would swallow a KeyError that the handler of a signal raises in it
+    return bool(_logger.manager.disable < _DEBUG >= _logger.getEffectiveLevel() and not _logger.disabled)
 
 
 class Log:
@@ -42,7 +44,7 @@ class Log:
 
     def listen(self) -> None:
         """See whether anyone listens now. Not under the manager's lock."""
-        self.debugging = _debugging()
+        self.debugging = debugging()
 
     def debug(self, text: str, *args: Any) -> None:
         """Note something, if anyone listens."""

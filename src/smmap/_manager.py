@@ -21,6 +21,10 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
+import weakref
+from functools import partial
+from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
@@ -29,6 +33,7 @@ from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
 from ._lock import Lock
+from ._log import debugging
 from ._rents import patience, price
 from ._system import Where, called, named
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
@@ -49,19 +54,23 @@ class Manager:
     MapRegionListCls: ClassVar[Any]
     MapWindowCls: ClassVar[Any]
 
-    def __init__(self, window: int, max_memory: int, max_handles: int, backing: str) -> None:
+    def __init__(self, window: int, max_memory: int, max_handles: int, backing: str, guard: str) -> None:
         self._window = window
         self._backing = backing
         self._closed = False
         self._lock = Lock(self._settle)
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
+        if backing != "read":
+            self._cache.ledger.shortcut = self._lock, debugging
+        engine.guard(self._cache.ledger, guard, weakref.ref(self))
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
 
     # What clients ask for
 
     def _client(self, path_or_fd: Any, advice: str = "normal") -> Client:
         """The record of a new client of a file, as it is now."""
+        engine.notice()
         where = absolute(path_or_fd)
         file = None if self._closed else self._files.known(where)
         if file is None:
@@ -106,7 +115,9 @@ class Manager:
         region = self._serve(self._buy, client, start) if due else None
         if region is not None:
             try:
-                return bytes(region[start - region.start : stop - region.start])
+                part = slice(start - region.start, stop - region.start)
+                copy: Any = self._attempt(client.where, start, stop, getitem, region, part)
+                return bytes(copy)
             except ValueError:  # PyPy: evicted and unmapped by another thread
                 if not region.closed:
                     raise
@@ -137,6 +148,7 @@ class Manager:
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
         """An operation under the lock; what it noted for the log is told afterwards."""
+        engine.notice()
         log = self._cache.log
         log.listen()
         try:
@@ -157,6 +169,7 @@ class Manager:
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
         """An operation under the lock that drops regions; their number. Put off where waiting might never end."""
+        engine.notice()
         log = self._cache.log
         log.listen()
         try:
@@ -188,7 +201,7 @@ class Manager:
         self._check_open(where)
         files, cache = self._files, self._cache
         file = files.version(status)
-        if file is None or file.status != status:
+        if file is None or file.status != status or file.cut:
             if file is not None:  # the descriptor is kept, by which clients of that version may read on
                 file.gone = True
                 cache.evict_file(file, _DROPPED_AT_ONCE)
@@ -243,6 +256,7 @@ class Manager:
     def _open(self, client: Client, start: int, stop: int, flags: int, attempt: Callable[..., Any]) -> Any:
         """A descriptor of the client's file, in use until `_done`: the cached one, or a new one that was verified."""
         file, where, flags = client.file, client.where, flags | client.flags
+        self._check_whole(client)
         descriptor = file.descriptor
         if descriptor is not None and not flags:
             descriptor.use()
@@ -263,6 +277,14 @@ class Manager:
             self._done(descriptor)
             raise
         return descriptor
+
+    def _check_whole(self, client: Client) -> None:
+        """`FileChangedError` once a map of the client's file turned out to have lost its bytes. Needs no lock."""
+        if client.file.cut:
+            raise FileChangedError(
+                "truncated since the cursor or buffer was made, if only for a moment: make it anew",
+                called(client.where),
+            )
 
     def _done(self, descriptor: Any) -> None:
         """A descriptor that `_open` gave is used no longer. Needs no lock."""
@@ -300,12 +322,12 @@ class Manager:
             region = self._obtain(client, self._window_of(client, offset, size), flags)
         return region
 
-    def _obtain(self, client: Client, window: Window, flags: int = 0) -> Any:
+    def _obtain(self, client: Client, window: Window, flags: int = 0, advice: str = "") -> Any:
         """The region of a window, mapped now if it was not. None if the file turned out to be one to be read."""
         self._check_open(client.where)
         region = client.file.table.find(window.key)
         if region is None:
-            region = self._make(client, window, flags)
+            region = self._make(client, window, flags, advice or client.advice)
             if region is None:
                 return None
         else:
@@ -314,7 +336,7 @@ class Manager:
             self._cache.idle.hits += 1
         return region
 
-    def _make(self, client: Client, window: Window, flags: int) -> Any:
+    def _make(self, client: Client, window: Window, flags: int, advice: str) -> Any:
         """The region of a window, mapped or read now. None if mapping it showed that the file can only be read."""
         file, where, size = client.file, client.where, window.stop - window.start
         reads = self._reads(file)
@@ -324,7 +346,7 @@ class Manager:
             self._cache.make_room(where, size)
             number = descriptor.number
             region = self._cache.attempt(
-                where, window.start, window.stop, make, self._cache.ledger, file, number, window, client.advice
+                where, window.start, window.stop, make, self._cache.ledger, file, number, window, advice
             )
             if region is None:
                 raise FileChangedError(
@@ -358,7 +380,10 @@ class Manager:
             self._check_open(client.where)
             return None
         try:
-            return self._use(self._obtain(client, window) or self._obtain(client, window))
+            advice = client.advice
+            if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
+                advice = "scattered"
+            return self._use(self._obtain(client, window, 0, advice) or self._obtain(client, window, 0, advice))
         except LimitError:
             client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
             return None
@@ -372,6 +397,33 @@ class Manager:
             region = self._use(self._region(client, start, stop - start))
         self._cache.look_for_views(region)
         return region
+
+    # Files that others truncate
+
+    def _lose(self, region: Any) -> None:
+        """A read from a region found that its file was truncated. Never waits, and needs no lock."""
+        self._lock.soon(self._cut, region.file)
+
+    def _zeroed(self, region: Any) -> Callable[[], None] | None:
+        """The same for a region whose views read zeros; what is to be called then, without the lock."""
+        file = region.file
+        self._lock.soon(self._cut, file, region)
+        if file.zeroed:
+            return None
+        file.zeroed = True
+        text = f"{called(file.where)!r} was truncated: views that were made before read zeros where its bytes were"
+        return partial(warnings.warn, text, RuntimeWarning, stacklevel=2)
+
+    def _cut(self, file: File, zeroed: Any = None) -> None:
+        """Let nobody read on from a version that was truncated, but by what is pinned; not even by a `zeroed` region.
+
+        Its cached descriptor goes, too: by that one, what others wrote there since would be read.
+        """
+        file.cut = file.gone = True
+        self._cache.evict_file(file, _DROPPED_AT_ONCE)
+        self._cache.uncache(file)
+        if zeroed is not None and not self._cache.evict(zeroed.entry):  # no table has it any more
+            self._revoke(zeroed)
 
     # Cursors
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from . import _report, _system
+from . import _batches, _report, _system
 from ._buffer import Advice, SlidingWindowMapBuffer
 from ._cache import Stats
 from ._cursor import WindowCursor
+from ._engine import chosen as engine
 from ._errors import ReentryError, refuse_state
 from ._files import PathOrFd, key_at, names_of
 from ._manager import Manager
@@ -20,12 +21,16 @@ from ._window import ALLOCATIONGRANULARITY, is_64_bit, round_window
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
-__all__ = ["Backing", "SlidingWindowMapManager", "StaticWindowMapManager"]
+__all__ = ["Backing", "Guard", "SlidingWindowMapManager", "StaticWindowMapManager"]
 
 Backing = Literal["auto", "mmap", "read"]
+Guard = Literal["copies", "views", "off"]
+
+T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -42,6 +47,13 @@ class StaticWindowMapManager(Manager):
     into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
     reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
 
+    `guard`: what becomes of a read of bytes that are gone since another process truncated the file (fast engine only).
+    "copies": whatever is copied or searched (an index, a slice, `find`, `readinto`, file objects) raises
+    `FileChangedError`; reading through a view ends the process with SIGBUS, as with `mmap`. "views": views read zeros
+    there instead, the next call of any client of the file raises, and a `RuntimeWarning` is issued. "off": no handler
+    of SIGBUS is ever installed. The plain engine can guard nothing: with it, "copies" is as "off", and "views" a
+    `ValueError`.
+
     Any number of threads may share a manager. The constructor touches nothing.
     """
 
@@ -52,6 +64,7 @@ class StaticWindowMapManager(Manager):
         max_open_handles: int | str = sys.maxsize,
         *,
         backing: Backing = "auto",
+        guard: Guard = "copies",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
             size_of("window_size", window_size),
@@ -64,6 +77,8 @@ class StaticWindowMapManager(Manager):
             )
         if backing not in ("auto", "mmap", "read"):
             raise ValueError(f'backing must be "auto", "mmap" or "read", not {backing!r}')
+        if guard not in ("copies", "views", "off"):
+            raise ValueError(f'guard must be "copies", "views" or "off", not {guard!r}')
         large = is_64_bit() and backing != "read"
         if window_size < 0:
             window_size = 4 * _GIB if large else 8 * _MIB if backing == "read" else 64 * _MIB
@@ -71,7 +86,7 @@ class StaticWindowMapManager(Manager):
                 unit = 2 * ALLOCATIONGRANULARITY
                 window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
         memory = max_memory_size or (32 * _GIB if large else _GIB)
-        super().__init__(round_window(window_size), memory, max_open_handles, backing)
+        super().__init__(round_window(window_size), memory, max_open_handles, backing, guard)
 
     def __repr__(self) -> str:
         return f"<{_report.line(type(self).__name__, self.stats(), self._closed)}>"
@@ -111,14 +126,39 @@ class StaticWindowMapManager(Manager):
         """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
         return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
 
+    @overload
+    def gather(
+        self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: None = None
+    ) -> bytearray: ...
+
+    @overload
+    def gather(self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: T) -> T: ...
+
+    def gather(
+        self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: Any = None
+    ) -> Any:
+        """As `buffer.gather`, of several buffers of this manager: range i is `size` bytes of `buffers[which[i]]`.
+
+        They start at `offsets[i]`; both are sequences of ints or integer arrays. All files are announced before the
+        first is read, as many at a time as there are handles, and each is opened once. `ValueError` for a buffer of
+        another manager.
+        """
+        for buffer in buffers:
+            owner = buffer._access.client.manager
+            if owner is not self and not (owner is None and buffer._default_manager() is self):
+                raise ValueError(f"{buffer!r} is of another manager")
+        return _batches.gather(buffers, which, offsets, size, out)
+
     def collect(self) -> int:
         """Unmap every idle region and close every cached descriptor; how many regions were dropped.
 
         Never raises, also after `close`. Linear in what goes.
         """
         count = self._drop(self._unload)
-        while _system.RECLAIMS_LATE and self._cache.ledger.mapped and self._drop(self._cache.collect_garbage):
-            count += self._drop(self._unload)
+        for _ in range(2 if _system.PYPY else int(_system.RECLAIMS_LATE)):
+            if self._cache.ledger.mapped:  # by what is garbage already, maybe; PyPy runs finalizers first
+                _system.collect_garbage()
+                count += self._drop(self._unload)
         return count
 
     def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:
@@ -153,6 +193,7 @@ class StaticWindowMapManager(Manager):
 
     def stats(self) -> Stats:
         """What is mapped, was done and may be done. Linear in the mapped regions."""
+        engine.notice()
         try:
             return self._lock.run(self._cache.stats, self._window)
         except ReentryError:
@@ -176,6 +217,7 @@ class StaticWindowMapManager(Manager):
         It says how things were at one moment, keeps nothing mapped, and counts as no use. Linear in the regions; any
         thread may call it.
         """
+        engine.notice()
         try:
             return self._lock.run(self._regions)
         except ReentryError:
@@ -255,5 +297,6 @@ class SlidingWindowMapManager(StaticWindowMapManager):
         max_open_handles: int | str = sys.maxsize,
         *,
         backing: Backing = "auto",
+        guard: Guard = "copies",
     ) -> None:
-        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing)
+        super().__init__(window_size, max_memory_size, max_open_handles, backing=backing, guard=guard)

@@ -38,7 +38,7 @@ class FileReader(io.RawIOBase):
 
     mode = "rb"
 
-    closed = False  # not the property: `io` asks for it at each line of text, and finds this faster
+    closed: bool = False  # not the property: `io` asks for it at each line of text, and finds this faster
     """Whether it was closed."""
 
     _outer: weakref.ref[BufferedFileReader] | None = None
@@ -216,7 +216,7 @@ def _integer(value: Any, largest: int) -> int:
 class BufferedFileReader(io.BufferedReader):
     """The file object that `smmap.open` gives: `io.BufferedReader` over a `FileReader`, and pickles like it."""
 
-    closed = False  # as in `FileReader`, which sets it, since whatever closes this closes that
+    closed: bool = False  # as in `FileReader`, which sets it, since whatever closes this closes that
     """Whether it was closed, or detached from the raw file object."""
 
     def __init__(self, raw: FileReader, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:

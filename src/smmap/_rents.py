@@ -29,25 +29,37 @@ def patience(windows: int) -> int:
     return max(min(windows, _MOST) // 2, 1)
 
 
+_NEAR = 1 << 17  # bytes: a read that starts no farther behind the last one follows it, as the system's readahead has it
+_SURE = 4  # reads that follow each other outweigh as many that do not, however many there were before
+
+
 class Rents:
     """The rents paid lately for cold windows; several threads may lose a payment to each other, never more."""
 
     __slots__ = ("_old", "_young")
 
     def __init__(self) -> None:
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
+        self._young: dict[int, tuple[int, int, int]] = {}
+        """For each window the rent, where its last read ended, and by how many reads lay apart more than did not."""
+        self._old: dict[int, tuple[int, int, int]] = {}
 
-    def due(self, window: int, size: int, price: int, patience: int) -> bool:
-        """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now."""
+    def due(self, window: int, size: int, price: int, patience: int, start: int = 0) -> bool:
+        """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now.
+
+        `start` is where the read starts in the file.
+        """
         young = self._young
-        rent = young.get(window)
-        if rent is None:
-            rent = self._old.get(window, 0)
+        rent, end, apart = young.get(window) or self._old.get(window) or (0, -1, 0)
         rent += 1 + (size >> _SHIFT)
         bought = rent >= price
-        young[window] = 0 if bought else rent
+        if end >= 0:
+            apart = max(apart - 1, -_SURE) if 0 <= start - end <= _NEAR else min(apart + 1, _SURE)
+        young[window] = 0 if bought else rent, start + size, apart
         if len(young) > patience:
             self._old = young
             self._young = {}
         return bought
+
+    def scattered(self, window: int) -> bool:
+        """Whether the reads of a window that were paid for lately lie apart."""
+        return (self._young.get(window) or self._old.get(window) or (0, 0, 0))[2] > 0

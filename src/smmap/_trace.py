@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from . import _trace_format as form
 from ._buffer import SlidingWindowMapBuffer
 from ._cursor import WindowCursor
+from ._managers import StaticWindowMapManager
 from ._trace_format import COLD, COPY, CURSOR, FULL, HIT, MISS, VIEW
 from ._window import serving
 
@@ -359,18 +360,27 @@ def _wrappers() -> dict[type, dict[str, Callable[[Any], Any]]]:
 
     def gather(plain: Any) -> Any:
         def gather(self: Any, offsets: Any, size: int, *more: Any, **named: Any) -> Any:
-            offsets = offsets if hasattr(offsets, "__len__") else list(offsets)
-            places = memoryview(offsets).tolist() if not isinstance(offsets, (list, tuple)) else offsets
-            return _batch(self, [(place, place + size) for place in places], plain, self, offsets, size, *more, **named)
+            offsets = _listed(offsets)
+            return _batch([(self, at, at + size) for at in offsets], plain, self, offsets, size, *more, **named)
 
         return gather
 
     def ranges(plain: Any) -> Any:
-        def ranges(self: Any, starts: Any, stops: Any, *more: Any, **named: Any) -> Any:
-            starts, stops = list(starts), list(stops)
-            return _batch(self, list(zip(starts, stops)), plain, self, starts, stops, *more, **named)
+        def ranges(self: Any, starts: Any, stops: Any) -> Any:
+            starts, stops = _listed(starts), _listed(stops)
+            size = _ready(self)
+            spans = [(self, *_bounds(size, low, high)) for low, high in zip(starts, stops)]
+            return _batch(spans, plain, self, starts, stops)
 
         return ranges
+
+    def gather_many(plain: Any) -> Any:
+        def gather(self: Any, buffers: Any, which: Any, offsets: Any, size: int, *more: Any, **named: Any) -> Any:
+            which, offsets = _listed(which), _listed(offsets)
+            spans = [(buffers[one], at, at + size) for one, at in zip(which, offsets) if 0 <= one < len(buffers)]
+            return _batch(spans, plain, self, buffers, which, offsets, size, *more, **named)
+
+        return gather
 
     def use_region(plain: Any) -> Any:
         def use_region(self: Any, offset: int = 0, size: int = 0, flags: int = 0) -> Any:
@@ -401,6 +411,7 @@ def _wrappers() -> dict[type, dict[str, Callable[[Any], Any]]]:
             "ranges": ranges,
         },
         WindowCursor: {"use_region": use_region},
+        StaticWindowMapManager: {"gather": gather_many},
     }
 
 
@@ -415,20 +426,27 @@ def _each(buffer: Any, found: Any, stop_of: Callable[[Any], int]) -> Any:
     _recorded(COPY, buffer, done, _ready(buffer), int)
 
 
-def _batch(buffer: Any, spans: list[Any], call: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """`call`, recorded as one read for each span. All are looked up first, as the call serves them together."""
-    access = _access_of(buffer)
-    trace = _trace_of(access)
-    if trace is None or not access.opened:
-        return call(*args, **named)
+def _listed(given: Any) -> Any:
+    """Integers as a list; what is none of them as it is, for the call to refuse."""
+    try:
+        return given.tolist() if hasattr(given, "tolist") else list(given)
+    except TypeError:
+        return given
+
+
+def _batch(spans: list[tuple[Any, Any, Any]], call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """`call`, recorded as one read for each (buffer, start, stop). All are looked up first: it serves them together."""
     noted = []
-    for low, high in spans:
-        low, high = int(low) + access.offset, int(high) + access.offset
-        number = trace._before(access, low, high, COPY) if 0 <= low < high <= access.offset + access.size else 0
-        if number:
-            noted.append((number, low, high, _is_mapped(access, low, high, COPY)))
+    for buffer, low, high in spans:
+        access = _access_of(buffer)
+        trace = _trace_of(access)
+        if trace is not None and access.opened and 0 <= low < high <= access.size:
+            low, high = low + access.offset, high + access.offset
+            number = trace._before(access, low, high, COPY)
+            if number:
+                noted.append((trace, number, access, low, high, _is_mapped(access, low, high, COPY)))
     result = call(*args, **named)
-    for number, low, high, hit in noted:
+    for trace, number, access, low, high, hit in noted:
         trace._add(number, low, high, COPY, HIT if hit else MISS if _is_mapped(access, low, high, COPY) else COLD)
     return result
 

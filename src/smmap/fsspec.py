@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import os
+import sys
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ except ImportError as error:
     raise ImportError("smmap:// needs fsspec: pip install fsspec", name="fsspec") from error
 
 from . import _default
+from ._batches import ranges
 from ._buffer import SlidingWindowMapBuffer
 from ._errors import SmmapError, refuse_state
 from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
@@ -325,14 +327,46 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> list[Any]:
         """The bytes of each range [start, end) of each path. `starts` and `ends`: lists, or one number for all.
 
-        An error stands in the place of the bytes, or is raised at once with on_error="raise". `max_gap` is for file
-        systems where a request is dear: here it changes nothing.
+        An error stands in the place of the bytes, or is raised at once with on_error="raise". All ranges are announced
+        to the system before they are read (`buffer.ranges`), so on cold storage this takes a fraction of the time of as
+        many `cat_file`. `max_gap` is for file systems where a request is dear: here it changes nothing.
         """
         if not isinstance(paths, list):
             raise TypeError(f"paths must be a list, not {type(paths).__name__}")
         starts, ends = (each if isinstance(each, list) else [each] * len(paths) for each in (starts, ends))
         if not len(paths) == len(starts) == len(ends):
             raise ValueError(f"{len(paths)} paths, but {len(starts)} starts and {len(ends)} ends")
+        share = self._share()
+        buffers: dict[str, Any] = {}
+        for path in dict.fromkeys(paths):
+            try:
+                buffers[path] = share.buffer(self._strip_protocol(path))
+            except Exception as error:
+                if on_error != "return":
+                    raise
+                buffers[path] = error
+        there = [number for number, path in enumerate(paths) if not isinstance(buffers[path], Exception)]
+        found: list[Any] = [buffers[path] for path in paths]
+        try:
+            data = self._batch(buffers, [(paths[number], starts[number], ends[number]) for number in there])
+        except Exception:  # of which range? Those that were read are in memory now
+            return self._ranges_alone(paths, starts, ends, on_error)
+        for number, one in zip(there, data):
+            found[number] = one
+        return found
+
+    def _batch(self, buffers: dict[str, Any], wanted: list[tuple[str, Any, Any]]) -> list[bytes]:
+        """Ranges of the files that are there, read together."""
+        numbers = {path: number for number, path in enumerate(dict.fromkeys(path for path, _, _ in wanted))}
+        return ranges(
+            [buffers[path] for path in numbers],
+            [numbers[path] for path, _, _ in wanted],
+            [0 if start is None else start for _, start, _ in wanted],
+            [sys.maxsize if end is None else end for _, _, end in wanted],
+        )
+
+    def _ranges_alone(self, paths: list[str], starts: list[Any], ends: list[Any], on_error: str) -> list[Any]:
+        """Each range by itself, with the errors of each."""
         found: list[Any] = []
         for path, start, end in zip(paths, starts, ends):
             try:

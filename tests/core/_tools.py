@@ -35,6 +35,7 @@ __all__ = [
     "assert_zero",
     "before_system_call",
     "borders",
+    "by_policy",
     "collecting_always",
     "descriptors",
     "expected_size",
@@ -68,6 +69,7 @@ def before_system_call(patch: pytest.MonkeyPatch, name: str, function: Callable[
         patch.setitem(engine.seams, name, lambda *args: function(*args) or 0)
         return
     real = getattr(os, name)
+    real_into: Any = getattr(os, "preadv", None)
 
     def call(*args: Any) -> Any:
         code = function(*args)
@@ -75,7 +77,21 @@ def before_system_call(patch: pytest.MonkeyPatch, name: str, function: Callable[
             raise OSError(code, os.strerror(code))
         return real(*args)
 
+    def call_into(number: int, targets: Any, offset: int, flags: int = 0) -> Any:
+        code = 0 if flags else function(number, sum(map(len, targets)), offset)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return real_into(number, targets, offset, flags)
+
     patch.setattr(os, name, call)
+    if name == "pread" and real_into is not None:  # flags: only what is in memory, which never waits
+        patch.setattr(os, "preadv", call_into)
+
+
+def by_policy(manager: Any) -> Any:
+    """Let each miss of a manager go through the policy, some calls of which a test replaces."""
+    manager._cache.ledger.shortcut = None
+    return manager
 
 
 class File(NamedTuple):

@@ -19,7 +19,7 @@ import smmap
 from core._tools import World
 from smmap import _engine, _system
 
-from ._tools import PYPY, File, G, agree, borders, linux, maps, payload
+from ._tools import PYPY, File, G, agree, borders, by_policy, linux, maps, payload
 
 WINDOW = 2 * G
 LENGTH = 9 * G + 123
@@ -419,7 +419,7 @@ def test_cold_windows_are_rented_before_they_are_mapped(world: World) -> None:
 def test_cold_reads_open_the_file_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after the cached descriptor was closed."""
     file = world.file(LENGTH)
-    manager = world.manager(WINDOW)
+    manager = by_policy(world.manager(WINDOW))
     buffer = manager.buffer(file.path)
     opened: list[Any] = []
     open_file = _engine.chosen.open_file

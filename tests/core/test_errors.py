@@ -33,6 +33,7 @@ from ._tools import (
     G,
     World,
     before_system_call,
+    by_policy,
     descriptors,
     linux,
     maps,
@@ -621,7 +622,7 @@ def test_kept_descriptors_go_first_when_descriptors_have_run_out(
 def test_maps_by_a_cached_descriptor_that_goes_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window is mapped by the very descriptor that had to go: it is closed after that, and not cached again."""
     file = world.file(8 * W)
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     cursor = manager.make_cursor(file.path).use_region(0, 9)
     assert manager.stats().descriptors == 1
     Refusing(monkeypatch, "map_window", errno.EMFILE)
@@ -811,7 +812,7 @@ def test_a_real_file_that_cannot_be_mapped(world: World) -> None:
 def test_a_file_system_that_maps_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is mapped stays; the rest of the file is read."""
     file = world.file(8 * W)
-    with world.manager(W).make_cursor(file.path) as cursor:
+    with by_policy(world.manager(W)).make_cursor(file.path) as cursor:
         view = cursor.use_region(W, 9).buffer()
         refusing = Refusing(monkeypatch, "map_window", errno.ENODEV, 1000)
         for number in (3, 5, 1):

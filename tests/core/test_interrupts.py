@@ -409,7 +409,7 @@ def test_exception_sent_to_a_thread_comes_out_and_leaves_everything_right(
     assert not thread.is_alive(), "hangs"
     if other:
         raise other[0]
-    assert sent > 20
+    assert sent > (3 if LATE else 20)
     assert lost <= 1, "exceptions were swallowed"  # one may have ended the hook of what is unraisable
     unraisable.clear()
     scene.leave()

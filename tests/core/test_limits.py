@@ -17,7 +17,7 @@ from smmap import _files, _system
 from smmap._engine import chosen as engine
 from smmap._engine import plain as plain_engine
 
-from ._tools import LATE, TRACKS, File, G, World, before_system_call, linux, reclaim, run_python
+from ._tools import LATE, TRACKS, File, G, World, before_system_call, by_policy, linux, reclaim, run_python
 
 W = 2 * G
 Buffer: Any = smmap.SlidingWindowMapBuffer
@@ -316,7 +316,7 @@ def test_cold_read_that_the_system_refuses_gets_what_is_idle(
     world: World, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     file, idle = world.file(3 * W), world.file(3 * W, "idle")
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     buffer, other = manager.buffer(file.path), manager.buffer(idle.path)
     assert buffer[5] == file.data[5]
     manager.collect()

@@ -17,7 +17,7 @@ import smmap
 from smmap import ReentryError, _lock
 from smmap._engine import chosen as engine
 
-from ._tools import File, G, World, linux, run_python
+from ._tools import File, G, World, by_policy, linux, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -171,7 +171,7 @@ def test_use_is_refused_and_letting_go_put_off_in_the_middle_of_a_miss(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a finalizer or signal handler there would ask for it."""
-    manager = world.manager(W, backing="mmap")
+    manager = by_policy(world.manager(W, backing="mmap"))
     pinned, idle = (manager.make_cursor(file.path).use_region(number * W, 9) for number in (3, 4))
     buffer = manager.buffer(file.path)
     idle.unuse_region()
@@ -266,7 +266,7 @@ def test_manager_closed_while_it_opens_a_file_keeps_nothing_open(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The read that was under way may end; the next one is refused without a look at the file."""
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     buffer = manager.buffer(file.path)
     manager.collect()
     real = engine.open_file
@@ -342,6 +342,8 @@ def hook(real):
     return make
 
 engine.map_window, engine.read_window = hook(engine.map_window), hook(engine.read_window)
+for manager in managers:
+    manager._cache.ledger.shortcut = None       # the fast engine would map without these calls
 
 def work(number):
     busy.turn = number
@@ -855,7 +857,7 @@ def test_cold_read_of_a_file_that_is_slow_to_open_keeps_nobody_waiting(
 ) -> None:
     """Cold reads open files without the lock; of two that open the same file, one descriptor is cached."""
     slow, other = world.file(3 * W, "slow"), world.file(3 * W)
-    manager = world.manager(W)
+    manager = by_policy(world.manager(W))
     beside = manager.buffer(other.path)
     buffers = [manager.buffer(slow.path) for _ in range(2)]
     manager.collect()

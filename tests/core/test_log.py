@@ -239,7 +239,7 @@ def test_nobody_listens_before_logging_is_imported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_log, "_logger", None)
     for module in (None, object()):  # not imported, or halfway
         monkeypatch.setitem(sys.modules, "logging", module)  # type: ignore[arg-type, unused-ignore]
-        assert not _log._debugging()
+        assert not _log.debugging()
 
 
 def test_note_that_another_thread_told_is_not_told_again(records: Any) -> None:

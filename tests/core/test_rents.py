@@ -7,9 +7,10 @@ import os
 import pytest
 
 from smmap import _system
+from smmap._engine import chosen as engine
 from smmap._rents import Rents, patience, price
 
-from ._tools import PYPY, G, World, before_system_call
+from ._tools import PYPY, G, World, before_system_call, linux
 
 W = 2 * G
 
@@ -97,3 +98,148 @@ def test_no_descriptor_is_closed_under_a_reader(world: World, monkeypatch: pytes
         os.close(taken[0])
     assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
     buffer.close()
+
+
+@pytest.mark.parametrize(
+    ("starts", "scattered"),
+    [
+        ([5], False),
+        ([5, 90_000, 7], False),
+        ([5, 500_000], True),
+        ([500_000, 5], True),
+        (range(0, 80_000, 10_000), False),
+        ([9_000_000, *range(0, 30_000, 10_000)], False),
+        ([*range(0, 900_000, 10_000), 5_000_000, 9, 7_000_000, 11, 8_000_000], True),
+        ([5_000_000, 9, 7_000_000, 11, *range(0, 100_000, 10_000)], False),
+    ],
+)
+def test_pattern_of_the_last_reads_is_remembered(starts: list[int], scattered: bool) -> None:
+    for rents in (Rents(), engine.Ledger().rents):
+        for start in starts:
+            rents.due(3, 10_000, 1 << 60, 100, start)
+        assert rents.scattered(3) is scattered
+        assert rents.scattered(4) is False
+
+
+def test_pattern_is_remembered_after_the_purchase_and_as_long_as_the_rent() -> None:
+    for rents in (Rents(), engine.Ledger().rents):
+        assert [rents.due(1, 1, 3, 2, start) for start in (9, 900_000, 5)] == [False, False, True]
+        assert rents.scattered(1)
+        for window in range(5, 8):
+            rents.due(window, 1, 9, 2, 0)
+        assert rents.scattered(1), "of the old generation"
+        for window in range(8, 11):
+            rents.due(window, 1, 9, 2, 0)
+        assert not rents.scattered(1)
+
+
+def test_both_engines_pay_alike() -> None:
+    import random
+
+    drawn = random.Random(7)
+    own, other = Rents(), engine.Ledger().rents
+    for _ in range(20_000):
+        payment = (
+            drawn.randrange(40),
+            drawn.choice([1, 4096, 1 << 16]),
+            drawn.choice([3, 8]),
+            12,
+            drawn.randrange(1 << 20),
+        )
+        assert own.due(*payment) is other.due(*payment)
+        assert own.scattered(payment[0]) is other.scattered(payment[0])
+
+
+# What is mapped, and how
+
+
+def advice_of(path: object) -> list[str]:
+    """How the system was told that each map of a file is read, by its flags in /proc."""
+    found, name = [], ""
+    with open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split()
+            if "-" in fields[0]:
+                name = fields[-1]
+            elif fields[0] == "VmFlags:" and name == str(path):
+                found.append("random" if "rr" in fields else "sequential" if "sr" in fields else "normal")
+    return found
+
+
+def in_memory(path: object, offset: int) -> bool | None:
+    """Whether a page of a file is; None where the system does not say."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return None
+    descriptor = os.open(path, os.O_RDONLY)  # type: ignore[call-overload]
+    try:
+        return bool(os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def drop(path: object) -> None:
+    descriptor = os.open(path, os.O_RDONLY)  # type: ignore[call-overload]
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("order", "access", "wanted"),
+    [
+        ("apart", "normal", "random"),
+        ("in a row", "normal", "normal"),
+        ("in a row", "random", "random"),
+        ("apart", "sequential", "sequential"),
+    ],
+)
+def test_window_is_mapped_as_it_was_read(order: str, access: str, wanted: str, world: World) -> None:
+    file = world.file(1 << 22)
+    manager = world.manager(1 << 22)
+    buffer = manager.buffer(file.path, access=access)
+    places = [number * 4096 for number in range(8)]
+    if order == "apart":
+        places = [number * 400_000 for number in (3, 7, 1, 9, 2, 8, 0, 5)]
+    for place in places:
+        assert buffer[place : place + 4096] == file.data[place : place + 4096]
+    assert manager.stats().mapped == 1
+    assert advice_of(file.path) == [wanted]
+
+
+@linux
+def test_long_copies_in_a_row_take_the_advice_back(world: World) -> None:
+    file = world.file(1 << 22)
+    manager = world.manager(1 << 22)
+    buffer = manager.buffer(file.path)
+    for number in (3, 7, 1, 9, 2, 8, 0, 5):
+        buffer[number * 400_000 : number * 400_000 + 10]
+    assert advice_of(file.path) == ["random"]
+    for place in (1 << 20, 0, 1 << 19):
+        assert buffer[place + 7 : place + 100_007] == file.data[place + 7 : place + 100_007]
+    assert advice_of(file.path) == ["random"]
+    for place in range(0, 300_000, 100_000):
+        assert buffer[place : place + 100_000] == file.data[place : place + 100_000]
+    assert advice_of(file.path) == ["normal"]
+
+
+@linux
+def test_what_is_not_in_memory_is_not_mapped(world: World) -> None:
+    file = world.file(1 << 22)
+    manager = world.manager(1 << 22)
+    buffer = manager.buffer(file.path)
+    drop(file.path)
+    if in_memory(file.path, 3 << 20) is not False:
+        pytest.skip("this file system keeps all in memory, or does not tell")
+    drop(file.path)
+    places = [number * 100_000 for number in range(0, 40, 3)]
+    for place in places:
+        assert buffer[place : place + 10] == file.data[place : place + 10]
+    assert manager.stats().mapped == 0, "each of them had to be waited for"
+    for place in places:
+        assert buffer[place : place + 10] == file.data[place : place + 10]
+    assert manager.stats().mapped == 1

@@ -16,8 +16,10 @@ except ImportError:
 
 # How the plain engine does it, told by a name that only its own modules use.
 INSIDE = {
+    "Batch": {"total", "wrong", "failed"},  # which its instances have
     "Ledger": {"enter", "leave"},
-    "Region": {"become", "doomed", "pinned_by", "unmap"},
+    "Descriptor": {"is_resident"},
+    "Region": {"become", "doomed", "ended", "pinned_by", "unmap"},
     "Table": {"add", "remove"},
 }
 # What bases of the plain engine bring along: a `dict`, and of `mmap` what moves a position that nobody has asked for.
@@ -39,20 +41,30 @@ def public(kind: type) -> set[str]:
 
 def test_modules_export_the_same() -> None:
     assert sorted(fast.__all__) == sorted(plain.__all__)
-    assert CLASSES == ["Access", "BufferBase", "CursorBase", "Descriptor", "Ledger", "Order", "Region", "Table"]
+    assert CLASSES == [
+        "Access",
+        "Batch",
+        "BufferBase",
+        "CursorBase",
+        "Descriptor",
+        "Ledger",
+        "Order",
+        "Region",
+        "Table",
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_have_the_same_names(name: str) -> None:
     more = INSIDE.get(name, set()) | INHERITED.get(name, set())
-    assert public(getattr(fast, name)) == public(getattr(plain, name)) - more
+    assert public(getattr(fast, name)) - more == public(getattr(plain, name)) - more
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_methods_and_attributes_are_the_same(name: str) -> None:
     """What is called of one is called of the other."""
     ours, theirs = getattr(plain, name), getattr(fast, name)
-    for each in public(theirs):
+    for each in public(theirs) - INSIDE.get(name, set()):
         assert callable(getattr(ours, each)) == callable(getattr(theirs, each)), each
 
 

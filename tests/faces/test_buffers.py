@@ -81,6 +81,8 @@ def test_takes_a_view(name: str, manager: Any, world: World) -> None:
 @only_with_pep_688
 @pytest.mark.parametrize("name", WHOLE)
 def test_takes_a_buffer(name: str, manager: Any, world: World) -> None:
+    if name == "unpack_from" and sys.implementation.name == "pypy":
+        pytest.skip("takes what is built in only; buffers have an unpack_from of their own")
     file = world.file(LENGTH)
     with manager.buffer(file.path) as buffer:
         assert shown(WHOLE[name](buffer)) == shown(WHOLE[name](file.data))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import smmap
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -53,3 +55,17 @@ def test_token_shards() -> None:
     assert used
     assert 1 <= int(used[1]) <= 5
     assert shown.endswith("\nwrong tokens: 0\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a system does where a file is truncated")
+def test_truncated() -> None:
+    """The system ends whoever reads a bare map; smmap's readers count errors, and no wrong byte."""
+    shown = run("truncated.py", "--seconds", 2, "--files", 4, "--threads", 3)
+    if smmap.engine == "plain":
+        assert shown.startswith("the plain engine cannot guard: ")
+        return
+    assert "a map kept for each file: ended by SIGBUS\n" in shown
+    for name in "smmap, slices", 'smmap, views, guard="views"':
+        counts = re.search(rf"^{name}: ([\d,]+) right reads, ([\d,]+) errors, 0 wrong reads$", shown, re.MULTILINE)
+        assert counts, shown
+        assert all(int(count.replace(",", "")) for count in counts.groups())

@@ -346,9 +346,13 @@ def test_cat_ranges_stays_within_limits(tree: dict[str, File]) -> None:
     found = fs.cat_ranges([str(file.path) for file in files], list(starts), list(ends))
     assert found == [file.data[start:end] for file, start, end in zip(files, starts, ends)]
     stats = fs.manager.stats()
+    assert stats.misses == 0, "the batch is larger than the limit of memory"
+    assert stats.cold_reads > 100
+    for file, start, end in zip(files, starts, ends):
+        assert fs.cat_ranges([str(file.path)], [start], [end]) == [file.data[start:end]]
+    stats = fs.manager.stats()
     assert stats.misses > 20
     assert stats.evictions > 20
-    assert stats.cold_reads > 100
     assert stats.peak_mapped <= 3
     assert stats.peak_memory <= 2 * WINDOW
 
@@ -361,6 +365,11 @@ def test_cat_ranges_with_errors(fs: Any, world: World, tmp_path: Path) -> None:
     assert [type(error) for error in found[1:3]] == [FileNotFoundError, IsADirectoryError]
     with pytest.raises(FileNotFoundError, match="none"):
         fs.cat_ranges(paths, 0, 3, on_error="raise")
+    assert fs.cat_ranges([str(file.path)] * 3, [0, -3, None], [None, None, -LENGTH - 1]) == [
+        file.data,
+        file.data[-3:],
+        b"",
+    ]
     with pytest.raises(TypeError, match="list"):
         fs.cat_ranges(str(file.path), 0, 3)
     with pytest.raises(ValueError, match="4 paths, but 1 starts and 4 ends"):

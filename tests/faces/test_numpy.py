@@ -28,7 +28,7 @@ from core._tools import LATE, LINUX, G, World, agree, before_system_call, descri
 np: Any = pytest.importorskip("numpy")
 
 import smmap.numpy  # noqa: E402
-from smmap import _system  # noqa: E402
+from smmap import _engine, _system  # noqa: E402
 from smmap.numpy import LazyArray, MappedArray, Shards, load  # noqa: E402
 from smmap.numpy import _gather as gather_module  # noqa: E402
 from smmap.numpy import _shards as shards_module  # noqa: E402
@@ -1242,6 +1242,6 @@ def test_nothing_is_looked_up_twice(tmp_path: Path, world: World, monkeypatch: p
     block = gather_module._BLOCK // 2
     keys = np.array([shard * 20 * G + place for place in (9, 3, 7, block + 5, block + 1, 5) for shard in (3, 1)])
     same(shards[keys], many.array[keys])
-    if _system.KEEPS_DESCRIPTORS:
+    if _system.KEEPS_DESCRIPTORS and _engine.engine == "plain":  # the other one reads these without waiting
         assert len(reads) == 4
         assert [offset // gather_module._BLOCK for offset in reads] == [0, 1, 0, 1]

@@ -134,7 +134,7 @@ class Seam:
                     self.check(name)
                 except MemoryError:
                     self.own[name, OUT_OF_MEMORY] += 1
-                    raise
+                    return errno.ENOMEM  # nothing of Python's is allocated there
                 except OSError as error:
                     self.own[name, error.errno or 0] += 1
                     again = error.errno == errno.EINTR and not again  # such a call is made again until it ends

@@ -7,7 +7,12 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   dies, in one step each, whatever exception is raised meanwhile: `mapped` (regions) and `memory` (bytes) are exact
   after `settle()`, which takes note of those that died; `regions()` has them. All of this is called under the manager's
   lock. `idle` and `open` are its orders of idle regions and of files with a cached descriptor, `rents` what was paid
-  for cold windows (see _rents.py).
+  for cold windows (see _rents.py). `misses`, `evictions`, `peak_mapped`, `peak_memory` are for `stats()`. The policy
+  sets `most_handles`, `most_descriptors`, `most_memory` and `shortcut` (its `Lock`, and a function that says whether
+  each step is logged; None: no shortcut). By these an engine may do itself, in place of the policy, what leaves nothing
+  to decide: map a grid window by the file's cached descriptor, evicting what is idle as the policy would to keep the
+  limits; and open a file whose status is unchanged, read it, and cache the descriptor. What is changed is changed under
+  that lock, if it is free. For whatever else it then finds it asks the policy.
 - `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
   when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
   has them; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the region alive;
@@ -27,19 +32,42 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   changed. Who gets another file gets another record, so a read that took one record sees one file.
   `Access.closed(client, ...)` reads nothing; a `pending` one opens its file at the first read.
 - `BufferBase`: `len`, `buf[i]`, `buf[i:j]`, `unpack_from`, `view`, the buffer protocol, and `_copy`, `_found`,
-  `_read_into`, `_slice` over an `Access`. It serves what is mapped itself, notes each use in the order, reads a cold
-  range by the cached descriptor and pays rent for it (`ledger.rents`). For all else it
-  asks the policy: `_ready` (open the file, or refuse), `_unpack` (at an offset that is no plain index, or out of
-  range), `manager._fetch` (a copy of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a
-  detached region was used).
+  `_read_into`, `_slice`, `_near` over an `Access`. It serves what is mapped itself, notes each use in the order, reads
+  a cold range by the cached descriptor and pays rent for it (`ledger.rents`). For all else it asks the policy: `_ready`
+  (open the file, or refuse), `_unpack` (at an offset that is no plain index, or out of range), `manager._fetch` (a copy
+  of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a detached region was used).
+- `Batch(sizes, which, starts, stops, size, unit=0)`: ranges of several buffers, read together. `sizes`: bytes in each
+  buffer; `which`: the buffer of each range (None: all of the first); `starts` and `stops` (both clipped as slices
+  are), or `stops` None and each `size` bytes; each a list of int, or a row of integers with the buffer protocol. With
+  a `unit`, `starts` are those of ranges of all buffers joined, counted in units of so many bytes, and `sizes` are
+  where the buffers start there, and where the last one stops. `wrong` is the number of the first range that is not in
+  its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after the
+  other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the
+  end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and
+  returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
+  `serve` gave, or -1; and the clients and starts of the windows that are to be bought. What is left is served by
+  place, in `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it
+  returns 2 if a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a
+  descriptor what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be
+  announced before the first is read. `read(i, number)` reads what is left; it returns the number of a range that the
+  file no longer has, or -1, and may be tried again after the system's error, when `failed` is the range's number.
+  `where(number, i)` is (start, stop) of a range, in its file. `settle(i)` counts the reads, pays the rents (not of
+  what had to be waited for: mapping would have waited too), and lets go; it returns where the windows start that are
+  to be bought.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`.
 - `MAP_COSTS_DESCRIPTOR`: whether each map does.
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) has done so, or when it dies.
 - `read_at(number, size, offset)`: the bytes there, fewer only where the file ends.
+- `guard(ledger, how, owner)`: from the next map on, what is read from this ledger's regions is guarded ("copies",
+  "views", "off": see `StaticWindowMapManager`). Where a region turns out to have lost bytes, the engine raises what
+  `_files.lost` gives, and `owner()`, the manager if it lives, hears of it: `_lose`. `notice()`: `_zeroed`, for regions
+  whose views read zeros since. The plain engine cannot guard: it refuses "views".
 - `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
-  cannot map, by reading; None if the file does not reach so far.
+  cannot map, by reading; None if the file does not reach so far. `advice` is the user's ("normal", "random",
+  "sequential"), or "scattered" where `rents.scattered(window)` says so of the reads that bought the window: then as for
+  "random", but a long copy lets the system read all of it at once, and a second one behind it takes the advice back.
 
 System calls release the interpreter's lock. No engine holds a lock of its own while user code may run.
 

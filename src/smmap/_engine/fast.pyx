@@ -28,20 +28,21 @@ from cpython.number cimport PyNumber_AsSsize_t, PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
-from libc.errno cimport EINTR, errno
-from libc.stdlib cimport calloc, free, malloc
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset, strlen
 
 import mmap
 from struct import Struct
 from time import monotonic
 
-from .._files import Status
+from .._files import Status, lost
 from .._system import OPENING, REFUSALS, code_of, named
 
 __all__ = [
     "MAP_COSTS_DESCRIPTOR",
     "Access",
+    "Batch",
     "BufferBase",
     "CursorBase",
     "Descriptor",
@@ -49,7 +50,9 @@ __all__ = [
     "Order",
     "Region",
     "Table",
+    "guard",
     "map_window",
+    "notice",
     "open_file",
     "read_at",
     "read_window",
@@ -93,7 +96,7 @@ cdef extern from *:
         PyObject* stop
         PyObject* step
     ctypedef long off_t
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_RANDOM, MADV_SEQUENTIAL, F_DUPFD_CLOEXEC
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, F_DUPFD_CLOEXEC
     void* smmap_failed
     long long smmap_mtime_ns(stat_t*) noexcept
     long long smmap_ctime_ns(stat_t*) noexcept
@@ -105,13 +108,27 @@ cdef extern from *:
     int close(int) noexcept nogil
     int fcntl(int, int, int) noexcept nogil
     int fstat(int, stat_t*) noexcept nogil
+    int c_stat "stat" (const char*, stat_t*) noexcept nogil
     Py_ssize_t pread(int, void*, size_t, off_t) noexcept nogil
-    void* memmem(const void*, size_t, const void*, size_t) noexcept nogil
     const char* strerror(int) noexcept
     PyObject* Py_None
     object PyUnicode_EncodeFSDefault(object)
     int PySys_Audit(const char*, const char*, ...) except -1
     long long PyLong_AsLongLongAndOverflow(object, int*) noexcept
+
+cdef extern from "guard.h":
+    ctypedef struct smmap_slot "struct smmap_slot":
+        pass
+    int SMMAP_READ, SMMAP_GONE, SMMAP_DOUBT
+    int smmap_copy(void*, const char*, size_t, const char*) noexcept nogil
+    int smmap_copy_steps(char*, const char*, Py_ssize_t, Py_ssize_t, const char*) noexcept nogil
+    int smmap_search(const char**, const char*, const char*, const char*, size_t, const char*) noexcept nogil
+    int smmap_byte(const char*, const char*) noexcept nogil
+    void smmap_install() noexcept
+    smmap_slot* smmap_take_slot(char*, size_t, void*) noexcept
+    void smmap_give_slot(smmap_slot*) noexcept
+    bint smmap_any_zeroed() noexcept
+    size_t smmap_take_zeroed(void**, size_t) noexcept
 
 cdef enum:
     LARGE = 1 << 16  # copies of so many bytes give up the interpreter's lock
@@ -119,19 +136,24 @@ cdef enum:
     STEP = 1 << 20  # bytes read at once where a range is copied piece by piece
     BLOCK = 1 << 16  # bytes copied at once for a slice with a step
     CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
-    SHIFT = 15  # as in _rents.py
+    SHIFT = 15  # this and the next two: as in _rents.py
+    FOLLOWS = 1 << 17
+    SURE = 4
 
 MAP_COSTS_DESCRIPTOR = False
 sources = (<bytes>SMMAP_SOURCES).decode()  # their digest: see _sources.py
 
+cdef size_t _PAGE = mmap.PAGESIZE
 cdef object _REFUSALS = REFUSALS
 cdef int _OPENING = OPENING
 cdef tuple _NOWHERE = (None, 0, 0)
 cdef char* _BYTES = "B"
 cdef char* _NOTHING = ""
 
+include "fast_guard.pxi"
 include "fast_regions.pxi"
 include "fast_search.pxi"
 include "fast_orders.pxi"
 include "fast_files.pxi"
 include "fast_clients.pxi"
+include "fast_batches.pxi"

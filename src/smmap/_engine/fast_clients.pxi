@@ -17,6 +17,7 @@ cdef class Access:
     cdef object manager
     cdef object file
     cdef unsigned long long serial  # the file's, added to the number of a window
+    cdef long long file_size
     cdef int shift  # the window is so large as a power of two; -1: it is none
 
     def __cinit__(
@@ -37,6 +38,7 @@ cdef class Access:
         self.pending = pending
         if opened:
             self.file = client.file
+            self.file_size = client.size
             self.table = <Table?>self.file.table
             self.serial = self.file.serial & 0xFFFFFFFFFFFFFFFF
             self.manager = client.manager
@@ -59,6 +61,8 @@ cdef class Access:
         """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it."""
         cdef PyObject* found = self.table.near
         cdef long long number
+        if smmap_any_zeroed():
+            return NULL  # first the managers are told
         if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
             number = self.number(first)
             found = self.table.at(number, -1)
@@ -74,8 +78,11 @@ cdef class Access:
 
     cdef Region found(self, long long first, long long last):
         """The same, also of a detached region, which the manager takes back."""
-        cdef PyObject* near = self.hit(first, last)
+        cdef PyObject* near
         cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        near = self.hit(first, last)
         if near is not NULL:
             return <Region>near
         near = self.table.at(self.number(first), -1)
@@ -91,18 +98,46 @@ cdef class Access:
         """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
         cdef long long price = self.file.price, patience = self.file.patience
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
-        return self.ledger.rents.pay(window, size, price, patience)
+        return self.ledger.rents.pay(window, size, price, patience, first)
 
-    cdef bint read(self, char* target, long long first, Py_ssize_t size) except -1:
-        """Read [first, first + size) of the file by the cached descriptor; whether that was possible."""
+    cdef bint due(self, long long first, Py_ssize_t size) except -1:
+        """The same, but what is not in memory is not bought: reads of a map would have to wait as well."""
+        cdef Descriptor descriptor
+        cdef char byte
+        cdef bint there = True
+        cdef int number
+        if not self.pay(first, size):
+            return False
+        descriptor = self.file.descriptor
+        if descriptor is None or descriptor.retired or descriptor.own < 0:
+            return True
+        number = descriptor.own
+        descriptor.users += 1
+        with nogil:
+            if smmap_read_resident(number, &byte, 1, first) < 0 and errno == EAGAIN:
+                there = False
+            elif smmap_read_resident(number, &byte, 1, first + size - 1) < 0 and errno == EAGAIN:
+                there = False
+        descriptor.release()
+        return there
+
+    cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
+        """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
+        cdef bint anew = descriptor is None
         cdef Order cold
         cdef Py_ssize_t count
         cdef Link* link
-        if descriptor is None:
-            return False
+        if anew:
+            descriptor = _open_anew(self)
+            if descriptor is None:
+                return False
         try:
-            count = descriptor.read_to(target, size, first)
+            try:
+                count = descriptor.read_to(target, size, first)
+            finally:
+                if anew:
+                    descriptor.release()
         except (OSError, MemoryError) as error:
             if code_of(error) not in _REFUSALS:
                 raise named(error, self.client.where, first, first + size) from None
@@ -110,11 +145,20 @@ cdef class Access:
         if count < size:
             return False
         cold = self.ledger.open
-        cold.hits += 1
+        cold.hits += pieces
         link = cold.link_of(self.file)
         if cold.has(link):
             cold.touch_link(link)
         return True
+
+    cdef Region bought(self, long long first, long long last, bint rented):
+        """The region of a grid window, mapped now and idle; None if that is the policy's business."""
+        cdef Region region = _shortcut(self, self.number(first), rented)
+        if region is None or first < region.start or last > region.stop:
+            return None
+        if not (region.pins or self.idle.has(&region.link)):
+            self.idle.put(&region.link, <PyObject*>region)
+        return region
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
         """The same, as the policy gives it: it opens the file, or maps the window."""
@@ -125,8 +169,8 @@ cdef class Access:
         cdef long long position = start + self.offset
         cdef Py_ssize_t count
         cdef Region region
-        cdef bytes data
         cdef bint due
+        cdef int ahead = -1  # whether the next piece is due, if it paid already
         if not size:
             return 0
         if start < 0 or size < 0 or start > self.size or size > self.size - start:
@@ -138,18 +182,56 @@ cdef class Access:
                 region.copy_to(target, position, count)
             else:
                 count = min(count, STEP)
-                due = self.pay(position, count)
-                if due or not self.read(target, position, count):
-                    data = self.fetched(position, count, due)
-                    if len(data) != count:
-                        raise SystemError(f"{len(data)} bytes were fetched, not {count}")
-                    memcpy(target, PyBytes_AS_STRING(data), count)
+                if ahead < 0:
+                    ahead = self.due(position, count)
+                due = ahead
+                ahead = -1
+                region = self.bought(position, position + count, True) if due else None
+                if region is not None:
+                    region.copy_to(target, position, count)
+                elif not due and size > count and self.file.descriptor is not None:
+                    count = self.read_on(target, position, count, size, &ahead)
+                elif due or not self.read(target, position, count, 1):
+                    self.fetch_to(target, position, count, due)
             size -= count
             if not size:
                 break
             target += count
             position += count
             PyErr_CheckSignals()
+        return 0
+
+    cdef Py_ssize_t read_on(self, char* target, long long first, Py_ssize_t size, Py_ssize_t most, int* ahead) except -1:
+        """Read the piece of that size, and with it what follows and is neither mapped nor due, in one call.
+
+        How much was read, up to `most`; `ahead` says whether the piece after it is due, if it paid.
+        """
+        cdef Py_ssize_t done = size, count, pieces = 1
+        cdef PyObject* found
+        while done < most and done < LONGEST:
+            count = min(self.window - (first + done) % self.window, min(most - done, STEP))
+            found = self.table.at(self.number(first + done), -1)
+            if found is not NULL and first + done + count <= (<Region>found).stop:
+                break
+            ahead[0] = self.due(first + done, count)
+            if ahead[0]:
+                break
+            ahead[0] = -1
+            done += count
+            pieces += 1
+        if self.read(target, first, done, pieces):
+            return done
+        self.fetch_to(target, first, size, False)
+        if done > size:
+            ahead[0] = 0  # what paid does not pay again
+        return size
+
+    cdef int fetch_to(self, char* target, long long first, Py_ssize_t size, bint due) except -1:
+        """Copy a range of one window as the policy gives it."""
+        cdef bytes data = self.fetched(first, size, due)
+        if len(data) != size:
+            raise SystemError(f"{len(data)} bytes were fetched, not {size}")
+        memcpy(target, PyBytes_AS_STRING(data), size)
         return 0
 
     cdef bytes bytes_of(self, long long start, long long stop):
@@ -164,14 +246,18 @@ cdef class Access:
             region = self.found(first, last)
             if region is not None:
                 return region.copy(first, last - first)
-            due = self.pay(first, last - first)
+            due = self.due(first, last - first)
             if not due:
                 try:
                     data = PyBytes_FromStringAndSize(NULL, last - first)
                 except MemoryError:  # the policy may make room
                     return self.fetched(first, last - first, due)
-                if self.read(PyBytes_AS_STRING(data), first, last - first):
+                if self.read(PyBytes_AS_STRING(data), first, last - first, 1):
                     return data
+            if due:
+                region = self.bought(first, last, True)
+                if region is not None:
+                    return region.copy(first, last - first)
             return self.fetched(first, last - first, due)
         data = PyBytes_FromStringAndSize(NULL, stop - start)
         self.copy(PyBytes_AS_STRING(data), start, stop - start)
@@ -231,6 +317,7 @@ cdef class BufferBase:
         cdef Region region
         cdef PySliceObject* given
         cdef long long start, stop
+        cdef int byte
         if PyLong_CheckExact(key):
             start = _number(key)
             access = self.record
@@ -238,7 +325,8 @@ cdef class BufferBase:
                 start += access.offset
                 found = access.hit(start, start + 1)
                 if found is not NULL:
-                    return (<unsigned char*>(<Region>found).base)[start - (<Region>found).start]
+                    byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
+                    return byte if byte >= 0 else self.item(key)
             return self.item(key)
         if PySlice_Check(key):
             given = <PySliceObject*>key
@@ -333,6 +421,46 @@ cdef class BufferBase:
             return self._unpack(packed, offset)
         return packed.unpack(access.bytes_of(start, start + size))
 
+    def _near(self, sub, start, end, bint last):
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+
+        If they are not there, the range that is left to search; None where nothing was searched.
+        """
+        cdef Access access = self.record
+        cdef Region region
+        cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
+        cdef Py_ssize_t size
+        if not PyBytes_CheckExact(sub) or not (start is None or PyLong_CheckExact(start)):
+            return None
+        if not (end is None or PyLong_CheckExact(end)):
+            return None
+        size = PyBytes_GET_SIZE(sub)
+        if start is not None:
+            low = _number(start)
+        if end is not None:
+            high = _number(end)
+        if not 0 <= low < high <= access.size or not size:
+            return None
+        place = (high - 1 if last else low) + offset
+        region = access.found(place, place + 1)
+        if region is None:
+            return None
+        first = max(low + offset, region.start)
+        stop = min(high + offset, region.stop)
+        place = -1
+        if stop - first >= size:
+            if last:
+                place = _last(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+            else:
+                place = _first(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+        if place >= 0:
+            return place + region.start - offset
+        if last and first > low + offset:
+            return (low, min(first - offset + size - 1, high))
+        if not last and stop < high + offset:
+            return (max(stop - offset - size + 1, low), high)
+        return -1
+
     def _read_into(self, Access access not None, long long start, target):
         """Fill `target` with what follows `start`, which must lie in the buffer."""
         cdef Py_buffer given
@@ -375,6 +503,8 @@ cdef class BufferBase:
         """A region that has all of [start, stop), which is not empty."""
         cdef long long first = start + access.offset, last = stop + access.offset
         cdef Region region = access.found(first, last)
+        if region is None and access.number(first) == access.number(last - 1):
+            region = access.bought(first, last, False)
         if region is None:
             region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
@@ -391,6 +521,8 @@ cdef class BufferBase:
             _fill(buffer, self, _NOTHING, 0, flags)
             return
         region = self.whole(access, 0, access.size)
+        if region.spoiled:
+            raise region.lost(access.offset, access.offset + access.size)
         region.exported = True
         _fill(buffer, region, region.base + (access.offset - region.start), access.size, flags)
 
@@ -535,14 +667,16 @@ cdef class CursorBase:
         cdef Region region
         cdef PyObject* found
         cdef long long start, stop, count
-        if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0:
+        if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0 and (
+            not smmap_any_zeroed()
+        ):
             start = _number(offset)
             count = _number(size)
             access = self.record
             if 0 <= start < access.size and 0 <= count <= access.window:
                 stop = start + (count or access.window // 2)
                 region = self.region
-                if region is not None and count and region.start <= start and stop <= region.stop:
+                if region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
                     self.start = start
                     self.stop = stop
                     return self
@@ -560,11 +694,23 @@ cdef class CursorBase:
                         self.take(region, start, stop)
                         return self
                 region = None  # the move may have to evict it
+                start -= start % access.window
+                if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
+                    region = _shortcut(access, start // access.window, False)
+                    if region is not None:
+                        start = _number(offset)
+                        if not count or stop > access.size:
+                            stop = region.stop
+                        self.take(region, start, stop)
+                        return self
         return self._move(offset, size, flags)
 
     def buffer(self):
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
-        cdef Region region = self.region
+        cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        region = self.region
         if region is None:
             raise self._lost()
         return region.view_of(self.start, self.stop)
@@ -574,7 +720,10 @@ cdef class CursorBase:
 
         It answers as `mmap` does, but cannot be closed.
         """
-        cdef Region region = self.region
+        cdef Region region
+        if smmap_any_zeroed():
+            _notice()
+        region = self.region
         if region is None:
             raise self._lost()
         return region.shared()

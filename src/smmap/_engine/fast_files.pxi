@@ -80,6 +80,17 @@ cdef class Descriptor:
         finally:
             self.release()
 
+    cdef bint status_to(self, stat_t* status) except -1:
+        """The status of what is open; whether it is."""
+        if self.retired or self.own < 0:
+            return False
+        self.users += 1
+        try:
+            _status(self.own, status)
+        finally:
+            self.release()
+        return True
+
     def close(self):
         """Close it; if a thread uses it now, once that is done."""
         self.retired = True
@@ -155,21 +166,14 @@ def open_file(where, int flags):
         raise _error(code)
     descriptor.own = number
     _status(number, &status)
-    return descriptor, Status(
-        status.st_dev, status.st_ino, status.st_size, smmap_mtime_ns(&status), smmap_ctime_ns(&status)
-    )
+    return descriptor, _as_status(&status)
 
 
-cdef Region _new_region(Ledger ledger, object file, object window, int prot, int flags, int number):
-    """A map that is neither found nor counted yet."""
+cdef Region _unmapped(Ledger ledger, object file, object key, long long start, long long stop):
+    """A region that is not mapped yet, neither found nor counted."""
     cdef Region region = Region.__new__(Region)
-    cdef long long start, stop
-    cdef size_t size
-    cdef void* base
-    cdef int code
-    key, start, stop = window
-    if not 0 <= start < stop or ledger is None:
-        raise ValueError(f"not a window: {window!r}")
+    if not 0 <= start < stop:
+        raise ValueError(f"not a window: {(key, start, stop)!r}")
     region.key = key
     region.file = file
     region.table = <Table?>file.table
@@ -178,19 +182,35 @@ cdef Region _new_region(Ledger ledger, object file, object window, int prot, int
     _key(key, &region.low, &region.high)
     region.start = start
     region.stop = stop
-    size = stop - start
-    if number < 0:
-        start = 0
-    PySys_Audit("mmap.__new__", "iniL", number, <Py_ssize_t>size, 1, start)
-    base = smmap_failed
-    code = _refused("mmap", number, size, start) if _seams else 0
+    return region
+
+
+cdef int _map(Region region, int prot, int flags, int number) except -1:
+    """Map it; the system's error number, or 0. Raises only what tests and audit hooks do."""
+    cdef void* base = smmap_failed
+    cdef size_t size = region.stop - region.start
+    cdef long long start = region.start if number >= 0 else 0
+    cdef int code = _refused("mmap", number, size, start) if _seams else 0
     if not code:
         with nogil:
             base = c_mmap(NULL, size, prot, flags, number, start)
             code = errno
     if base is smmap_failed:
-        raise _error(code)
+        return code
     region.base = <char*>base
+    return 0
+
+
+cdef Region _new_region(Ledger ledger, object file, object window, int prot, int flags, int number):
+    """A map that is neither found nor counted yet."""
+    cdef Region region
+    cdef int code
+    key, start, stop = window
+    region = _unmapped(ledger, file, key, start, stop)
+    PySys_Audit("mmap.__new__", "iniL", number, <Py_ssize_t>(region.stop - region.start), 1, region.start)
+    code = _map(region, prot, flags, number)
+    if code:
+        raise _error(code)
     return region
 
 
@@ -208,15 +228,186 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
     """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
     cdef stat_t status
     cdef Region region
-    cdef int wanted = MADV_RANDOM if advice == "random" else MADV_SEQUENTIAL if advice == "sequential" else -1
     _status(number, &status)
     if status.st_size < window[2]:  # a map past the end could be made, but not be read
         return None
     region = _new_region(ledger, file, window, PROT_READ, MAP_SHARED, number)
-    if wanted >= 0:
-        madvise(region.base, region.stop - region.start, wanted)
+    _advise(ledger, region, advice)
     region.enter()
     return region
+
+
+cdef int _advise(Ledger ledger, Region region, str advice) except -1:
+    """Tell the system how a map will be read (no error of that matters), and have it guarded."""
+    cdef int wanted = MADV_SEQUENTIAL if advice == "sequential" else -1
+    region.scattered = advice == "scattered"
+    if region.scattered or advice == "random":
+        wanted = MADV_RANDOM
+    if wanted >= 0:
+        madvise(region.base, region.stop - region.start, wanted)
+    if ledger.counts.guard:
+        smmap_install()
+        # Where reads are at random, to touch the next page may be to read it from the disk
+        region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
+        if ledger.counts.guard == VIEWS:
+            region.slot = smmap_take_slot(region.base, region.stop - region.start, <void*>region)
+            if region.slot is NULL:
+                raise MemoryError
+    return 0
+
+
+cdef bint _unchanged(object file, stat_t* now) except -1:
+    """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
+    if file.later is not None or file.generation is None:
+        return False
+    device, inode, size, mtime, ctime = file.status
+    return (
+        now.st_size == size and smmap_mtime_ns(now) == mtime and smmap_ctime_ns(now) == ctime
+        and now.st_ino == inode and now.st_dev == device
+    )
+
+
+cdef Descriptor _open_anew(Access access):
+    """A new descriptor of the file, in use until `release`, in place of the policy where that has nothing to decide.
+
+    None if the file is not surely unchanged, or if it cannot be opened now. It is cached if the lock is free.
+    """
+    cdef Ledger ledger = access.ledger
+    cdef Descriptor descriptor
+    cdef stat_t status
+    cdef bytes name
+    cdef char* c_name
+    cdef int number = -1, code, wanted = _OPENING
+    where = access.client.where
+    if ledger.shortcut is None or ledger.idle.crowded or access.client.flags or not ledger.most_handles:
+        return None
+    if not isinstance(where, (str, bytes)):
+        return None
+    name = where if isinstance(where, bytes) else PyUnicode_EncodeFSDefault(where)
+    c_name = name
+    PySys_Audit("open", "OOi", <PyObject*>where, Py_None, wanted)
+    descriptor = Descriptor.__new__(Descriptor)
+    code = _refused("open", where, wanted, None) if _seams else 0
+    if not code:
+        with nogil:
+            number = open(c_name, wanted)
+    if number < 0:
+        return None
+    descriptor.own = number
+    code = _refused("fstat", number, None, None) if _seams else 0
+    if not code:
+        with nogil:
+            code = fstat(number, &status)
+    if code or not _unchanged(access.file, &status):
+        return None
+    descriptor.users = 1
+    _keep_open(ledger, access.file, descriptor)
+    return descriptor
+
+
+cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1:
+    """Cache a descriptor as the policy does, if its lock is free."""
+    cdef Order cold = ledger.open
+    cdef Node node = cold.node_of(file)  # what may collect garbage comes before the lock
+    cdef Descriptor kept
+    cdef long long room
+    lock, _ = ledger.shortcut
+    rlock = lock._rlock
+    if lock._notes or rlock._is_owned() or not rlock.acquire(False):
+        if node.link.order is NULL:
+            cold.nodes.pop(file, None)
+        return 0
+    try:
+        room = min(ledger.most_handles - ledger.counts.mapped, ledger.most_descriptors)
+        if room <= 0 or ledger.idle.crowded or node.link.order is not NULL or file.descriptor is not None:
+            return 0
+        while cold.count >= room:
+            oldest = cold.oldest()
+            kept = <Descriptor?>oldest.descriptor
+            kept.cached = False
+            kept.close()
+            oldest.descriptor = None
+            cold.leave(cold.ends.newer)
+        descriptor.cached = True
+        file.descriptor = descriptor
+        cold.put(&node.link, <PyObject*>file)
+    finally:
+        if node.link.order is NULL:
+            cold.nodes.pop(file, None)
+        rlock.release()
+        if lock._notes:  # by those who did not wait meanwhile
+            lock._attempt()
+    return 0
+
+
+cdef Region _shortcut(Access access, long long number, bint rented):
+    """The region of a grid window, mapped in place of the policy where there is nothing to decide; else None.
+
+    That is so if the descriptor of the file is cached and the limits leave room, or idle regions make it. All is done
+    under the manager's lock, if that is free, as the policy does it; it has to be asked after any other answer.
+    """
+    cdef Ledger ledger = access.ledger
+    cdef Order idle = ledger.idle, cold = ledger.open
+    cdef Counts counts = ledger.counts
+    cdef Region region, oldest
+    cdef Descriptor descriptor
+    cdef long long start = number * access.window, size = min(access.window, access.file_size - start)
+    cdef stat_t status
+    cdef PyObject* found
+    cdef Link* link
+    cdef int code
+    if ledger.shortcut is None or size > ledger.most_memory or idle.crowded:
+        return None
+    file = access.file
+    kept = file.descriptor
+    if kept is None or file.reads or file.gone or not file.name or access.client.flags:
+        return None
+    descriptor = <Descriptor?>kept
+    lock, noting = ledger.shortcut
+    if noting() or lock._notes:
+        return None
+    region = _unmapped(ledger, file, number, start, start + size)  # what may collect garbage comes before the lock
+    PySys_Audit("mmap.__new__", "iniL", descriptor.own, <Py_ssize_t>size, 1, start)
+    rlock = lock._rlock
+    if rlock._is_owned() or not rlock.acquire(False):
+        return None
+    try:
+        found = access.table.at(number, -1)
+        if found is not NULL:
+            idle.hits += 1
+            return <Region>found
+        while counts.memory + size > ledger.most_memory or counts.mapped + cold.count >= ledger.most_handles:
+            if not idle.count or (cold.count and counts.mapped + cold.count >= ledger.most_handles):
+                return None
+            oldest = <Region?>idle.leave(idle.ends.newer)
+            ledger.evictions += not oldest.pins
+            oldest = None  # it is unmapped here, unless a view is left
+        if descriptor.retired or descriptor.own < 0 or idle.crowded:
+            return None
+        descriptor.users += 1
+        try:
+            code = _refused("fstat", descriptor.own, None, None) if _seams else 0
+            if not code:
+                with nogil:
+                    code = fstat(descriptor.own, &status)
+            if code or status.st_size < region.stop or _map(region, PROT_READ, MAP_SHARED, descriptor.own):
+                return None
+        finally:
+            descriptor.release()
+        advice = access.client.advice
+        if rented and advice == "normal" and ledger.rents.scattered(access.serial + <unsigned long long>number):
+            advice = "scattered"
+        _advise(ledger, region, advice)
+        region.enter()
+        link = cold.link_of(file)
+        if cold.has(link):
+            cold.touch_link(link)
+        ledger.count_miss()
+        return region
+    finally:
+        rlock.release()
+        if lock._notes:  # by those who did not wait meanwhile
+            lock._attempt()
 
 
 def read_window(Ledger ledger not None, file, int number, window, str advice):

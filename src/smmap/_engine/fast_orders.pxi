@@ -185,6 +185,16 @@ cdef class Order:
         node = self.nodes.get(key)
         return NULL if node is None else &(<Node>node).link
 
+    cdef Node node_of(self, object key):
+        """The node of a key, made now if there is none."""
+        cdef Node node = self.nodes.get(key)
+        if node is None:
+            node = Node.__new__(Node)
+            node.key = key
+            node.link.node = <PyObject*>node
+            self.nodes[key] = node
+        return node
+
     cdef inline bint has(self, Link* link) noexcept:
         return link is not NULL and link.order is <void*>self
 
@@ -242,14 +252,9 @@ cdef class Order:
             if link is NULL or (<Region>(<Entry>key).region).pins:
                 return
             item = <object>(<Entry>key).region
-        elif link is NULL:
-            node = Node.__new__(Node)
-            node.key = key
-            node.link.node = <PyObject*>node
-            self.nodes[key] = node
-            link = &node.link
         else:
-            node = <Node>link.node
+            node = self.node_of(key)
+            link = &node.link
         if link.order is not NULL:
             if not self.has(link):
                 raise SystemError("a region of another manager")
@@ -300,6 +305,8 @@ cdef class Order:
 cdef struct Rent:
     unsigned long long window
     long long paid  # with 1 added; 0: the slot is free
+    long long end
+    int apart
 
 
 cdef struct Generation:
@@ -330,11 +337,20 @@ cdef class Rents:
         free(self.young.rents)
         free(self.old.rents)
 
-    def due(self, window, long long size, long long price, long long patience):
+    def due(self, window, long long size, long long price, long long patience, long long start=0):
         """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now."""
-        return self.pay(window & 0xFFFFFFFFFFFFFFFF, size, price, patience)
+        return self.pay(window & 0xFFFFFFFFFFFFFFFF, size, price, patience, start)
 
-    cdef bint pay(self, unsigned long long window, long long size, long long price, long long patience) noexcept:
+    def scattered(self, window):
+        """Whether the reads of a window that were paid for lately lie apart."""
+        cdef Rent* slot = _rent(&self.young, window & 0xFFFFFFFFFFFFFFFF)
+        if slot is NULL or not slot.paid:
+            slot = _rent(&self.old, window & 0xFFFFFFFFFFFFFFFF)
+        return slot is not NULL and slot.paid > 0 and slot.apart > 0
+
+    cdef bint pay(
+        self, unsigned long long window, long long size, long long price, long long patience, long long start
+    ) noexcept:
         cdef Rent* slot
         cdef Rent* before
         cdef long long paid = 0
@@ -347,12 +363,21 @@ cdef class Rents:
             paid = slot.paid - 1
         else:
             before = _rent(&self.old, window)
+            slot.end = -1
+            slot.apart = 0
             if before is not NULL and before.paid:
+                slot[0] = before[0]
                 paid = before.paid - 1
             slot.window = window
             self.young.count += 1
         paid += 1 + (size >> SHIFT)
         bought = paid >= price
+        if slot.end >= 0:
+            if 0 <= start - slot.end <= FOLLOWS:
+                slot.apart = max(slot.apart - 1, -SURE)
+            else:
+                slot.apart = min(slot.apart + 1, SURE)
+        slot.end = start + size
         slot.paid = 1 if bought else paid + 1
         if <long long>self.young.count > patience:
             full = self.young

@@ -61,6 +61,8 @@ cdef class Counts:
     cdef Py_ssize_t mapped
     cdef long long memory
     cdef PyObject* first  # of the regions that live, borrowed
+    cdef int guard  # what is guarded: OFF, COPIES, VIEWS
+    cdef object owner  # gives the manager, or None
 
 
 @cython.final
@@ -71,6 +73,14 @@ cdef class Ledger:
     cdef readonly Order idle
     cdef readonly Order open
     cdef readonly Rents rents
+    cdef public long long misses
+    cdef public long long evictions
+    cdef public long long peak_mapped
+    cdef public long long peak_memory
+    cdef public long long most_handles
+    cdef public long long most_descriptors
+    cdef public long long most_memory
+    cdef public object shortcut
 
     def __cinit__(self):
         self.counts = Counts()
@@ -103,6 +113,12 @@ cdef class Ledger:
             each = (<Region>each).after
         return _all_of(found, count)
 
+    cpdef count_miss(self):
+        """A region was made for a client."""
+        self.misses += 1
+        self.peak_mapped = max(self.peak_mapped, self.counts.mapped)
+        self.peak_memory = max(self.peak_memory, self.counts.memory)
+
     def settle(self):
         """Nothing: regions count themselves down."""
 
@@ -115,10 +131,15 @@ cdef class Region:
     cdef readonly long long start  # what a hit looks at comes first
     cdef readonly long long stop
     cdef char* base
+    cdef const char* edge  # up to here it may be touched to see whether the file reaches so far; NULL: not guarded
     cdef Link link
+    cdef bint spoiled  # zeros were mapped into it, which only views may read
     cdef readonly Py_ssize_t pins
     cdef readonly bint exported
     cdef readonly bint reads
+    cdef smmap_slot* slot  # where the handler finds it; or NULL
+    cdef readonly bint scattered
+    cdef long long ended  # the last long copy of a scattered one
     cdef readonly double born
     cdef bint counted
     cdef object __weakref__
@@ -139,6 +160,8 @@ cdef class Region:
         cdef size_t size = self.stop - self.start
         if self.counted:
             self.withdraw()
+        if self.slot is not NULL:
+            smmap_give_slot(self.slot)
         if base is not NULL:
             self.base = NULL
             with nogil:
@@ -263,22 +286,28 @@ cdef class Region:
 
     def __getitem__(self, key):
         cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place
-        cdef char* target
+        cdef int found
+        cdef char byte
         if not PySlice_Check(key):
             place = PyNumber_AsSsize_t(key, IndexError)
             if place < 0:
                 place += size
             if not 0 <= place < size:
                 raise IndexError("mmap index out of range")
-            return <unsigned char>self.base[place]
+            found = smmap_byte(self.base + place, self.edge)
+            if found >= 0 and not self.spoiled:
+                return found
+            self.copy_to(&byte, self.start + place, 1)
+            return <unsigned char>byte
         PySlice_Unpack(key, &start, &stop, &step)
         count = PySlice_AdjustIndices(size, &start, &stop, step)
         if step == 1 or count == 0:
             return self.copy(self.start + start, count)
         data = PyBytes_FromStringAndSize(NULL, count)
-        target = PyBytes_AS_STRING(data)
-        for place in range(count):
-            target[place] = self.base[start + place * step]
+        found = smmap_copy_steps(PyBytes_AS_STRING(data), self.base + start, count, step, self.edge)
+        if found or self.spoiled:
+            place = start + (count - 1) * step
+            self.settle(found, self.start + min(start, place), self.start + max(start, place) + 1)
         return data
 
     def __iter__(self):
@@ -289,40 +318,103 @@ cdef class Region:
 
     cdef bytes copy(self, long long start, Py_ssize_t size):
         """Bytes of the region, at an offset in the file."""
+        cdef char byte
+        cdef int found
         if size <= 0:
             return b""
         if start < self.start or size > self.stop - start:
             raise SystemError("a range outside of its region")
-        if size < LARGE:
-            return PyBytes_FromStringAndSize(self.base + (start - self.start), size)
+        if size == 1:  # the interpreter has these already
+            self.copy_to(&byte, start, 1)
+            return PyBytes_FromStringAndSize(&byte, 1)
         data = PyBytes_FromStringAndSize(NULL, size)
-        self.copy_to(PyBytes_AS_STRING(data), start, size)
+        if size < LARGE:
+            found = smmap_copy(PyBytes_AS_STRING(data), self.base + (start - self.start), size, self.edge)
+            if found or self.spoiled:
+                self.settle(found, start, start + size)
+        else:
+            self.copy_to(PyBytes_AS_STRING(data), start, size)
         return data
 
     cdef int copy_to(self, char* target, long long start, Py_ssize_t size) except -1:
-        """Copy to memory of the caller's, who holds a reference to the region."""
+        """Copy to memory of the caller's, who holds a reference to the region. At least one byte."""
         cdef const char* source = self.base + (start - self.start)
         cdef Py_ssize_t count
+        cdef int found
         if start < self.start or size > self.stop - start:
             raise SystemError("a range outside of its region")
         if size < LARGE:
-            memcpy(target, source, size)
+            found = smmap_copy(target, source, size, self.edge)
+            if found or self.spoiled:
+                self.settle(found, start, start + size)
             return 0
+        if self.scattered:
+            self.follow(start, size)
         while True:
             count = min(size, LONGEST)
             with nogil:
-                memcpy(target, source, count)
+                found = smmap_copy(target, source, count, self.edge)
+            if found or self.spoiled:
+                self.settle(found, start, start + count)
             size -= count
             if not size:
                 return 0
             target += count
             source += count
+            start += count
             PyErr_CheckSignals()
+
+    cdef int settle(self, int found, long long start, long long stop) except -1:
+        """After a read of [start, stop), offsets in the file, that may not have got the file's bytes: an error if so.
+
+        `found` is what the read gave; see guard.h.
+        """
+        cdef stat_t status
+        if smmap_any_zeroed():
+            _notice()
+        if not self.spoiled:
+            if found == SMMAP_READ or (found == SMMAP_DOUBT and self.edge is NULL):
+                return 0
+            if found == SMMAP_DOUBT:
+                if not _look_at(self.file, &status) or status.st_size >= stop:
+                    return 0
+        raise self.lost(start, stop)
+
+    cdef object lost(self, long long start, long long stop):
+        """The error for bytes that the map has no longer; the manager drops what it must."""
+        now = _now(self.file)
+        error = lost(self.file, now, start, stop)
+        manager = self.owner()
+        if manager is not None:
+            manager._lose(self)
+        return error
+
+    cdef object owner(self):
+        """The manager, unless it is gone."""
+        owner = self.counts.owner
+        return None if owner is None else owner()
+
+    cdef void spoil(self) noexcept:
+        """Be found no longer: only views may read what is there now."""
+        self.spoiled = True
+        self.table.forget(self)
+
+    cdef void follow(self, long long start, Py_ssize_t size) noexcept:
+        """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+        cdef Py_ssize_t ahead = (start - self.start) % _PAGE
+        if start == self.ended:  # and another one before it: the pattern has turned
+            madvise(self.base, self.stop - self.start, MADV_NORMAL)
+            self.scattered = False
+        else:
+            madvise(self.base + (start - self.start - ahead), size + ahead, MADV_WILLNEED)
+            self.ended = start + size
 
     cdef object view_of(self, long long start, long long stop):
         cdef Cut cut
         if start < self.start or stop > self.stop or start > stop:
             raise SystemError("a range outside of its region")
+        if self.spoiled:
+            raise self.lost(start, stop)
         self.exported = True
         cut = Cut.__new__(Cut)
         cut.region = self
@@ -336,6 +428,8 @@ cdef class Region:
 
     def shared(self):
         """The map itself, for a user."""
+        if self.spoiled:
+            raise self.lost(self.start, self.stop)
         self.exported = True
         return self
 
@@ -410,8 +504,8 @@ cdef class Region:
             if not needle.len:
                 return high if last else low
             if last:
-                return _last(self.base, low, high, <const char*>needle.buf, needle.len)
-            return _first(self.base, low, high, <const char*>needle.buf, needle.len)
+                return _last(self, low, high, <const char*>needle.buf, needle.len)
+            return _first(self, low, high, <const char*>needle.buf, needle.len)
         finally:
             PyBuffer_Release(&needle)
 

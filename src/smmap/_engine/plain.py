@@ -1,10 +1,11 @@
 """The plain engine: what `__init__.py` promises, in pure Python. This is its part that calls the system.
 
-After `_manager.py` read `plain_regions.py` and `plain_clients.py`, then this.
+After `_manager.py` read `plain_regions.py`, `plain_clients.py` and `plain_batches.py`, then this.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -15,12 +16,14 @@ from typing import Any
 from .._files import File, Status, status_of
 from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where
 from .._window import Window
+from .plain_batches import Batch
 from .plain_clients import Access, BufferBase, CursorBase
 from .plain_regions import Ledger, Order, Region, Table
 
 __all__ = [
     "MAP_COSTS_DESCRIPTOR",
     "Access",
+    "Batch",
     "BufferBase",
     "CursorBase",
     "Descriptor",
@@ -28,7 +31,9 @@ __all__ = [
     "Order",
     "Region",
     "Table",
+    "guard",
     "map_window",
+    "notice",
     "open_file",
     "read_at",
     "read_window",
@@ -48,6 +53,7 @@ MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
 
 _MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: nothing says what is in memory
 _STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
 
 
@@ -131,6 +137,22 @@ class Descriptor:
         finally:
             self.done()
 
+    def is_resident(self, start: int, stop: int) -> bool:
+        """Whether both ends of a range of the file are in memory, as far as the system tells."""
+        if _NOWAIT:
+            self.use()
+            try:
+                for number in self._held:
+                    for offset in (start, stop - 1):
+                        os.preadv(number, [bytearray(1)], offset, _NOWAIT)
+            except OSError as error:
+                if error.errno is None:  # the handler of a signal raised it
+                    raise
+                return error.errno != errno.EAGAIN
+            finally:
+                self.done()
+        return True
+
     def close(self) -> None:
         """Close it; if a thread uses it now, once that is done."""
         _move_all(self._held, self._retired)
@@ -196,6 +218,18 @@ def read_at(number: int, size: int, offset: int) -> bytes:
     return b"".join(pieces)
 
 
+def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
+    """Nothing: a fault in Python's own maps cannot be caught. `ValueError` for what must not be promised."""
+    if how == "views":
+        raise ValueError(
+            'guard="views" needs the fast engine; with the plain one use backing="read" (see smmap.engine)'
+        )
+
+
+def notice() -> None:
+    """Nothing."""
+
+
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
     """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
     _, start, stop = window
@@ -207,14 +241,17 @@ def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: 
         if os.fstat(number).st_size < stop:
             return None
         raise
-    wanted = None if advice == "normal" else getattr(mmap, f"MADV_{advice.upper()}", None)
+    name = "RANDOM" if advice == "scattered" else advice.upper()
+    wanted = None if advice == "normal" else getattr(mmap, f"MADV_{name}", None)
     if wanted is not None:
         try:
             region.madvise(wanted)
         except OSError as error:
             if error.errno is None:  # the handler of a signal raised it; else: it was advice
                 raise
-    return region.become(ledger, file, window, reads=False)
+    region = region.become(ledger, file, window, reads=False)
+    region.scattered = advice == "scattered"
+    return region
 
 
 def read_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:

@@ -6,6 +6,9 @@ Both go by an `Access` record, and touch three things: the file's table, the ord
 from __future__ import annotations
 
 import io
+import mmap
+import sys
+from mmap import PAGESIZE
 from operator import index
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -17,10 +20,12 @@ from .plain_regions import Ledger, Region, Table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Access", "BufferBase", "CursorBase"]
+__all__ = ["Access", "BufferBase", "CursorBase", "found_in"]
 
 _ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
+_LARGE = 1 << 16  # bytes from which on a copy may follow another one
 _STEP = 1 << 20  # bytes copied at once where a range is copied piece by piece
+_FAST_FIND = sys.version_info >= (3, 11) and not PYPY  # before, `mmap.find` is slower than copying and `bytes.find`
 _BLOCK = 1 << 16  # bytes copied at once for a slice with a step
 _CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
 
@@ -75,6 +80,33 @@ _NO_TABLE = Table()
 _NO_LEDGER = Ledger()
 
 
+def found_in(access: Access, start: int, stop: int) -> Region | None:
+    """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
+    region = access.table.find(start // access.window)
+    if region is None or region.stop < stop:
+        return None
+    idle, entry = access.idle, region.entry
+    idle.hits += 1
+    if not (region.pinned_by or idle.touch(entry)):
+        access.client.manager._keep(access.client, region)
+    return region
+
+
+def follow(region: Region, start: int, stop: int) -> None:
+    """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+    low = (start - region.start) // PAGESIZE * PAGESIZE
+    try:
+        if region.ended == start:  # and another one before it: the pattern has turned
+            region.madvise(mmap.MADV_NORMAL)
+            region.scattered = False
+        else:
+            region.madvise(mmap.MADV_WILLNEED, low, stop - region.start - low)
+            region.ended = stop
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # the handler of a signal raised it
+            raise  # else: it was advice
+
+
 class BufferBase:
     """The bytes of a file, through its windows. See `SlidingWindowMapBuffer`."""
 
@@ -116,7 +148,12 @@ class BufferBase:
                 position, end = start + access.offset, stop + access.offset
                 entry = access.table.get(position // access.window)
                 region = None if entry is None else entry()
-                if region is not None and end <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+                if (
+                    region is not None
+                    and end <= region.stop
+                    and (stop - start < _LARGE or not region.scattered)
+                    and (region.pinned_by or access.idle.touch(entry))
+                ):
                     try:
                         data = region[position - region.start : end - region.start]
                         access.idle.hits += 1
@@ -170,21 +207,39 @@ class BufferBase:
             self._read_into(access, start, target)
         return joined.getvalue()
 
-    def _found(self, access: Access, start: int, stop: int) -> Region | None:
-        """The region that has [start, stop), offsets in the file of one grid window, if it is mapped: a use of it."""
-        region = access.table.find(start // access.window)
-        if region is None or region.stop < stop:
+    _found = staticmethod(found_in)
+
+    def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+
+        If they are not there, the range that is left to search; None where nothing was searched.
+        """
+        access = self._access
+        low = 0 if start is None else start
+        high = access.size if end is None else end
+        if not (_FAST_FIND and type(sub) is bytes and sub and type(low) is type(high) is int):
             return None
-        idle, entry = access.idle, region.entry
-        idle.hits += 1
-        if not (region.pinned_by or idle.touch(entry)):
-            access.client.manager._keep(access.client, region)
-        return region
+        if not 0 <= low < high <= access.size:
+            return None
+        offset = access.offset
+        place = (high - 1 if last else low) + offset
+        region = self._found(access, place, place + 1)
+        if region is None:
+            return None
+        first, stop = max(low + offset, region.start), min(high + offset, region.stop)
+        found = (region.rfind if last else region.find)(sub, first - region.start, stop - region.start)
+        if found >= 0:
+            return found + region.start - offset
+        if last:
+            return (low, min(first - offset + len(sub) - 1, high)) if first > low + offset else -1
+        return (max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
         """A copy of [start, stop), offsets in the file of one grid window."""
         region = self._found(access, start, stop)
         if region is not None:
+            if region.scattered and stop - start >= _LARGE:
+                follow(region, start, stop)
             try:
                 return region[start - region.start : stop - region.start]
             except ValueError:  # as in `__getitem__`
@@ -192,8 +247,11 @@ class BufferBase:
                     raise
         client = access.client
         file, ledger = client.file, access.ledger
-        due = ledger.rents.due(file.serial + start // access.window, stop - start, file.price, file.patience)
         descriptor = file.descriptor
+        window = file.serial + start // access.window
+        due = ledger.rents.due(window, stop - start, file.price, file.patience, start) and (
+            descriptor is None or descriptor.is_resident(start, stop)  # else reads of a map would have to wait as well
+        )
         if descriptor is not None and not due:
             try:
                 data: bytes = descriptor.read(stop - start, start)
@@ -215,6 +273,8 @@ class BufferBase:
             count = min(access.window - position % access.window, size - done)
             region = None if PYPY else self._found(access, position, position + count)  # there, a view would linger
             if region is not None:
+                if region.scattered and count >= _LARGE:
+                    follow(region, position, position + count)
                 first = position - region.start
                 target[done : done + count] = memoryview(region)[first : first + count]
             else:

@@ -48,9 +48,15 @@ class Entry(weakref.ref["Region"]):
 class Ledger:
     """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
-    __slots__ = ("_born", "_died", "_known", "_living", "idle", "open", "rents")
+    __slots__ = (
+        *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_descriptors", "most_handles"),
+        *("most_memory", "open", "peak_mapped", "peak_memory", "rents", "shortcut"),
+    )
 
     def __init__(self) -> None:
+        self.misses = self.evictions = self.peak_mapped = self.peak_memory = 0
+        self.most_handles = self.most_descriptors = self.most_memory = 0
+        self.shortcut: Any = None
         self.idle = Order()
         self.open = Order()
         self.rents = Rents()
@@ -90,6 +96,12 @@ class Ledger:
         """All that live."""
         return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
 
+    def count_miss(self) -> None:
+        """A region was made for a client."""
+        self.misses += 1
+        self.peak_mapped = max(self.peak_mapped, self.mapped)
+        self.peak_memory = max(self.peak_memory, self.memory)
+
     def leave(self, region: Region) -> None:
         """Unmap a region before it dies, if that can be, and count it down."""
         self._died.append(region.entry)
@@ -112,7 +124,21 @@ class Ledger:
 class Region(mmap.mmap):
     """One mapped window of a file; for files that are read instead, a map of a copy of it in memory."""
 
-    __slots__ = ("born", "doomed", "entry", "exported", "face", "file", "key", "pinned_by", "reads", "start", "stop")
+    __slots__ = (
+        "born",
+        "doomed",
+        "ended",
+        "entry",
+        "exported",
+        "face",
+        "file",
+        "key",
+        "pinned_by",
+        "reads",
+        "scattered",
+        "start",
+        "stop",
+    )
 
     face: Any
     """What smmap 5's users see of it: see _compat.py."""
@@ -125,6 +151,10 @@ class Region(mmap.mmap):
     pinned_by: dict[int, weakref.ref[Any]]
     reads: bool
     """Whether this is a copy in memory, not a map of the file."""
+    scattered: bool
+    """Whether the system was told that reads of it lie apart, because those before did."""
+    ended: int
+    """Where the last long copy of a scattered one ended."""
     exported: bool
     """Whether there ever was a view of it."""
     doomed: bool
@@ -136,8 +166,9 @@ class Region(mmap.mmap):
         self.file = file
         self.reads = reads
         self.pinned_by = {}
-        self.exported = self.doomed = False
+        self.exported = self.doomed = self.scattered = False
         self.face = None
+        self.ended = -1
         self.born = monotonic()
         ledger.enter(self)
         return self

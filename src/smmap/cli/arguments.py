@@ -23,8 +23,8 @@ systems do, so those who keep a map for each file meet that limit. Sizes are byt
 """
 
 BENCH_EXIT = """\
-Files that others may truncate meanwhile are not for this: a read from a map of what was cut off ends the process
-(SIGBUS), without a table. So it is with mmap, and with smmap unless backing="read" is set, which is not compared here.
+Files that others may truncate meanwhile are not for this: to read what was cut off from a plain map, or through a view
+of smmap's cursors, ends the process (SIGBUS), without a table. Copies from smmap's buffers would be errors.
 
 exit status: 0 all reads right, 1 a wrong read or smmap failed, 2 nothing to read or wrong usage,
 3 the system failed, as when the result cannot be written

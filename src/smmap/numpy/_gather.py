@@ -1,4 +1,8 @@
-"""Many ranges of several buffers at once, into one array. Knows nothing of shards."""
+"""Many ranges of several buffers at once, into one array. Knows nothing of shards.
+
+Batches are the core's. Only where each range costs a step in Python (with the plain engine), small ones are read here
+as blocks, which numpy then takes apart.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _batches
+from .._engine import engine
 from ._arrays import Array
 
 if TYPE_CHECKING:
@@ -13,7 +19,7 @@ if TYPE_CHECKING:
 
     from .._buffer import SlidingWindowMapBuffer
 
-__all__ = ["copy", "gather", "octets", "writable"]
+__all__ = ["copy", "gather", "in_blocks", "octets", "writable"]
 
 _BLOCK = 16 << 10  # bytes: small ranges that start in one such block of a file are read at once
 _FEW = 8  # ranges: a range is small if as many fit into a block
@@ -30,14 +36,13 @@ def gather(buffers: Sequence[SlidingWindowMapBuffer], which: Array, offsets: Arr
     """
     if not (len(which) and size):
         return
+    if not in_blocks(size):
+        _batches.gather(buffers, which, offsets, size, out)
+        return
     order = _order(which, offsets)
     if order is not None:
         which, offsets = which[order], offsets[order]
-    if size * _FEW > _BLOCK:
-        places = range(0, len(which) * size, size) if order is None else (order * size).tolist()
-        for number, start, at in zip(which.tolist(), offsets.tolist(), places):
-            copy(buffers[number], start, out[at : at + size])
-    elif order is None:
+    if order is None:
         _gather_small(buffers, which, offsets, size, out)
     else:
         kind = _kind(size)
@@ -52,6 +57,11 @@ def copy(data: SlidingWindowMapBuffer, start: int, target: memoryview) -> None:
         target[:] = data[start : start + len(target)]
     else:
         data.readinto(start, target)
+
+
+def in_blocks(size: int) -> bool:
+    """Whether ranges of so many bytes are read as blocks."""
+    return engine == "plain" and size * _FEW <= _BLOCK
 
 
 def _order(which: Array, offsets: Array) -> Array | None:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import _system
+from .._batches import joined
 from .._buffer import SlidingWindowMapBuffer
 from .._default import chosen
 from .._errors import ClosedError, LimitError, refuse_state
 from .._interop import Exchanged
 from ._arrays import Array, root
-from ._gather import copy, gather, octets, writable
+from ._gather import copy, gather, in_blocks, octets, writable
 from ._keys import as_integer, consecutive, places, split
 from ._parts import Parts, examined, packed, unpacked
 
@@ -88,6 +89,7 @@ class Shards(Exchanged):
         self._manager = manager
         self._starts = [0, *accumulate(parts.counts)]
         self._start_array = np.array(self._starts, np.int64)
+        self._borders = self._start_array * parts.unit.itemsize
         self._buffers: list[SlidingWindowMapBuffer | None] | None = [None] * len(parts.paths)
 
     def __repr__(self) -> str:
@@ -327,14 +329,37 @@ class Shards(Exchanged):
         length = index(length)
         if not 0 <= length <= len(self):
             raise ValueError(f"no block of {length} lies in {len(self)} elements")
-        wanted = places(starts, len(self) - length + 1)
+        wanted = starts if type(starts) is np.ndarray and starts.dtype == np.int64 else self._starts_in(starts, length)
         if out is None:
             out = np.empty((*wanted.shape, length), self._unit)
             target = octets(out)
         else:
             target = writable(out, self.dtype, wanted.size * length * (self._unit.itemsize // self.itemsize))
+        size = length * self._unit.itemsize
+        if wanted is starts:
+            quick = size and wanted.ndim == 1 and wanted.flags.c_contiguous and not in_blocks(size)
+            if quick and joined(self._all(), self._open, self._borders, wanted, self._unit.itemsize, size, target):
+                return out
+            wanted = self._starts_in(starts, length)
         self._fill(wanted.reshape(-1), length, target)
         return out
+
+    def prefetch(self, starts: Any, length: int) -> None:
+        """Announce to the system that `blocks(starts, length)` will be read soon, and return at once.
+
+        Storage then works while something else is done: announce the next batch, and use the last one. Maps nothing.
+        The errors of arguments and of opening files are those of `blocks`. O(n log(n)). Any thread may call it.
+        """
+        self._check_open()
+        length = index(length)
+        if not 0 <= length <= len(self):
+            raise ValueError(f"no block of {length} lies in {len(self)} elements")
+        wanted = np.ascontiguousarray(self._starts_in(starts, length).reshape(-1))
+        unit = self._unit.itemsize
+        joined(self._all(), self._open, self._borders, wanted, unit, length * unit, None)
+
+    def _starts_in(self, starts: Any, length: int) -> Array:
+        return places(starts, len(self) - length + 1)
 
     def _gather(self, key: Any) -> Any:
         """Elements at any places, in a fresh array of the key's shape."""
@@ -351,6 +376,10 @@ class Shards(Exchanged):
         """Copy the `length` rows from each start on, one after the other."""
         size = length * self._unit.itemsize
         if not (len(starts) and size):
+            return
+        if not in_blocks(size):
+            starts = np.ascontiguousarray(starts)
+            joined(self._all(), self._open, self._borders, starts, self._unit.itemsize, size, target)
             return
         shards = np.searchsorted(self._start_array, starts, "right") - 1
         whole = starts + length <= self._start_array[shards + 1]
@@ -402,6 +431,12 @@ class Shards(Exchanged):
                 parts.mtimes[shard],
             )
         return data
+
+    def _all(self) -> list[SlidingWindowMapBuffer | None]:
+        """The buffers of all files, as far as they were read."""
+        if self._buffers is None:
+            raise self._closed_error()
+        return self._buffers
 
     def _check_open(self) -> None:
         if self._buffers is None:

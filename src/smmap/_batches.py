@@ -1,0 +1,366 @@
+"""Batches: many ranges, known at once, of one buffer or several. Arguments, checks, errors, and the order of steps.
+
+On storage that is not in memory, a loop of reads waits once for each. A batch announces its reads to the system first,
+and then waits for all of them together. Part of the policy; stands on `_manager.py`. What copies is the engine's.
+
+Files are served in waves: the descriptors of one wave are open at a time, so many as the limits leave, and each file is
+opened once. What is mapped needs none.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from . import _system
+from ._engine import chosen as engine
+from ._errors import FileChangedError, LimitError
+from ._system import called
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Batched", "gather", "joined", "prefetch", "ranges"]
+
+T = TypeVar("T")
+Integers = Any  # a sequence of ints, or an array of them: numpy's and torch's types say too little
+
+_MOST_OPEN = 64  # descriptors that one batch uses at a time
+_INTEGERS = frozenset("bBhHiIlLqQnN")
+_SWAPPED = ">" if sys.byteorder == "little" else "<"
+_MOST = (1 << 63) - 1
+
+
+class Batched:
+    """What buffers have of batches."""
+
+    __slots__ = ()
+
+    def _ready(self) -> Any:
+        """The record that reads go by, of a file that is open now."""
+        raise NotImplementedError
+
+    @overload
+    def gather(self, offsets: Integers, size: int, out: None = None) -> bytearray: ...
+
+    @overload
+    def gather(self, offsets: Integers, size: int, out: T) -> T: ...
+
+    def gather(self, offsets: Integers, size: int, out: Any = None) -> Any:
+        """The `size` bytes from each offset on, one after the other: n * size bytes.
+
+        `offsets`: a sequence of ints, or an array of any integer type (numpy, `array`, torch in the CPU's memory), in
+        any order. `out`: a writable C-contiguous buffer or array of n * size bytes, of any format and shape, which is
+        filled and returned; without it the result is a new bytearray.
+
+        Windows that are mapped are copied from, and all else is read straight into the result, where it is not in
+        memory after it was announced to the system as a whole: on cold storage many times as fast as a loop. Counts and
+        maps as that many reads would, but after a batch larger than the manager's limit of memory nothing is mapped.
+        O(n log(n)), one copy.
+
+        Raises, before anything is read, `IndexError` for a range that is not in the buffer, `TypeError` or `ValueError`
+        for an `out` that does not fit. If a read fails the error says which range; `out` may then hold a part. Any
+        thread may call it, and batches of several threads run side by side.
+        """
+        self._ready()
+        return gather((self,), None, offsets, size, out)
+
+    def ranges(self, starts: Integers, stops: Integers) -> list[bytes]:
+        """`[buffer[start:stop] for start, stop in zip(starts, stops)]`, read as a batch: see `gather`.
+
+        Clipped as slices are; `ValueError` unless there are as many starts as stops.
+        """
+        self._ready()
+        return ranges((self,), None, starts, stops)
+
+    def prefetch(self, starts: Integers, stops: Integers) -> None:
+        """Announce to the system that these ranges, clipped as slices, will be read soon, and return at once.
+
+        It starts to read what is not in memory, and reads of it later need not wait, or wait less. Maps nothing, counts
+        as no use. What is announced too early, or beyond the memory that is free, may be dropped again before it is
+        used. O(n log(n)). Any thread may call it.
+        """
+        self._ready()
+        prefetch((self,), None, starts, stops)
+
+
+def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any) -> Any:
+    """See `StaticWindowMapManager.gather`; `which` is None for the ranges of a single buffer."""
+    size = index(size)
+    if size < 0:
+        raise ValueError(f"size must not be negative: {size}")
+    places = _integers("offsets", offsets)
+    chosen = None if which is None else _integers("which", which)
+    if chosen is not None and len(chosen) != len(places):
+        raise ValueError(f"which and offsets must be equally many: {len(chosen)} and {len(places)}")
+    batch = engine.Batch([len(one) for one in buffers], chosen, places, None, min(size, _MOST))
+    if batch.wrong >= 0:
+        raise _outside(batch.wrong, buffers, chosen, places, size)
+    target: Any = None
+    if out is None:
+        out = batch.fresh()
+    else:
+        target = _bytes_of(out, batch.total, len(batch), size)
+    if batch.total:
+        with memoryview(out) if target is None else target as view:
+            batch.into(view)
+            try:
+                _run(batch, buffers)
+            finally:
+                batch.close()
+    return out
+
+
+def joined(
+    buffers: Sequence[Any],
+    opened: Callable[[int], Any],
+    borders: Any,
+    starts: Any,
+    unit: int,
+    size: int,
+    target: memoryview | None,
+) -> bool:
+    """Fill `target` with the `size` bytes from each of `starts` on, of all buffers joined; False if one is outside.
+
+    Without a target they are only announced.
+
+    `borders`: where each buffer starts there, in bytes, and where the last one stops. `starts` are integers that count
+    units of `unit` bytes. A buffer may be None until `opened(number)` gives it.
+    """
+    batch = engine.Batch(borders, None, starts, None, size, unit)
+    if batch.wrong >= 0:
+        return False
+    if batch.total:
+        if target is not None:
+            batch.into(target)
+        try:
+            _run(batch, buffers, opened)
+        finally:
+            batch.close()
+    return True
+
+
+def ranges(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> list[bytes]:
+    """The bytes of each range, clipped as a slice."""
+    batch = _clipped(buffers, which, starts, stops)
+    batch.each()
+    _run(batch, buffers)
+    found: list[bytes] = batch.results()
+    return found
+
+
+def prefetch(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> None:
+    """Announce these ranges, clipped as slices."""
+    _run(_clipped(buffers, which, starts, stops), buffers)
+
+
+def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any:
+    first, last = _integers("starts", starts), _integers("stops", stops)
+    if len(first) != len(last):
+        raise ValueError(f"starts and stops must be equally many: {len(first)} and {len(last)}")
+    return engine.Batch([len(one) for one in buffers], which, first, last, 0)
+
+
+# Arguments
+
+
+def _integers(name: str, given: Any) -> Any:
+    """A sequence of ints as a list, or a row of native integers with the buffer protocol."""
+    if type(given) is list and set(map(type, given)) <= {int}:
+        return given.copy()
+    try:
+        view = memoryview(_in_memory(given))
+    except TypeError:
+        try:
+            return [int(index(each)) for each in given]  # before Python 3.10 `index` leaves a bool as it is
+        except TypeError:
+            raise TypeError(
+                f"{name} must be a sequence of integers or an array of them, not {_kind_of(given)}"
+            ) from None
+    code = view.format.lstrip("@=<>!")
+    if code not in _INTEGERS:
+        raise TypeError(f"{name} must be integers, not of format {view.format!r}")
+    if view.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, not {view.ndim}")
+    if view.format[0] in ">!<" and (view.format[0] in "!>") is (_SWAPPED == ">") and view.itemsize > 1:
+        return list(struct.unpack(f"{view.format[0]}{len(view)}{code}", view.tobytes()))
+    return view if view.c_contiguous and view.format[0] not in "<>!" else array(code, view.tobytes())
+
+
+def _in_memory(thing: Any) -> Any:
+    """What has the buffer protocol: the thing itself, or the array in whose memory a tensor lies, as of torch."""
+    try:
+        memoryview(thing).release()
+    except TypeError:
+        if not hasattr(thing, "__array__"):
+            raise
+        found, again = thing.__array__(), thing.__array__()
+        if found.nbytes and found.__array_interface__["data"] != again.__array_interface__["data"]:
+            raise TypeError("it makes arrays instead of sharing its memory") from None
+        return found
+    return thing
+
+
+def _kind_of(given: Any) -> str:
+    """What to call a wrong argument: the kind of the first element that is no integer, if it has elements."""
+    try:
+        for place, each in enumerate(given):
+            if not hasattr(each, "__index__"):
+                return f"{type(each).__name__} (at index {place})"
+    except TypeError:
+        pass
+    return type(given).__name__
+
+
+def _bytes_of(out: Any, total: int, count: int, size: int) -> memoryview:
+    """The memory to fill, as bytes."""
+    try:
+        view = memoryview(_in_memory(out))
+    except (TypeError, ValueError, BufferError):
+        raise TypeError(
+            f"out must be a writable bytes-like object or array in the memory of the CPU, not {type(out).__name__}"
+        ) from None
+    if view.readonly:
+        raise TypeError(f"out must be writable, but this {type(out).__name__} is read-only")
+    if not view.c_contiguous:
+        raise ValueError(f"out must be C-contiguous, but has strides {view.strides}")
+    if view.nbytes != total:
+        raise ValueError(f"out must have {total} bytes, for {count} ranges of {size}, not {view.nbytes}")
+    if not total:
+        return memoryview(b"")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError, NotImplementedError):  # an element of several fields, say
+        import ctypes
+
+        return memoryview((ctypes.c_char * total).from_buffer(view)).cast("B")
+
+
+def _outside(number: int, buffers: Sequence[Any], which: Any, offsets: Any, size: int) -> IndexError:
+    """The error of a range that is not in its buffer."""
+    if which is not None and not 0 <= which[number] < len(buffers):
+        return IndexError(f"which[{number}] is {which[number]}: there are {len(buffers)} buffers")
+    length = len(buffers[0 if which is None else which[number]])
+    return IndexError(
+        f"offsets[{number}] is {offsets[number]}: {size} bytes from there are not in a buffer of {length} bytes"
+    )
+
+
+# Reading
+
+
+def _run(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None = None) -> None:
+    """Serve all files of a batch, in waves. `opened` gives a buffer that `buffers` does not have yet."""
+    rest, due = batch.quick(buffers)
+    if rest:
+        _serve(batch, buffers, opened, rest, due)
+    if due:
+        _buy(batch, due)
+
+
+def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None, rest: Any, due: Any) -> None:
+    wave: list[tuple[int, Any, Any]] = []
+    chosen = batch.chosen()
+    try:
+        for file, left in rest:
+            buffer = buffers[chosen[file]]
+            if buffer is None and opened is not None:
+                buffer = opened(chosen[file])
+            client = buffer._access.client
+            if left < 0:
+                access = buffer._ready()
+                client = access.client
+                left = batch.serve(file, access)
+            if batch.failed >= 0:
+                raise _short(batch, file, client)
+            if left == 2:
+                if len(wave) >= _room(client.manager):
+                    _finish(batch, wave, due)
+                try:
+                    descriptor = _opened(client)
+                except LimitError:
+                    if not wave:
+                        raise
+                    _finish(batch, wave, due)  # which need their descriptors no longer
+                    descriptor = _opened(client)
+                wave.append((file, client, descriptor))
+                batch.announce(file, descriptor.number)
+            else:
+                wave.append((file, client, None))
+        _finish(batch, wave, due)
+    finally:
+        for _, client, descriptor in wave:
+            if descriptor is not None:
+                client.manager._done(descriptor)
+
+
+def _room(manager: Any) -> int:
+    """How many descriptors may be in use at a time."""
+    limits = manager._cache.limits
+    return int(min(_MOST_OPEN, limits.handles - manager._cache.ledger.mapped, limits.descriptors))
+
+
+def _opened(client: Any) -> Any:
+    """A descriptor of the client's file, in use; cached for what comes later, as far as there is room."""
+    manager = client.manager
+    descriptor = manager._open(client, 0, 0, 0, manager._attempt)
+    try:
+        if not (descriptor.cached or client.flags):
+            manager._lock.run(manager._keep_open, client, descriptor)
+    except BaseException:
+        manager._done(descriptor)
+        raise
+    return descriptor
+
+
+def _finish(batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, int]]) -> None:
+    """Read what is left of the files of a wave, in the order in which they were announced, and let go of them."""
+    wave.reverse()
+    while wave:
+        file, client, descriptor = wave[-1]
+        manager = client.manager
+        number = -1 if descriptor is None else descriptor.number
+        while True:
+            try:
+                failed = batch.read(file, number)
+                break
+            except (OSError, MemoryError) as error:
+                if _system.code_of(error) in _system.REFUSALS:
+                    failed = manager._lock.run(manager._cache.attempt, client.where, 0, 0, batch.read, file, number)
+                    break
+                if not isinstance(error, OSError) or error.errno is None or batch.failed < 0:
+                    raise
+                raise _named(error, batch, file, client) from None
+        if failed >= 0:
+            raise _short(batch, file, client)
+        due.extend((client, start) for start in batch.settle(file))
+        wave.pop()
+        if descriptor is not None:
+            manager._done(descriptor)
+
+
+def _buy(batch: Any, due: list[tuple[Any, int]]) -> None:
+    """Map the windows whose rents have reached the price, unless all of the batch would not fit: then none."""
+    manager = due[0][0].manager
+    most = manager._cache.max_memory
+    sizes = sum(min(manager._window or client.size, client.size - start) for client, start in due)
+    if batch.total <= most and sizes <= most and len(due) <= manager._cache.limits.handles:
+        for client, start in due:
+            client.manager._map_first(client, start)
+
+
+def _named(error: OSError, batch: Any, file: int, client: Any) -> OSError:
+    start, stop = batch.where(batch.failed, file)
+    return OSError(error.errno, f"range {batch.failed}, [{start}, {stop}): {error.strerror}", called(client.where))
+
+
+def _short(batch: Any, file: int, client: Any) -> FileChangedError:
+    start, stop = batch.where(batch.failed, file)
+    return FileChangedError(
+        f"truncated: not all of range {batch.failed}, [{start}, {stop}), is left", called(client.where)
+    )

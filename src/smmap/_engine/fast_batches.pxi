@@ -1,0 +1,950 @@
+# Many ranges at once: looked up, announced, and copied without the interpreter's lock. Included by fast.pyx.
+
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <stdint.h>
+    #include <sys/syscall.h>
+    #include <sys/uio.h>
+    #include <time.h>
+    #ifndef RWF_NOWAIT
+    #define RWF_NOWAIT 8
+    #endif
+
+    /* As pread, but only what is in memory; ENOSYS where that cannot be asked. */
+    static ssize_t smmap_read_resident(int number, void *target, size_t size, long long offset) {
+    #ifdef SYS_preadv2
+        struct iovec into = {target, size};
+        return syscall(SYS_preadv2, number, &into, 1, (long)offset, (long)((unsigned long long)offset >> 32), RWF_NOWAIT);
+    #else
+        errno = ENOSYS;
+        return -1;
+    #endif
+    }
+
+    /* Let the system start to read a range of a file: that is advice, and may fail. */
+    static void smmap_announce(int number, long long offset, long long size) {
+    #ifdef __APPLE__
+        while (size > 0) {
+            int part = size > (1 << 30) ? (1 << 30) : (int)size;
+            struct radvisory range = {offset, part};
+            fcntl(number, F_RDADVISE, &range);
+            offset += part;
+            size -= part;
+        }
+    #else
+        posix_fadvise(number, offset, size, POSIX_FADV_WILLNEED);
+    #endif
+    }
+
+    /* Whether the pages of a mapped range are in memory, as far as the system tells. */
+    static int smmap_is_resident(const char *start, size_t size, size_t page) {
+        unsigned char pages[256];
+        uintptr_t low = (uintptr_t)start & ~(uintptr_t)(page - 1), high = (uintptr_t)start + size;
+        while (low < high) {
+            size_t length = high - low > sizeof pages * page ? sizeof pages * page : high - low, each;
+            if (mincore((void *)low, length, (void *)pages))
+                return 1;
+            for (each = 0; each < (length + page - 1) / page; each++)
+                if (!(pages[each] & 1))
+                    return 0;
+            low += sizeof pages * page;
+        }
+        return 1;
+    }
+
+    static void smmap_announce_mapped(const char *start, const char *stop, size_t page) {
+        uintptr_t low = (uintptr_t)start & ~(uintptr_t)(page - 1);
+        madvise((void *)low, (uintptr_t)stop - low, MADV_WILLNEED);
+    }
+
+    static long long smmap_clock(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+    """
+    Py_ssize_t smmap_read_resident(int, void*, size_t, long long) noexcept nogil
+    void smmap_announce(int, long long, long long) noexcept nogil
+    bint smmap_is_resident(const char*, size_t, size_t) noexcept nogil
+    void smmap_announce_mapped(const char*, const char*, size_t) noexcept nogil
+    long long smmap_clock() noexcept nogil
+
+from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
+
+cdef long long _MOST = 0x7FFFFFFFFFFFFFFF
+cdef long long _LEAST = -0x7FFFFFFFFFFFFFFF
+
+cdef enum:
+    AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before that
+    NEAR = 1 << 10  # bytes: ranges no longer, and no farther apart, are read by one call, with what lies between
+    TOGETHER = 1 << 16  # bytes read by one call for several ranges
+    CALLS = 1 << 10  # between two looks at signals
+    PROBES = 4  # mapped ranges of which the pages are looked up before a batch is copied
+    SLOW = 30000  # nanoseconds: what a few copies from memory never take, beside one for each byte
+
+
+cdef struct Span:
+    long long start  # in the buffer
+    long long size
+    Py_ssize_t number  # of the range
+    long long at  # in the range
+    Py_ssize_t file
+
+
+cdef struct Piece:
+    long long start  # in the file
+    char* target
+    Py_ssize_t size
+    Py_ssize_t number  # of the range that it is a part of
+    const char* source  # where it is mapped, or NULL
+    const char* edge  # the region's: see guard.h
+    PyObject* region  # a reference to what is mapped there
+    bint waited  # it was not in memory
+
+
+cdef struct Group:
+    Py_ssize_t file
+    Py_ssize_t first  # of the spans
+    Py_ssize_t last
+    Piece* pieces  # those that are mapped, then the others in the order of the file
+    Py_ssize_t* left  # of the others, those that were announced
+    Py_ssize_t count
+    Py_ssize_t mapped
+    Py_ssize_t copied  # so many of those that are mapped
+    Py_ssize_t told  # so many of them were announced, or are resident
+    Py_ssize_t tried  # so many pieces were tried or announced
+    Py_ssize_t announced  # in `left`
+    Py_ssize_t done  # in `left`
+    bint memory  # what is mapped of it are copies in memory
+    bint cold  # not all that is mapped is in memory
+    bint unknown  # the system does not say what it has in memory
+
+
+cdef inline int _take(Piece* piece) except -1 nogil:
+    """Copy mapped bytes; an error if they are no longer there."""
+    cdef int found = smmap_copy(piece.target, piece.source, piece.size, piece.edge)
+    if found != SMMAP_READ:
+        with gil:
+            (<Region>piece.region).settle(found, piece.start, piece.start + piece.size)
+    return 0
+
+
+cdef struct Sorted:
+    size_t key
+    Py_ssize_t place
+
+
+cdef void _sort(Sorted* keys, Sorted* spare, Py_ssize_t count) noexcept nogil:
+    """Merge sort, as short as it gets: ranges come in any order, and a comparison by pointer would cost as much."""
+    cdef Py_ssize_t width = 8, low, middle, high, one, two, to
+    cdef Sorted key
+    cdef Sorted* source = keys
+    cdef Sorted* target = spare
+    for low in range(count):
+        one = low
+        key = keys[low]
+        while one & 7 and keys[one - 1].key > key.key:
+            keys[one] = keys[one - 1]
+            one -= 1
+        keys[one] = key
+    while width < count:
+        low = 0
+        while low < count:
+            middle = min(low + width, count)
+            high = min(middle + width, count)
+            one = low
+            two = middle
+            for to in range(low, high):
+                if two >= high or (one < middle and source[one].key <= source[two].key):
+                    target[to] = source[one]
+                    one += 1
+                else:
+                    target[to] = source[two]
+                    two += 1
+            low = high
+        source, target = target, source
+        width *= 2
+    if source is not keys:
+        memcpy(keys, source, count * sizeof(Sorted))
+
+
+cdef int _in_order(Piece* pieces, Py_ssize_t count) except -1:
+    """Sort pieces: those that are mapped by address, others by their place in the file."""
+    cdef Sorted* keys
+    cdef Piece* moved
+    cdef Py_ssize_t each
+    cdef bint by_address = count > 0 and pieces[0].source is not NULL
+    for each in range(1, count):
+        if pieces[each - 1].start > pieces[each].start:
+            break
+    else:
+        return 0
+    keys = <Sorted*>malloc(2 * count * sizeof(Sorted))
+    moved = <Piece*>malloc(count * sizeof(Piece))
+    if keys is NULL or moved is NULL:
+        free(keys)
+        free(moved)
+        raise MemoryError
+    with nogil:
+        for each in range(count):
+            keys[each].key = <size_t>pieces[each].source if by_address else <size_t>pieces[each].start
+            keys[each].place = each
+        _sort(keys, keys + count, count)
+        memcpy(moved, pieces, count * sizeof(Piece))
+        for each in range(count):
+            pieces[each] = moved[keys[each].place]
+    free(keys)
+    free(moved)
+    return 0
+
+
+cdef Py_ssize_t _run(Piece* pieces, Py_ssize_t* chosen, Py_ssize_t at, Py_ssize_t last, long long* stop) noexcept nogil:
+    """Where the pieces that are read by one call with the one at `at` stop, and where that call stops in the file."""
+    cdef Piece* piece = &pieces[chosen[at] if chosen is not NULL else at]
+    cdef long long start = piece.start, end = piece.start + piece.size
+    if piece.size <= NEAR:
+        while at + 1 < last:
+            piece = &pieces[chosen[at + 1] if chosen is not NULL else at + 1]
+            if piece.size > NEAR or piece.start > end + NEAR or piece.start + piece.size - start > TOGETHER:
+                break
+            end = max(end, piece.start + piece.size)
+            at += 1
+    stop[0] = end
+    return at + 1
+
+
+cdef Py_ssize_t _fill_from(int number, char* target, long long start, Py_ssize_t size, bint watched, int* code) except -2 nogil:
+    """Read all of a range, unless the file ends before; the bytes, or -1 and a code."""
+    cdef Py_ssize_t done = 0, count
+    while done < size:
+        code[0] = 0
+        count = -1
+        if watched:
+            with gil:
+                code[0] = _refused("pread", number, size - done, start + done)
+        if not code[0]:
+            count = pread(number, target + done, size - done, start + done)
+            code[0] = errno if count < 0 else 0
+        if code[0] == EINTR:
+            with gil:
+                PyErr_CheckSignals()
+            continue
+        if count < 0:
+            return -1
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Batch:
+    """Ranges of several buffers, which are read together."""
+
+    cdef Span* spans  # by file
+    cdef Group* groups  # one for each file of which there are ranges
+    cdef Py_ssize_t count  # of ranges
+    cdef Py_ssize_t parts  # spans
+    cdef Py_ssize_t room
+    cdef Py_ssize_t files  # groups
+    cdef readonly Py_ssize_t wrong
+    cdef readonly Py_ssize_t failed
+    cdef readonly long long total
+    cdef long long size  # of each range, or -1
+    cdef char* base
+    cdef char** targets
+    cdef long long* places
+    cdef list found
+    cdef list accesses
+    cdef Py_buffer target
+    cdef bint filled  # `target` is held
+    cdef long long ahead  # bytes announced, and not read yet
+    cdef char* scratch
+
+    def __cinit__(self, sizes, which, starts, stops, long long size, long long unit=0):
+        """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
+        cdef long long* first = NULL
+        cdef long long* last = NULL
+        cdef long long* of = NULL
+        cdef long long* lengths = NULL
+        cdef Py_ssize_t count = 0, each, file, files
+        cdef long long start, length
+        self.wrong = self.failed = -1
+        self.size = size if stops is None else -1
+        try:
+            first = _numbers_of(starts, &self.count)
+            if stops is not None:
+                last = _numbers_of(stops, &count)
+                if count != self.count:
+                    raise ValueError("starts and stops differ in number")
+            if which is not None:
+                of = _numbers_of(which, &count)
+                if count != self.count:
+                    raise ValueError("which and starts differ in number")
+            lengths = _numbers_of(sizes, &files)
+            self.room = self.count
+            self.spans = <Span*>malloc((self.room + 1) * sizeof(Span))
+            if self.spans is NULL:
+                raise MemoryError
+            for each in range(self.count):
+                file = of[each] if of is not NULL else 0
+                start = first[each]
+                if unit:
+                    length = lengths[files - 1]
+                    if start < 0 or size > length or start > (length - size) // unit:
+                        self.wrong = each
+                        return
+                    self.add_joined(lengths, files - 1, start * unit, each)
+                    continue
+                if not 0 <= file < files:
+                    self.wrong = each
+                    return
+                length = lengths[file]
+                if last is not NULL:
+                    _clip(&first[each], &last[each], length)
+                    self.add(file, first[each], last[each] - first[each], each, 0)
+                elif start < 0 or size > length or start > length - size:
+                    self.wrong = each
+                    return
+                else:
+                    self.add(file, start, size, each, 0)
+            self.group()
+        finally:
+            free(first)
+            free(last)
+            free(of)
+            free(lengths)
+
+    cdef int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
+        """A range, or the part of it that lies in one buffer."""
+        cdef Span* bigger
+        if self.parts == self.room:
+            self.room = 2 * self.room + 8
+            bigger = <Span*>realloc(self.spans, (self.room + 1) * sizeof(Span))
+            if bigger is NULL:
+                raise MemoryError
+            self.spans = bigger
+        self.spans[self.parts] = Span(start, size, number, at, file)
+        self.parts += 1
+        self.total += size
+        return 0
+
+    cdef int add_joined(self, long long* borders, Py_ssize_t files, long long start, Py_ssize_t number) except -1:
+        """A range of all buffers joined, which start at these borders."""
+        cdef Py_ssize_t low = 0, high = files, middle
+        cdef long long at = 0, part
+        while high - low > 1:
+            middle = (low + high) // 2
+            if borders[middle] <= start:
+                low = middle
+            else:
+                high = middle
+        while at < self.size:
+            part = min(self.size - at, borders[low + 1] - start - at)
+            if part:
+                self.add(low, start + at - borders[low], part, number, at)
+            at += part
+            low += 1
+        return 0
+
+    cdef int group(self) except -1:
+        """Bring the parts of each buffer together."""
+        cdef Sorted* keys
+        cdef Span* moved
+        cdef Py_ssize_t each, files = 1
+        cdef bint sorts = False
+        for each in range(1, self.parts):
+            if self.spans[each].file != self.spans[each - 1].file:
+                files += 1
+                sorts = sorts or self.spans[each].file < self.spans[each - 1].file
+        if sorts:
+            keys = <Sorted*>malloc(2 * self.parts * sizeof(Sorted))
+            moved = <Span*>malloc((self.room + 1) * sizeof(Span))
+            if keys is NULL or moved is NULL:
+                free(keys)
+                free(moved)
+                raise MemoryError
+            for each in range(self.parts):
+                keys[each].key = self.spans[each].file
+                keys[each].place = each
+            _sort(keys, keys + self.parts, self.parts)
+            for each in range(self.parts):
+                moved[each] = self.spans[keys[each].place]
+            free(keys)
+            free(self.spans)
+            self.spans = moved
+        self.groups = <Group*>calloc(files, sizeof(Group))
+        if self.groups is NULL:
+            raise MemoryError
+        for each in range(self.parts):
+            if not each or self.spans[each].file != self.spans[each - 1].file:
+                self.groups[self.files].file = self.spans[each].file
+                self.groups[self.files].first = each
+                self.files += 1
+            self.groups[self.files - 1].last = each + 1
+        self.accesses = [None] * self.files
+        return 0
+
+    def __dealloc__(self):
+        cdef Py_ssize_t file
+        if self.filled:
+            self.filled = False
+            PyBuffer_Release(&self.target)
+        if self.groups is not NULL:
+            for file in range(self.files):
+                self.let_go(&self.groups[file])
+        free(self.spans)
+        free(self.groups)
+        free(self.targets)
+        free(self.places)
+        free(self.scratch)
+
+    cdef void let_go(self, Group* group) noexcept:
+        """Give back what a group refers to. May run code of Python: last of all."""
+        cdef Piece* pieces = group.pieces
+        cdef Py_ssize_t each, mapped = group.mapped
+        group.pieces = NULL
+        group.mapped = group.count = 0
+        free(group.left)
+        group.left = NULL
+        if pieces is not NULL:
+            for each in range(mapped):
+                Py_DECREF(<object>pieces[each].region)
+            free(pieces)
+
+    def __len__(self):
+        return self.count
+
+    def chosen(self):
+        """The numbers of the buffers of which there are ranges."""
+        cdef Py_ssize_t each
+        return [self.groups[each].file for each in range(self.files)]
+
+    def fresh(self):
+        """A bytearray of `total` bytes to fill, with anything in it."""
+        return PyByteArray_FromStringAndSize(NULL, self.total)
+
+    def into(self, target, places=None):
+        """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
+        cdef Py_ssize_t count, each
+        cdef Span* span
+        PyObject_GetBuffer(target, &self.target, PyBUF_WRITABLE)
+        self.filled = True
+        if places is not None:
+            self.places = _numbers_of(places, &count)
+            if count != self.count:
+                raise ValueError("places and starts differ in number")
+            for each in range(self.parts):
+                span = &self.spans[each]
+                if not 0 <= self.places[span.number] <= self.target.len - span.size:
+                    raise ValueError("a place outside of the target")
+        elif self.size < 0 or self.target.len != self.count * self.size:
+            raise ValueError("a target of another size")
+        self.base = <char*>self.target.buf
+
+    def close(self):
+        """Let go of what the ranges went into."""
+        self.base = NULL
+        if self.filled:
+            self.filled = False
+            PyBuffer_Release(&self.target)
+
+    def each(self):
+        """The ranges become bytes objects: see `results`."""
+        cdef Py_ssize_t place
+        cdef Span* span
+        self.targets = <char**>malloc((self.count + 1) * sizeof(char*))
+        if self.targets is NULL:
+            raise MemoryError
+        self.found = [b""] * self.count
+        for place in range(self.count):
+            span = &self.spans[place]
+            data = PyBytes_FromStringAndSize(NULL, span.size) if span.size else b""
+            self.targets[span.number] = PyBytes_AS_STRING(data)
+            self.found[span.number] = data
+
+    def results(self):
+        """The ranges, once all was read."""
+        found = self.found
+        self.found = None
+        return found
+
+    cdef inline char* target_of(self, Span* span) noexcept:
+        """Where a range goes; NULL where nothing is to be read."""
+        if self.targets is not NULL:
+            return self.targets[span.number]
+        if self.base is NULL:
+            return NULL
+        return self.base + span.at + (self.places[span.number] if self.places is not NULL else span.number * self.size)
+
+    def where(self, Py_ssize_t number, Py_ssize_t file):
+        """(start, stop) of a range, in its file: of the part of it that is of the `file`-th chosen buffer."""
+        cdef Py_ssize_t place
+        cdef long long start = 0
+        if self.accesses[file] is not None:
+            start = (<Access>self.accesses[file]).offset
+        for place in range(self.groups[file].first, self.groups[file].last):
+            if self.spans[place].number == number:
+                start += self.spans[place].start
+                return start, start + self.spans[place].size
+        raise IndexError(number)
+
+    def quick(self, buffers):
+        """Serve what needs neither the policy nor waiting; see `__init__.py`."""
+        cdef Py_ssize_t file
+        cdef Group* group
+        cdef Descriptor descriptor
+        cdef Access access
+        cdef int left
+        rest = []
+        due = []
+        for file in range(self.files):
+            group = &self.groups[file]
+            buffer = buffers[group.file]
+            if buffer is None or not (<BufferBase?>buffer).record.opened:
+                rest.append((file, -1))
+                continue
+            access = (<BufferBase>buffer).record
+            left = self.serve(file, access)
+            if self.failed >= 0:
+                return [(file, left)], due
+            descriptor = access.file.descriptor
+            if left == 2 and not (descriptor is None or descriptor.retired or descriptor.own < 0 or access.client.flags):
+                descriptor.users += 1
+                try:
+                    self.announce(file, descriptor.own)
+                finally:
+                    descriptor.release()
+                if self.reads() and group.tried == group.count and not group.announced and group.copied == group.mapped:
+                    left = 0
+            if not left:
+                for start in self.settle(file):
+                    due.append((access.client, start))
+            else:
+                rest.append((file, left))
+        return rest, due
+
+    def serve(self, Py_ssize_t file, Access access not None):
+        """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
+        cdef Group* group
+        cdef Piece* piece
+        cdef Piece swapped
+        cdef Region region
+        cdef PyObject* found
+        cdef Py_ssize_t each
+        cdef long long mapped = 0
+        if not 0 <= file < self.files or self.accesses[file] is not None:
+            raise SystemError("no such buffer, or served already")
+        if not access.opened:
+            raise SystemError("a buffer that is not open")
+        group = &self.groups[file]
+        self.accesses[file] = access
+        self.lay(group, access)
+        group.memory = True
+        for each in range(group.count):
+            piece = &group.pieces[each]
+            found = access.hit(piece.start, piece.start + piece.size)
+            if found is NULL:
+                region = access.found(piece.start, piece.start + piece.size)
+                if region is None:
+                    continue
+                found = <PyObject*>region
+            if (<Region>found).spoiled:
+                raise (<Region>found).lost(piece.start, piece.start + piece.size)
+            Py_INCREF(<object>found)
+            swapped = piece[0]
+            piece[0] = group.pieces[group.mapped]
+            piece = &group.pieces[group.mapped]
+            piece[0] = swapped
+            piece.region = found
+            piece.source = (<Region>found).base + (piece.start - (<Region>found).start)
+            piece.edge = (<Region>found).edge
+            group.mapped += 1
+            mapped += piece.size
+            group.memory = group.memory and (<Region>found).reads
+            if each & 0xFFFF == 0xFFFF:
+                PyErr_CheckSignals()
+        group.tried = group.mapped
+        if not self.reads():
+            _in_order(group.pieces, group.mapped)
+            with nogil:
+                self.tell(group)
+            group.copied = group.mapped
+        elif group.mapped:
+            if mapped < LARGE and self.is_warm(group):
+                self.copy(group)
+            else:
+                with nogil:
+                    group.cold = not self.is_warm(group)
+                while group.copied < group.mapped and not group.cold:
+                    with nogil:
+                        self.copy(group)
+                    PyErr_CheckSignals()
+            if self.failed >= 0:
+                return 2
+            if group.copied < group.mapped:
+                _in_order(group.pieces + group.copied, group.mapped - group.copied)
+                group.told = group.copied
+                with nogil:
+                    self.tell(group)
+        return 2 if group.count > group.mapped else 1 if group.copied < group.mapped else 0
+
+    cdef inline bint reads(self) noexcept nogil:
+        """Whether anything is to be read, not only announced."""
+        return self.base is not NULL or self.targets is not NULL
+
+    cdef int lay(self, Group* group, Access access) except -1:
+        """Cut a group's ranges where windows end, or where a call would last long."""
+        cdef Py_ssize_t place, room = group.last - group.first, count
+        cdef long long start, stop, border
+        cdef char* target
+        cdef Piece* bigger
+        cdef Span* span
+        group.pieces = <Piece*>malloc((room + 1) * sizeof(Piece))
+        if group.pieces is NULL:
+            raise MemoryError
+        for place in range(group.first, group.last):
+            span = &self.spans[place]
+            if span.size > access.size or span.start > access.size - span.size:
+                raise SystemError("a range outside of its buffer")
+            start = span.start + access.offset
+            stop = start + span.size
+            target = self.target_of(span)
+            while start < stop:
+                if group.count == room:
+                    room = 2 * room + 8
+                    bigger = <Piece*>realloc(group.pieces, (room + 1) * sizeof(Piece))
+                    if bigger is NULL:
+                        raise MemoryError
+                    group.pieces = bigger
+                border = (access.number(start) + 1) * access.window
+                count = min(min(border, stop) - start, LONGEST)
+                group.pieces[group.count] = Piece(start, target, count, span.number, NULL, NULL, NULL, False)
+                group.count += 1
+                start += count
+                if target is not NULL:
+                    target += count
+        return 0
+
+    cdef bint is_warm(self, Group* group) noexcept nogil:
+        """Whether a few of the mapped pieces are in memory: looking at each would cost more than to copy it."""
+        cdef Py_ssize_t each = 0, step = max(group.mapped // PROBES, 1)
+        if group.memory:
+            return True
+        while each < group.mapped:
+            if not smmap_is_resident(group.pieces[each].source, group.pieces[each].size, _PAGE):
+                return False
+            each += step
+        return True
+
+    cdef int copy(self, Group* group) except -1 nogil:
+        """Copy what is mapped, until that took so long that not all of it can be in memory, or for a while."""
+        cdef Piece* piece
+        cdef Py_ssize_t size = 0, since = 0
+        cdef long long now, then = 0 if group.memory else smmap_clock()
+        while group.copied < group.mapped and size < LONGEST:
+            piece = &group.pieces[group.copied]
+            _take(piece)
+            group.copied += 1
+            size += piece.size
+            if not (group.memory or group.copied & 7):
+                now = smmap_clock()
+                if now - then > SLOW + size - since:
+                    group.cold = True
+                    return 0
+                then = now
+                since = size
+        return 0
+
+    cdef void tell(self, Group* group) noexcept nogil:
+        """Announce what is mapped but not in memory, as far as that makes sense."""
+        cdef const char* low = NULL
+        cdef const char* high = NULL
+        cdef Piece* piece
+        while group.told < group.mapped and (self.ahead < AHEAD or not self.reads()):
+            piece = &group.pieces[group.told]
+            group.told += 1
+            self.ahead += piece.size
+            if smmap_is_resident(piece.source, piece.size, _PAGE):
+                continue
+            if low is NULL or piece.source > high + _PAGE or piece.source < low:
+                if low is not NULL:
+                    smmap_announce_mapped(low, high, _PAGE)
+                low = piece.source
+                high = low
+            high = max(high, piece.source + piece.size)
+        if low is not NULL:
+            smmap_announce_mapped(low, high, _PAGE)
+
+    cdef int copy_told(self, Group* group) except -1 nogil:
+        """Copy what was announced, and announce what follows; whether all is copied."""
+        cdef Py_ssize_t until = group.copied + CALLS
+        cdef long long size = 0
+        cdef Piece* piece
+        while group.copied < group.mapped and group.copied < until and size < LONGEST:
+            if group.copied == group.told or (self.ahead < AHEAD // 2 and group.told < group.mapped):
+                self.tell(group)
+                if group.copied == group.told:  # others have announced so much
+                    group.told += 1
+                    self.ahead += group.pieces[group.copied].size
+            piece = &group.pieces[group.copied]
+            _take(piece)
+            group.copied += 1
+            self.ahead -= piece.size
+            size += piece.size
+        return group.copied == group.mapped
+
+    def announce(self, Py_ssize_t file, int number):
+        """Read by a descriptor what is in memory, and announce the rest, as far as that makes sense."""
+        cdef Group* group = &self.groups[file]
+        if not 0 <= file < self.files or group.pieces is NULL:
+            raise SystemError("not served")
+        self.begin(group)
+        with nogil:
+            self.sweep(group, number)
+
+    cdef int begin(self, Group* group) except -1:
+        """Sort what is not mapped."""
+        cdef Py_ssize_t each, count = group.count - group.mapped
+        if group.left is NULL:
+            group.left = <Py_ssize_t*>malloc((count + 1) * sizeof(Py_ssize_t))
+            if group.left is NULL:
+                raise MemoryError
+            _in_order(group.pieces + group.mapped, count)
+        if self.scratch is NULL and self.reads():
+            self.scratch = <char*>malloc(TOGETHER)
+            if self.scratch is NULL:
+                raise MemoryError
+        return 0
+
+    cdef void scatter(self, Group* group, Py_ssize_t* chosen, Py_ssize_t at, Py_ssize_t last, long long start) noexcept nogil:
+        """Move what was read at once to the pieces' places."""
+        cdef Piece* piece
+        while at < last:
+            piece = &group.pieces[chosen[at] if chosen is not NULL else at]
+            memcpy(piece.target, self.scratch + (piece.start - start), piece.size)
+            at += 1
+
+    cdef void sweep(self, Group* group, int number) noexcept nogil:
+        """Read what is in memory, and announce the rest."""
+        cdef Py_ssize_t last, count, calls = 0
+        cdef long long start, stop, low = 0, high = -1, read = 0
+        cdef Piece* piece
+        cdef char* target
+        cdef bint asks
+        while group.tried < group.count and (self.ahead < AHEAD or not self.reads()):
+            if self.reads() and (calls >= CALLS or read >= LONGEST):
+                break
+            last = _run(group.pieces, NULL, group.tried, group.count, &stop)
+            piece = &group.pieces[group.tried]
+            start = piece.start
+            asks = self.reads() and not group.unknown
+            if asks:
+                calls += 1
+                target = piece.target if last == group.tried + 1 else self.scratch
+                count = smmap_read_resident(number, target, stop - start, start)
+                if count == stop - start:
+                    if target is self.scratch:
+                        self.scatter(group, NULL, group.tried, last, start)
+                    read += count
+                    group.tried = last
+                    continue
+                if count < 0 and errno != EAGAIN and errno != EINTR:
+                    group.unknown = True
+                    asks = False
+            if start > high + 1 or start < low:
+                if high > low:
+                    smmap_announce(number, low, high - low)
+                low = start
+                high = stop
+            high = max(high, stop)
+            self.ahead += stop - start
+            while group.tried < last:
+                group.pieces[group.tried].waited = asks
+                group.left[group.announced] = group.tried
+                group.announced += 1
+                group.tried += 1
+        if high > low:
+            smmap_announce(number, low, high - low)
+
+    def read(self, Py_ssize_t file, int number=-1):
+        """Copy and read what is left; the number of a range that the file no longer has, or -1.
+
+        Where the system fails, `failed` is the range's number; it may be tried again.
+        """
+        cdef Group* group = &self.groups[file]
+        cdef bint watched = bool(_seams), done = False
+        cdef int code
+        cdef Py_ssize_t state
+        if not 0 <= file < self.files or group.pieces is NULL:
+            raise SystemError("not served")
+        while not done and self.failed < 0:
+            with nogil:
+                done = self.copy_told(group)
+            PyErr_CheckSignals()
+        if self.failed >= 0:
+            return self.failed
+        if group.count == group.mapped or not self.reads():
+            return -1
+        self.begin(group)
+        while group.done < group.announced or group.tried < group.count:
+            code = 0
+            with nogil:
+                state = self.read_some(group, number, watched, &code)
+            if state == -1:
+                raise _error(code)
+            if state == -3:
+                return self.failed
+            PyErr_CheckSignals()
+        return -1
+
+    cdef Py_ssize_t read_some(self, Group* group, int number, bint watched, int* code) except -2 nogil:
+        """Read some of what was announced; -1 and a code where that fails, -3 where the file ends before."""
+        cdef Py_ssize_t last, count, calls = 0
+        cdef long long start, stop, read = 0
+        cdef Piece* piece
+        cdef char* target
+        while calls < CALLS and read < LONGEST:
+            if group.tried < group.count and (group.done == group.announced or self.ahead < AHEAD // 2):
+                if group.done == group.announced and self.ahead >= AHEAD:
+                    self.ahead = 0  # others have announced so much
+                self.sweep(group, number)
+                if group.done == group.announced:
+                    return 0  # all of that was in memory
+            if group.done == group.announced:
+                return 0
+            last = _run(group.pieces, group.left, group.done, group.announced, &stop)
+            piece = &group.pieces[group.left[group.done]]
+            start = piece.start
+            target = piece.target if last == group.done + 1 else self.scratch
+            self.failed = piece.number
+            count = _fill_from(number, target, start, stop - start, watched, code)
+            if count < 0:
+                return -1
+            if target is self.scratch:
+                while piece.start + piece.size <= start + count and group.done < last:
+                    memcpy(piece.target, self.scratch + (piece.start - start), piece.size)
+                    self.ahead -= piece.size
+                    group.done += 1
+                    piece = &group.pieces[group.left[group.done]]
+                if group.done < last:
+                    self.failed = piece.number
+                    return -3
+            elif count < stop - start:
+                return -3
+            else:
+                self.ahead -= count
+                group.done = last
+            self.failed = -1
+            calls += 1
+            read += count
+        return 0
+
+    def settle(self, Py_ssize_t file):
+        """Count what was read, pay for it, and let go; where the windows start that are to be bought now.
+
+        `FileChangedError` if zeros were mapped meanwhile into a region that was copied from.
+        """
+        cdef Group* group = &self.groups[file]
+        cdef Piece* piece
+        cdef Access access
+        cdef Order cold
+        cdef Link* link
+        cdef Py_ssize_t each
+        cdef long long number, before = -1
+        if not 0 <= file < self.files or self.accesses[file] is None:
+            raise SystemError("not served")
+        access = self.accesses[file]
+        due = []
+        for each in range(group.mapped if self.reads() else 0):
+            piece = &group.pieces[each]
+            if (<Region>piece.region).spoiled:
+                raise (<Region>piece.region).lost(piece.start, piece.start + piece.size)
+        if self.reads() and group.count > group.mapped:
+            cold = access.ledger.open
+            cold.hits += group.count - group.mapped
+            link = cold.link_of(access.file)
+            if cold.has(link):
+                cold.touch_link(link)
+            for each in range(group.mapped, group.count):
+                if not group.pieces[each].waited and access.pay(group.pieces[each].start, group.pieces[each].size):
+                    number = access.number(group.pieces[each].start)
+                    if number != before:
+                        due.append(number * access.window)
+                    before = number
+        self.let_go(group)
+        return due
+
+
+cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
+    """A copy of integers, which nobody changes meanwhile: of a buffer of any integer type, or a sequence of ints."""
+    cdef Py_buffer view
+    cdef long long* found = NULL
+    cdef Py_ssize_t place
+    cdef const char* format
+    cdef int overflow
+    if isinstance(given, list):
+        count[0] = len(given)
+        found = <long long*>malloc((count[0] + 1) * sizeof(long long))
+        if found is NULL:
+            raise MemoryError
+        for place in range(count[0]):
+            if place >= len(<list>given) or not PyLong_CheckExact((<list>given)[place]):
+                free(found)
+                raise TypeError("a list of int")
+            found[place] = PyLong_AsLongLongAndOverflow((<list>given)[place], &overflow)
+            if overflow:
+                found[place] = _LEAST if overflow < 0 else _MOST
+        return found
+    PyObject_GetBuffer(given, &view, PyBUF_FORMAT | PyBUF_ND)
+    try:
+        format = view.format if view.format is not NULL else _BYTES
+        if format[0] == b"@" or format[0] == b"=" or format[0] == b"<":
+            format += 1
+        if view.ndim != 1 or format[0] == 0 or format[1] != 0 or memchr(b"bBhHiIlLqQnN", format[0], 12) is NULL:
+            raise TypeError("not a row of integers")
+        count[0] = view.len // view.itemsize
+        found = <long long*>malloc((count[0] + 1) * sizeof(long long))
+        if found is NULL:
+            raise MemoryError
+        if 97 <= format[0]:  # a lower-case letter: signed
+            if view.itemsize == 8:
+                memcpy(found, view.buf, view.len)
+            elif view.itemsize == 4:
+                for place in range(count[0]):
+                    found[place] = (<int32_t*>view.buf)[place]
+            elif view.itemsize == 2:
+                for place in range(count[0]):
+                    found[place] = (<int16_t*>view.buf)[place]
+            else:
+                for place in range(count[0]):
+                    found[place] = (<signed char*>view.buf)[place]
+        elif view.itemsize == 8:
+            for place in range(count[0]):
+                found[place] = <long long>min((<uint64_t*>view.buf)[place], <uint64_t>_MOST)
+        elif view.itemsize == 4:
+            for place in range(count[0]):
+                found[place] = (<uint32_t*>view.buf)[place]
+        elif view.itemsize == 2:
+            for place in range(count[0]):
+                found[place] = (<uint16_t*>view.buf)[place]
+        else:
+            for place in range(count[0]):
+                found[place] = (<unsigned char*>view.buf)[place]
+        return found
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef void _clip(long long* start, long long* stop, long long size) noexcept:
+    """A range as a slice means it."""
+    if start[0] < 0:
+        start[0] = max(start[0] + size, 0) if start[0] > -size else 0
+    if stop[0] < 0:
+        stop[0] = max(stop[0] + size, 0) if stop[0] > -size else 0
+    start[0] = min(start[0], size)
+    stop[0] = max(min(stop[0], size), start[0])

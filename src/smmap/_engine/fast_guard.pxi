@@ -1,0 +1,92 @@
+# What follows where a map has no longer what was read from it; see guard.h. Included by fast.pyx.
+#
+# Who reads from a region calls nothing else but `region.copy_to`, or, without the interpreter's lock, one of the reads of
+# guard.h with `region.edge`, while it has a reference to the region; and afterwards, with the lock,
+#
+#     if found or region.spoiled:
+#         region.settle(found, start, stop)  # offsets in the file; an error if the bytes were not the file's
+
+cdef enum:
+    OFF = 0
+    COPIES = 1
+    VIEWS = 2
+
+cdef tuple _MODES = ("off", "copies", "views")
+
+
+def guard(Ledger ledger not None, str how not None, owner):
+    """Guard what this ledger's regions are read by, from the next map on: "off", "copies" or "views".
+
+    `owner()` is the manager that is told of what was lost, or None once it is gone.
+    """
+    ledger.counts.guard = _MODES.index(how)
+    ledger.counts.owner = owner
+
+
+def notice():
+    """Have the managers told of regions whose views read zeros since the last call."""
+    if smmap_any_zeroed():
+        _notice()
+
+
+cdef int _notice() except -1:
+    cdef size_t most = 64, count = 0, place
+    cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
+    if found is NULL:
+        raise MemoryError
+    if smmap_any_zeroed():
+        count = min(smmap_take_zeroed(<void**>found, most), most)
+    most = 0
+    for place in range(count):  # all, before any Python code can run
+        if Py_REFCNT(<object>found[place]) > 0:
+            (<Region>found[place]).spoil()
+            Py_INCREF(<object>found[place])
+            found[most] = found[place]
+            most += 1
+    regions = _all_of(found, most)
+    warnings = []
+    for region in regions:
+        manager = (<Region>region).owner()
+        if manager is not None:
+            warnings.append(manager._zeroed(region))
+    for warning in warnings:
+        if warning is not None:
+            warning()
+    return 0
+
+
+cdef bint _look_at(object file, stat_t* status) except -1:
+    """The status of a version's file now, by its cached descriptor or its name; whether it can be told."""
+    cdef Descriptor descriptor = file.descriptor
+    cdef bytes name
+    cdef char* c_name
+    cdef int failed, number
+    where = file.where
+    try:
+        if descriptor is not None and descriptor.status_to(status):
+            return True
+        if isinstance(where, int):
+            _status(where, status)
+        elif where is None:
+            return False
+        else:
+            name = where if isinstance(where, bytes) else PyUnicode_EncodeFSDefault(where)
+            c_name = name
+            with nogil:
+                failed = c_stat(c_name, status)
+            if failed:
+                return False
+    except OSError:
+        return False
+    then = file.status
+    return status.st_dev == <unsigned long long>then[0] and status.st_ino == <unsigned long long>then[1]
+
+
+cdef object _now(object file):
+    """The same as a `Status`, or None."""
+    cdef stat_t status
+    return _as_status(&status) if _look_at(file, &status) else None
+
+
+cdef object _as_status(stat_t* status):
+    return Status(status.st_dev, status.st_ino, status.st_size, smmap_mtime_ns(status), smmap_ctime_ns(status))

@@ -1,0 +1,579 @@
+"""`gather`, `ranges`, `prefetch`: equal to slices of the bytes, whatever is mapped or limited, or goes wrong."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import random
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import smmap
+from smmap import ClosedError, FileChangedError, _batches, _system
+
+from ._tools import LATE, LINUX, PYPY, TRACKS, File, G, World, before_system_call, linux, payload
+
+W = 2 * G
+np: Any
+try:
+    import numpy as np
+except ImportError:
+    np = None
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "roomy": {"window_size": W},
+    "two windows": {"window_size": W, "max_memory_size": 2 * W},
+    "one handle": {"window_size": W, "max_memory_size": W, "max_open_handles": 1},
+    "whole files": {"static": True},
+    "read": {"window_size": W, "backing": "read"},
+}
+
+
+@pytest.fixture(params=LIMITS, ids=str)
+def manager(request: pytest.FixtureRequest, world: World) -> Any:
+    return world.manager(**LIMITS[request.param])
+
+
+def chance(length: int, size: int, count: int, seed: int = 1) -> list[int]:
+    """Places for ranges of that size: at random, at windows' borders, at both ends, and some of them twice."""
+    rest = length - size
+    drawn = random.Random(seed * 1000 + size)
+    near = [place + shift for place in range(0, length, W) for shift in (-size, -1, 0)]
+    places = [0, rest, *(place for place in near if 0 <= place <= rest)]
+    places += [drawn.randint(0, rest) for _ in range(count)]
+    return drawn.sample(places + places[:3], len(places) + len(places[:3]))
+
+
+def joined(data: bytes, places: list[int], size: int) -> bytes:
+    return b"".join(data[place : place + size] for place in places)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 100, 4096, 5000, G, W + 5, 5 * W])
+def test_gather_equals_slices(size: int, manager: Any, world: World) -> None:
+    file = world.file(9 * W + 77)
+    buffer = manager.buffer(file.path, 5, 8 * W)
+    data = file.data[5 : 5 + 8 * W]
+    for seed in range(3):
+        places = chance(len(data), size, 20, seed)
+        got = buffer.gather(places, size)
+        assert type(got) is bytearray
+        assert got == joined(data, places, size)
+        manager._check()
+        buffer[seed * W], buffer[-1]  # so that some windows are mapped for the next batch
+        buffer.view(3 * W, 3 * W + 9)
+    assert buffer.gather([], size) == b""
+
+
+def test_ranges_are_clipped_as_slices(manager: Any, world: World) -> None:
+    file = world.file(4 * W + 77)
+    buffer, data = manager.buffer(file.path), file.data
+    near = [-(1 << 70), -len(data) - 1, -len(data), -W, -1, 0, 1, W - 1, W, W + 1, len(data) - 1, len(data), 1 << 70]
+    spans = [(start, stop) for start in near for stop in near]
+    random.Random(3).shuffle(spans)
+    starts, stops = [start for start, _ in spans], [stop for _, stop in spans]
+    for _ in range(2):
+        found = buffer.ranges(starts, stops)
+        assert found == [data[start:stop] for start, stop in spans]
+        assert set(map(type, found)) == {bytes}
+        buffer.prefetch(starts, stops)
+    assert buffer.ranges([], []) == []
+    with pytest.raises(ValueError, match="equally many: 1 and 2"):
+        buffer.ranges([1], [2, 3])
+
+
+KINDS = ["bBhHiIlLqQ"[place] for place in range(10)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_may_be_an_array_of_any_integers(kind: str, world: World) -> None:
+    file = world.file(W)
+    buffer = world.manager(W).buffer(file.path)
+    places = [120, 0, 7, 7, 99]
+    given = array.array(kind, places)
+    assert buffer.gather(given, 3) == joined(file.data, places, 3)
+    assert buffer.gather(memoryview(given)[::2], 3) == joined(file.data, places[::2], 3)
+    assert buffer.ranges(given, given) == [b""] * 5
+    if kind.islower():
+        with pytest.raises(IndexError, match=r"offsets\[1\] is -1: 3 bytes from there are not in a buffer of "):
+            buffer.gather(array.array(kind, [0, -1]), 3)
+    if kind == "Q":
+        with pytest.raises(IndexError, match=r"offsets\[0\] is 18446744073709551615"):
+            buffer.gather(array.array(kind, [(1 << 64) - 1]), 1)
+
+
+def test_offsets_may_be_any_sequence_of_integers(world: World) -> None:
+    class Index:
+        def __index__(self) -> int:
+            return 5
+
+    file = world.file(W)
+    buffer = world.manager(W).buffer(file.path)
+    sequences: tuple[Any, ...] = ((1, 2, 3), range(1, 9, 2), [True, 2], [Index(), 3], bytes([7, 9]))
+    for given in sequences:
+        places = [5 if isinstance(place, Index) else int(place) for place in given]
+        assert buffer.gather(given, 3) == joined(file.data, places, 3)
+    assert buffer.gather(iter([4, 5]), 3) == joined(file.data, [4, 5], 3)
+
+
+@pytest.mark.skipif(np is None, reason="needs numpy")
+def test_numpy_arrays_are_taken_and_filled(world: World) -> None:
+    file = world.file(4 * W)
+    buffer = world.manager(W).buffer(file.path)
+    places = [5, 3 * W, 77, W - 1]
+    want = joined(file.data, places, 8)
+    for dtype in ("i8", "u4", ">i8", ">u2", "<i4", "int16"):
+        if np.dtype(dtype).itemsize > 2 or dtype == ">u2":
+            assert buffer.gather(np.array(places, "i8").astype(dtype), 8) == joined(
+                file.data, [int(place) for place in np.array(places).astype(dtype)], 8
+            )
+    for out in (
+        np.zeros(4, "<u8"),
+        np.zeros((4, 2), "<f4"),
+        np.zeros((2, 2), [("a", "<i2"), ("b", "S6")]),
+        np.zeros(32, "S1"),
+    ):
+        assert buffer.gather(np.array(places), 8, out) is out
+        assert out.tobytes() == want
+
+
+class Tensor:
+    """Has its memory for numpy alone, as a tensor of torch has it."""
+
+    def __init__(self, array: Any, shares: bool = True) -> None:
+        self._array, self._shares = array, shares
+
+    def __array__(self, *_: Any) -> Any:
+        return self._array if self._shares else self._array.copy()
+
+
+@pytest.mark.skipif(np is None, reason="needs numpy")
+def test_tensors_are_taken_and_filled_if_they_share_their_memory(world: World) -> None:
+    file = world.file(4 * W)
+    buffer = world.manager(W).buffer(file.path)
+    target = np.zeros((2, 8), "u1")
+    out = Tensor(target)
+    assert buffer.gather(Tensor(np.array([5, 99])), 8, out) is out
+    assert target.tobytes() == joined(file.data, [5, 99], 8)
+    with pytest.raises(TypeError, match="out must be a writable bytes-like object or array in the memory of the CPU"):
+        buffer.gather([5, 99], 8, Tensor(target, False))
+
+
+@pytest.mark.parametrize("kind", ["bytearray", "memoryview", "array"])
+def test_out_is_filled_and_returned(kind: str, world: World) -> None:
+    file = world.file(4 * W)
+    buffer = world.manager(W).buffer(file.path)
+    places = chance(4 * W, 8, 10)
+    size = 8 * len(places)
+    out: Any = {
+        "bytearray": bytearray(size),
+        "memoryview": memoryview(bytearray(size + 4))[4:],
+        "array": array.array("d", bytes(size)),
+    }[kind]
+    assert buffer.gather(places, 8, out) is out
+    assert bytes(out) == joined(file.data, places, 8)
+    assert buffer.gather(places, 8, out=out) is out
+
+
+WRONG_OUT: list[tuple[Any, Any, str]] = [
+    (bytes(20), TypeError, "out must be writable, but this bytes is read-only"),
+    (memoryview(bytes(20)), TypeError, "read-only"),
+    (bytearray(19), ValueError, "out must have 20 bytes, for 2 ranges of 10, not 19"),
+    (bytearray(0), ValueError, "20 bytes"),
+    (memoryview(bytearray(40))[::2], ValueError, "C-contiguous"),
+    (7, TypeError, "not int"),
+    ([0] * 20, TypeError, "not list"),
+    ("x" * 20, TypeError, "not str"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_OUT)))
+def test_wrong_out_is_refused_before_anything_is_read(number: int, world: World) -> None:
+    out, kind, message = WRONG_OUT[number]
+    file = world.file(4 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    before = manager.stats()
+    with pytest.raises(kind, match=message):
+        buffer.gather([0, 3 * W], 10, out)
+    assert manager.stats() == before
+
+
+WRONG_OFFSETS: list[tuple[Any, Any, str]] = [
+    (
+        [0, 5, 4 * W - 9],
+        IndexError,
+        rf"offsets\[2\] is {4 * W - 9}: 10 bytes from there are not in a buffer of {4 * W} b",
+    ),
+    ([0, -1], IndexError, r"offsets\[1\] is -1"),
+    ([1 << 90], IndexError, rf"offsets\[0\] is {1 << 90}"),
+    ([-(1 << 90)], IndexError, r"offsets\[0\] is -"),
+    ([0, 1.5], TypeError, r"offsets must be a sequence of integers or an array of them, not float \(at index 1\)"),
+    (["a"], TypeError, "not str"),
+    (None, TypeError, "not NoneType"),
+    (5, TypeError, "not int"),
+    (array.array("d", [1]), TypeError, "of format 'd'"),
+    (memoryview(bytes(16)).cast("B", (4, 4)), ValueError, "one dimension, not 2"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_OFFSETS)))
+def test_wrong_offsets_are_refused_before_anything_is_read(number: int, world: World) -> None:
+    given, kind, message = WRONG_OFFSETS[number]
+    file = world.file(4 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    before, out = manager.stats(), bytearray(b"x" * 30)
+    with pytest.raises(kind, match=message):
+        buffer.gather(given, 10, out)
+    assert manager.stats() == before
+    assert out == b"x" * 30
+
+
+def test_wrong_sizes_are_refused(world: World) -> None:
+    buffer = world.manager(W).buffer(world.file(W).path)
+    with pytest.raises(ValueError, match="size must not be negative: -1"):
+        buffer.gather([0], -1)
+    with pytest.raises(TypeError):
+        buffer.gather([0], 1.5)
+    with pytest.raises(IndexError):
+        buffer.gather([0], W + 1)
+    with pytest.raises(IndexError):
+        buffer.gather([0], 1 << 80)
+
+
+def test_closed_buffer_reads_no_batch(world: World) -> None:
+    buffer = world.manager(W).buffer(world.file(W).path)
+    buffer.close()
+    for call in (lambda: buffer.gather([0], 1), lambda: buffer.ranges([0], [1]), lambda: buffer.prefetch([0], [1])):
+        with pytest.raises(ClosedError):
+            call()
+
+
+# Many files
+
+
+def files_of(world: World, count: int) -> list[File]:
+    return [world.file(W + 99 * number, f"file{number}") for number in range(count)]
+
+
+def some_of(files: list[File], count: int, size: int, seed: int = 1) -> tuple[list[int], list[int], bytes]:
+    drawn = random.Random(seed)
+    which = [drawn.randrange(len(files)) for _ in range(count)]
+    places = [drawn.randint(0, len(files[one].data) - size) for one in which]
+    return which, places, b"".join(files[one].data[at : at + size] for one, at in zip(which, places))
+
+
+@pytest.mark.parametrize("size", [1, 700, W])
+def test_manager_gathers_from_many_files(size: int, manager: Any, world: World) -> None:
+    files = files_of(world, 30)
+    buffers = [manager.buffer(file.path) for file in files]
+    for seed in range(3):
+        which, places, want = some_of(files, 100, size, seed)
+        assert manager.gather(buffers, which, places, size) == want
+        out = bytearray(len(want))
+        assert manager.gather(buffers, array.array("b", which), array.array("q", places), size, out) is out
+        assert out == want
+    manager._check()
+
+
+def test_manager_gather_says_what_is_wrong(world: World) -> None:
+    files = files_of(world, 3)
+    manager, other = world.manager(W), world.manager(W)
+    buffers = [manager.buffer(file.path) for file in files]
+    with pytest.raises(IndexError, match=r"which\[1\] is 3: there are 3 buffers"):
+        manager.gather(buffers, [0, 3], [0, 0], 1)
+    with pytest.raises(IndexError, match=r"which\[0\] is -1: there are 3 buffers"):
+        manager.gather(buffers, [-1], [0], 1)
+    with pytest.raises(IndexError, match=rf"offsets\[1\] is {W}: 1 bytes from there are not in a buffer of {W} bytes"):
+        manager.gather(buffers, [1, 0], [W, W], 1)
+    with pytest.raises(ValueError, match="equally many: 1 and 2"):
+        manager.gather(buffers, [1], [0, 0], 1)
+    with pytest.raises(ValueError, match="is of another manager"):
+        manager.gather([*buffers, other.buffer(files[0].path)], [1], [0], 1)
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no descriptor is kept there")
+@pytest.mark.parametrize("handles", [1, 5, 40])
+def test_each_file_is_opened_once_and_within_the_limit(
+    handles: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of(world, 40)
+    manager = world.manager(W, max_open_handles=handles)
+    buffers = [manager.buffer(file.path) for file in files]
+    which, places, want = some_of(files, 400, 50)
+    manager.collect()
+    opened: Counter[str] = Counter()
+    most = [0]
+
+    def note(path: Any, *_: Any) -> None:
+        opened[os.fspath(path)] += 1
+        if LINUX:
+            most[0] = max(most[0], len(world.descriptors()) + len(world.maps()))
+
+    before_system_call(monkeypatch, "open", note)
+    assert manager.gather(buffers, which, places, 50) == want
+    monkeypatch.undo()
+    reads = {file.path.name: opened[str(file.path)] for file in files}
+    bought = manager.stats().misses
+    assert sum(reads.values()) <= len(files) + bought, "each once, and once more to map it"
+    assert most[0] <= handles * (2 if TRACKS else 1) + 1  # there, a map has a descriptor of its own
+
+
+@linux
+def test_batch_goes_on_where_the_system_has_no_descriptor_left(world: World) -> None:
+    import resource
+
+    files = files_of(world, 30)
+    manager = world.manager(W)
+    buffers = [manager.buffer(file.path) for file in files]
+    which, places, want = some_of(files, 200, 50)
+    manager.collect()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    highest = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(in_use, highest) + 4, before[1]))
+    try:
+        got = manager.gather(buffers, which, places, 50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert got == want
+
+
+# What is mapped, and what is not
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or PYPY, reason="each read maps there")
+def test_batch_counts_and_maps_as_so_many_reads_would(world: World) -> None:
+    file = world.file(8 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    buffer[0:8]  # opened, and in memory
+    places = [W + 5 * number for number in range(7)]
+    manager.reset_stats()
+    buffer.gather(places, 5)
+    assert (manager.stats().cold_reads, manager.stats().mapped) == (7, 0)
+    buffer.gather([W, 3 * W], 5)
+    assert (manager.stats().cold_reads, manager.stats().misses) == (9, 1), "the eighth read of the window buys it"
+    buffer.gather(places, 5)
+    assert (manager.stats().cold_reads, manager.stats().hits) == (9, 7)
+
+
+def test_batch_larger_than_the_limit_maps_nothing(world: World) -> None:
+    file = world.file(16 * W)
+    manager = world.manager(W, max_memory_size=4 * W)
+    buffer = manager.buffer(file.path)
+    places = [number * 512 for number in range(16 * W // 512)]
+    assert buffer.gather(places, 512) == file.data
+    if _system.KEEPS_DESCRIPTORS:
+        assert manager.stats().misses == 0
+    assert buffer.gather(places[:40], 512) == file.data[: 40 * 512]
+
+
+def test_batch_takes_detached_regions_back(world: World) -> None:
+    file = world.file(4 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    view = buffer.view(0, 9)
+    manager.collect()
+    assert manager.stats().detached == 1
+    assert buffer.gather([5, 9], 7) == joined(file.data, [5, 9], 7)
+    assert (manager.stats().detached, manager.stats().idle) == (0, 1)
+    del view
+
+
+def test_prefetch_maps_nothing_and_counts_nothing(manager: Any, world: World) -> None:
+    file = world.file(8 * W)
+    buffer = manager.buffer(file.path)
+    before = manager.stats()
+    buffer.prefetch([0, 5 * W, -10], [9, 6 * W, 1 << 40])
+    after = manager.stats()
+    assert (after.mapped, after.cold_reads, after.misses) == (before.mapped, before.cold_reads, before.misses)
+    assert buffer[:] == file.data
+
+
+@linux
+def test_announced_pages_are_read_while_nobody_waits(world: World) -> None:
+    """Looks into the page cache through a map of its own."""
+    import mmap
+    import time
+
+    file = world.file(64 * W)
+    with open(file.path, "rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        target = bytearray(16)
+        nowait = getattr(os, "RWF_NOWAIT", 0)
+
+        def resident(offset: int) -> bool:
+            try:
+                return os.preadv(opened.fileno(), [target], offset, nowait) == 16
+            except BlockingIOError:
+                return False
+
+        if not nowait or resident(50 * W):
+            pytest.skip("this file system keeps all in memory, or does not tell")
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        buffer = world.manager(W).buffer(file.path)
+        buffer.prefetch([50 * W], [50 * W + 100])
+        end = time.monotonic() + 5
+        while not resident(50 * W) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert resident(50 * W)
+        assert mmap.PAGESIZE
+
+
+# Failures
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no pread there")
+def test_error_names_the_range_that_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(64 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    bad = 40 * W
+    places = [0, 60 * W, bad, 3 * W]
+    _skip_unless_cold(file, bad)
+    before_system_call(monkeypatch, "pread", lambda number, size, offset: errno.EIO * (offset <= bad < offset + size))
+    with pytest.raises(OSError, match=rf"range 2, \[{bad}, {bad + 9}\): ") as caught:
+        buffer.gather(places, 9)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(file.path))
+    monkeypatch.undo()
+    assert buffer.gather(places, 9) == joined(file.data, places, 9)
+    assert buffer.ranges(places, [place + 9 for place in places]) == [file.data[at : at + 9] for at in places]
+    manager._check()
+
+
+def _drop(file: File) -> None:
+    """Let the file be on storage alone."""
+    descriptor = os.open(file.path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _skip_unless_cold(file: File, offset: int) -> None:
+    """Skip where the file system keeps all in memory: there, nothing has to be waited for."""
+    _drop(file)
+    descriptor = os.open(file.path, os.O_RDONLY)
+    try:
+        nowait = getattr(os, "RWF_NOWAIT", 0)
+        if nowait and os.preadv(descriptor, [bytearray(9)], offset, nowait) == 9:
+            pytest.skip("all of the file is in memory")
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    _drop(file)
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or os.name != "posix", reason="no pread there")
+def test_truncated_file_is_told_with_the_range(manager: Any, world: World) -> None:
+    file = world.file(20 * W)
+    buffer = manager.buffer(file.path)
+    buffer.gather([0], 5)
+    manager.collect() if manager.window_size() == 0 else None
+    descriptor_kept = manager.stats().descriptors
+    os.truncate(file.path, 10 * W)
+    places = [5, 15 * W, 3 * W]
+    with pytest.raises(FileChangedError, match=r"range 1, \[|changed since") as caught:
+        buffer.gather(places, 9)
+    assert caught.value.filename == str(file.path)
+    if descriptor_kept:
+        assert "range 1" in str(caught.value)
+    del buffer, caught
+    manager._check()
+
+
+@pytest.mark.parametrize("call", ["gather", "ranges", "prefetch"])
+def test_failed_open_leaves_the_ledger_exact(call: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_of(world, 6)
+    manager = world.manager(W)
+    buffers = [manager.buffer(file.path) for file in files]
+    which, places, want = some_of(files, 60, 20)
+    manager.collect()
+    before_system_call(monkeypatch, "open", lambda path, *_: errno.EACCES * (os.fspath(path) == str(files[4].path)))
+    with pytest.raises(PermissionError):
+        if call == "gather":
+            manager.gather(buffers, which, places, 20)
+        else:
+            getattr(buffers[4], call)([0], [9])
+    monkeypatch.undo()
+    manager._check()
+    assert manager.gather(buffers, which, places, 20) == want
+
+
+def test_threads_gather_side_by_side(manager: Any, world: World) -> None:
+    files = files_of(world, 8)
+    buffers = [manager.buffer(file.path) for file in files]
+    failed: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for number in range(10 if PYPY else 25):
+                which, places, want = some_of(files, 60, 90, seed * 100 + number)
+                assert manager.gather(buffers, which, places, 90) == want
+                one = files[seed]
+                spots = chance(len(one.data), 30, 10, number)
+                assert buffers[seed].ranges(spots, [spot + 30 for spot in spots]) == [
+                    one.data[spot : spot + 30] for spot in spots
+                ]
+                if number % 5 == 0:
+                    manager.collect()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+    manager._check()
+
+
+@pytest.mark.skipif(LATE, reason="counts regions that die late")
+def test_batch_keeps_nothing_mapped(world: World) -> None:
+    file = world.file(8 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    for window in range(8):
+        buffer.view(window * W, window * W + 1)
+    buffer.gather(chance(8 * W, 77, 100), 77)
+    manager.collect()
+    assert manager.stats()[:7] == (0,) * 7
+
+
+def test_traced_batches_are_recorded(world: World, tmp_path: Any) -> None:
+    file = world.file(4 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    with manager.trace(tmp_path / "trace") as trace:
+        buffer.gather([0, 5, W], 9)
+        buffer.ranges([1, 2], [3, W])
+        manager.gather([buffer], [0, 0], [7, 8], 3)
+    assert trace.recorded == 7
+    assert smmap.SlidingWindowMapBuffer.gather is _batches.Batched.gather
+
+
+def test_large_batches_are_read_in_parts(world: World) -> None:
+    """More than is announced at once, and more than is read by one call."""
+    data = payload(1 << 20) * 40
+    file = world.file(len(data), data=data)
+    manager = world.manager(1 << 20, max_memory_size=4 << 20)
+    buffer = manager.buffer(file.path)
+    _drop(file)
+    starts = [0, 1 << 20, 5, 20 << 20]
+    stops = [len(data), 39 << 20, 18 << 20, 21 << 20]
+    assert [hash(part) for part in buffer.ranges(starts, stops)] == [
+        hash(data[start:stop]) for start, stop in zip(starts, stops)
+    ]
+    places = list(range(0, len(data) - 4096, 40961))
+    _drop(file)
+    assert buffer.gather(places, 4096) == joined(data, places, 4096)

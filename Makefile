@@ -10,7 +10,7 @@ ARGS ?=
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress sanitize coverage mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
+.PHONY: help demo test stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -18,6 +18,7 @@ help:
 	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
 	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
+	@echo "make coverage-fast  line coverage of the fast engine's sources, by gcov"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
 	@echo "make bench    install, time every workload against its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
@@ -71,6 +72,9 @@ coverage: $(VENV)/.test
 		tests/faces/test_buffers.py tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py $(ARGS)
 	$(BIN)/python -m coverage report
 
+coverage-fast: $(VENV)/.test
+	$(BIN)/python tools/coverage_fast.py $(ARGS)
+
 mutants: $(VENV)/.test
 	$(BIN)/python tools/mutants.py $(ARGS)
 
@@ -115,7 +119,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site .nox .sanitize .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .nox .sanitize .coverage .coverage-fast .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python-$(TAG):
 	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }

@@ -81,6 +81,9 @@ def build(dist: Path, chosen: dict[str, str]) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = ["src/smmap/_engine/fast.c", "src/smmap/_engine/fast.pyx", "Makefile", "mkdocs.yml", "tests/conftest.py"]
+    if (HERE / ".git").exists():
+        tracked = run("git", "-C", HERE, "ls-files").splitlines()
+        wanted += [name for name in tracked if (HERE / name).exists() and not name.startswith(".")]
     missing = [name for name in wanted if name not in names]
     if missing:
         sys.exit(f"{sdist.name} lacks {missing}")

@@ -191,6 +191,48 @@ def test_index_of_any_size_is_out_of_range(bench: Make, kind: str) -> None:
 
 
 @kinds
+def test_shared_has_steps_iteration_and_advice_as_mmap_has(bench: Make, kind: str) -> None:
+    made = bench(3 * G, kind=kind)
+    shared = made.make(G, 3 * G).shared()
+    with open(made.path, "rb") as file, mmap.mmap(file.fileno(), W, access=mmap.ACCESS_READ, offset=G) as oracle:
+        for step in (2, 7, -1, -3, W):
+            assert shared[::step] == oracle[::step]
+            assert shared[9:-9:step] == oracle[9:-9:step]
+        assert list(shared) == list(oracle)
+        for start, end in ((0, W), (5, 9), (W, W), (W + 1, W + 9), (9, 5)):
+            assert shared.find(b"", start, end) == oracle.find(b"", start, end)
+            assert shared.rfind(b"", start, end) == oracle.rfind(b"", start, end)
+        for args in ((0,), (0, 0, 5), (0, G), (0, 0, 1 << 40)):
+            assert shared.madvise(*args) is oracle.madvise(*args) is None
+        for wrong in ((0, -1), (0, W), (0, 0, -1)):
+            for one in (shared, oracle):
+                with pytest.raises(ValueError, match="madvise"):
+                    one.madvise(*wrong)
+        for one in (shared, oracle):
+            with pytest.raises(OSError):
+                one.madvise(1 << 20)
+            with pytest.raises(TypeError):
+                del one[0]
+        assert {name for name in dir(shared) if not name.startswith("_")} <= set(dir(oracle))
+    assert repr(shared) == f"<Region [{G}, {3 * G})>"
+
+
+@kinds
+def test_copies_and_searches_of_many_mebibytes(bench: Make, kind: str) -> None:
+    """Which give up the interpreter's lock, and look for signals in between."""
+    made = bench(35 << 20, kind=kind, window=64 << 20)
+    region, data = made.make(0, 35 << 20, 0), made.data
+    made.idle.add(region.entry, region)
+    assert region[5:-5] == data[5:-5]
+    assert made.buffer()[7:-7] == data[7:-7]
+    for place in (0, 1 << 24, (1 << 24) - 3, (1 << 25) - 1, len(data) - 9):
+        needle = data[place : place + 9]
+        assert region.find(needle) == region.rfind(needle) == place
+    assert region.find(b"not in it, which takes long") == -1
+    assert region.rfind(b"not in it, which takes long") == -1
+
+
+@kinds
 def test_shared_can_neither_be_written_nor_closed(bench: Make, kind: str) -> None:
     made = bench(W, kind=kind)
     region = made.make(G, W)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from core._tools import G, reclaim
+from smmap import _rents
 
 from ._tools import Bench, Steps, alarmed, dead, every_step, interrupt, meanwhile
 
@@ -433,3 +434,18 @@ def test_hits_can_be_counted(engine: Any) -> None:
     order.hits += 1
     order.hits += 1
     assert order.hits == 2
+
+
+# Rents
+
+
+def test_rents_are_those_of_the_simple_ones(engine: Any) -> None:
+    """`_rents.Rents` is the oracle: both sides see the same payments, and buy the same windows."""
+    chance = random.Random(3)
+    for patience in (1, 2, 7, 100, 4096):
+        ours, oracle = engine.Ledger().rents, _rents.Rents()
+        files = [number << 44 for number in range(1, 5)]
+        for _ in range(5000):
+            window = chance.choice(files) + int(chance.expovariate(1 / patience))
+            size = chance.choice([1, 100, 1 << 15, 1 << 17])
+            assert ours.due(window, size, 9, patience) == oracle.due(window, size, 9, patience)

@@ -19,12 +19,15 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from time import monotonic
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from .._files import File
 from .._rents import Rents
 from .._system import FREE_THREADED, PYPY
 from .._window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Entry", "Ledger", "Order", "Region", "Table"]
 
@@ -218,6 +221,10 @@ class Region(mmap.mmap):
         """The map itself, for a user."""
         self.exported = True
         return self
+
+    def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
+        """Each byte as bytes, as `mmap` gives them; a subclass would give numbers."""
+        return (self[place : place + 1] for place in range(len(self)))
 
     def size(self) -> int:
         """The file's size in bytes: `mmap` would look at the file in memory, where this is a copy."""

@@ -1171,8 +1171,19 @@ def test_clients_offer_what_is_documented(world: World) -> None:
             *("map", "ofs_begin", "ofs_end", "path", "path_or_fd", "region", "size", "unuse_region", "use_region"),
         }
     assert offered(manager.buffer(file.path)) == {
-        *("begin_access", "close", "closed", "count", "cursor", "end_access", "find", "finditer", "index"),
-        *("iter_unpack", "iter_views", "readinto", "refresh", "rfind", "rindex", "unpack_from", "view"),
+        *("begin_access", "close", "closed", "count", "cursor", "end_access", "find", "finditer", "gather", "index"),
+        *(
+            "iter_unpack",
+            "iter_views",
+            "prefetch",
+            "ranges",
+            "readinto",
+            "refresh",
+            "rfind",
+            "rindex",
+            "unpack_from",
+            "view",
+        ),
     }
     with manager.open(file.path) as opened, open(file.path, "rb") as theirs:
         assert offered(opened) == offered(theirs) | {"refresh"}

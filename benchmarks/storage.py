@@ -116,10 +116,14 @@ class Bench:
                 print(line(self.goals[-1]), flush=True)
 
 
+def microseconds(value: float) -> str:
+    return f"{value:,.0f} us" if value >= 100 else f"{value:.3g} us"
+
+
 def line(one: Goal) -> str:
     kept = "yes" if one.ratio <= one.goal else "**no**"
     return (
-        f"| {one.row} | {one.against} | {one.ours:.3g} us | {one.other:.3g} us | "
+        f"| {one.row} | {one.against} | {microseconds(one.ours)} | {microseconds(one.other)} | "
         f"x{one.ratio:.2f} | x{one.goal:g} | {kept} |"
     )
 
@@ -168,6 +172,7 @@ def ours(name: str, path: str, run: Callable[[Any, Any], object], keep: bool = F
     def ready() -> None:
         if not keep:
             manager.collect()
+            buffer[:1]  # opens the file again, as the others have it open
 
     return Reader(name, lambda places: run(buffer, places), ready)
 
@@ -343,21 +348,28 @@ def ahead(bench: Bench) -> None:
 
 
 def curves(bench: Bench) -> None:
-    """The time of a read by the number of reads in a batch."""
+    """The time of a read by the number of reads in a batch; warm, the same places each time."""
     for state, before in (("cold", bench.drop), ("warm", int)):
+        warm = state == "warm"
+        if warm:
+            bench.warm()
         for count in POINTS:
-            readers = [pread_loop(bench.number), pool_of(bench.number), gather_of(bench.path, keep=state == "warm")]
-            if state == "warm" or count <= 300:  # np.memmap takes seconds for the others
-                readers.append(memmap_of(bench.path)._replace(**({"ready": gc.collect} if state == "warm" else {})))
-            if state == "warm":
-                bench.warm()
-            for name, value in bench.times(
-                readers, lambda count=count: bench.places(count), count, before, 3 if count > 100 else 9
-            ).items():
-                bench.points[state].setdefault(name, []).append((count, value))
-            print(
-                state, count, {name: round(found[-1][1], 2) for name, found in bench.points[state].items()}, flush=True
+            readers = [pread_loop(bench.number), pool_of(bench.number), gather_of(bench.path, keep=warm)]
+            if warm or count <= 300:  # np.memmap takes seconds for the others
+                readers.append(memmap_of(bench.path)._replace(**({"ready": int} if warm else {})))
+            work = bench.places(count)
+            for reader in readers * 3 if warm else ():
+                reader.run(work)
+            times = bench.times(
+                readers,
+                lambda work=work, warm=warm: work if warm else bench.places(len(work)),
+                count,
+                before,
+                9 if warm or count <= 100 else 3,
             )
+            for name, value in times.items():
+                bench.points[state].setdefault(name, []).append((count, value))
+            print(state, count, {name: round(value, 2) for name, value in times.items()}, flush=True)
 
 
 def draw(points: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
@@ -387,7 +399,7 @@ def write(goals: Sequence[Goal], where: dict[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(MARKS[0])
     tail = rest.partition(MARKS[1])[2]
-    table = "\n".join([report.head(where), "", HEAD, *map(line, goals)])
+    table = "\n".join([report.head(where).partition("\n")[0] + ".", "", HEAD, *map(line, goals)])
     PAGE.write_text(f"{head}{MARKS[0]}\n{table}\n\n{MARKS[1]}{tail}", encoding="utf-8")
 
 
@@ -408,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("this system cannot drop a file from its page cache: no posix_fadvise")
     where = report.machine()
     bench = Bench(options)
-    print(report.head(where), HEAD, sep="\n\n", flush=True)
+    print(report.head(where).partition("\n")[0], HEAD, sep="\n\n", flush=True)
     for row in ROWS:
         if not options.rows or row.__name__ in options.rows:
             row(bench)

@@ -308,6 +308,7 @@ def _room(manager: Any) -> int:
 def _opened(client: Any) -> Any:
     """A descriptor of the client's file, in use; cached for what comes later, as far as there is room."""
     manager = client.manager
+    manager._check_open(client.where)
     descriptor = manager._open(client, 0, 0, 0, manager._attempt)
     try:
         if not (descriptor.cached or client.flags):

@@ -253,6 +253,18 @@ def test_closed_buffer_reads_no_batch(world: World) -> None:
             call()
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_closed_manager_reads_no_batch(mapped: bool, world: World) -> None:
+    manager = world.manager(W)
+    buffer = manager.buffer(world.file(W).path)
+    view = buffer.view(0, 9) if mapped else None
+    manager.close()
+    for call in (lambda: buffer.gather([0], 1), lambda: buffer.ranges([0], [1]), lambda: buffer.prefetch([0], [1])):
+        with pytest.raises(ClosedError):
+            call()
+    del view
+
+
 # Many files
 
 

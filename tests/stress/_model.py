@@ -1038,6 +1038,33 @@ class Model(RuleBasedStateMachine):
             raise AssertionError("there is no such byte")
 
     @precondition(lambda self: self.buffers)
+    @rule(
+        chosen=pick,
+        starts=st.lists(place, min_size=1, max_size=20),
+        size=st.sampled_from([1, 9, 300, W + 9]),
+        announced=st.booleans(),
+    )
+    def batch(self, chosen: int, starts: list[int], size: int, announced: bool) -> None:
+        """Many ranges at once."""
+        buffer = self.buffer(chosen)
+        limit = buffer.readable()
+        if buffer.closed or size > limit:
+            return
+        self.unsure = True  # of the windows in which more than one range lies, any may be mapped afterwards
+        places = [start % (limit - size + 1) for start in starts]
+        stops = [place + size for place in places]
+        if announced and self.read(buffer, lambda: buffer.obj.prefetch(places, stops)) is FAILED:
+            return
+        joined = self.read(buffer, lambda: buffer.obj.gather(places, size))
+        if joined is FAILED:
+            return
+        parts = self.read(buffer, lambda: buffer.obj.ranges(places, stops))
+        for number, start in enumerate(places):
+            buffer.ref.confirm(buffer.offset + start, bytes(joined[number * size : (number + 1) * size]))
+            if parts is not FAILED:
+                buffer.ref.confirm(buffer.offset + start, parts[number])
+
+    @precondition(lambda self: self.buffers)
     @rule(chosen=pick, start=place, size=st.sampled_from([1, 2, 9, 300, W + 9]), low=place)
     def search(self, chosen: int, start: int, size: int, low: int) -> None:
         buffer = self.buffer(chosen)

@@ -322,6 +322,8 @@ cdef class Batch:
     cdef int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
         """A range, or the part of it that lies in one buffer."""
         cdef Span* bigger
+        if self.total > _MOST - size:
+            raise MemoryError
         if self.parts == self.room:
             self.room = 2 * self.room + 8
             bigger = <Span*>realloc(self.spans, (self.room + 1) * sizeof(Span))

@@ -6,33 +6,13 @@ in which another distribution of the name has overwritten files.
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import sys
 
+from ._installation import overwritten
+
 __all__ = ["main", "overwritten", "report"]
-
-_OURS = {  # where the files that both distributions have get their names from here
-    "": ("SlidingWindowMapBuffer", "_buffer"),
-    "buf": ("SlidingWindowMapBuffer", "_buffer"),
-    "mman": ("SlidingWindowMapManager", "_managers"),
-    "util": ("MapRegion", "_compat"),
-}
-
-
-def overwritten() -> list[str]:
-    """The files of this package that are another distribution's."""
-    found = []
-    for name, (public, home) in _OURS.items():
-        try:
-            module = importlib.import_module(f"smmap.{name}" if name else "smmap")
-            if getattr(module, public).__module__ == f"smmap.{home}":
-                continue
-        except (ImportError, AttributeError):
-            pass
-        found.append(f"{name or '__init__'}.py")
-    return found
 
 
 def _recorded() -> str:

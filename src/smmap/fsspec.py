@@ -17,6 +17,11 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from ._installation import complaint
+
+if _complaint := complaint(__name__):  # or one of the imports below fails, and does not say why
+    raise ImportError(_complaint, name=__name__)
+
 try:
     from fsspec.implementations.local import LocalFileSystem, make_path_posix
     from fsspec.spec import AbstractFileSystem

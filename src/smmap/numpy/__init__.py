@@ -3,6 +3,11 @@
 Needs numpy; `import smmap` alone does not import this package.
 """
 
+from .._installation import complaint
+
+if _complaint := complaint(__name__):  # or one of the imports below fails, and does not say why
+    raise ImportError(_complaint, name=__name__)
+
 try:
     import numpy
 except ImportError as error:
@@ -14,6 +19,6 @@ from ._load import load, memmap
 from ._npz import MappedNpz
 from ._shards import Shards
 
-del numpy
+del complaint, numpy
 
 __all__ = ["LazyArray", "MappedArray", "MappedNpz", "Shards", "load", "memmap"]

@@ -653,6 +653,7 @@ def test_tab_completion_shows_what_users_call() -> None:
         "nbytes",
         "ndim",
         "paths",
+        "prefetch",
         "shape",
         "size",
     ]

@@ -374,6 +374,19 @@ def test_batch_counts_and_maps_as_so_many_reads_would(world: World) -> None:
     assert (manager.stats().cold_reads, manager.stats().hits) == (9, 7)
 
 
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or PYPY, reason="each read maps there")
+def test_batch_that_had_to_be_waited_for_pays_nothing(world: World) -> None:
+    file = world.file(1 << 22)
+    manager = world.manager(1 << 22)
+    buffer = manager.buffer(file.path)
+    places = [number * 400_000 for number in range(10)]
+    _skip_unless_cold(file, places[-1])
+    assert buffer.gather(places, 9) == joined(file.data, places, 9)
+    assert manager.stats().mapped == 0
+    assert buffer.gather(places, 9) == joined(file.data, places, 9)
+    assert manager.stats().mapped == 1
+
+
 def test_batch_larger_than_the_limit_maps_nothing(world: World) -> None:
     file = world.file(16 * W)
     manager = world.manager(W, max_memory_size=4 * W)

@@ -326,7 +326,9 @@ cdef class BufferBase:
                 found = access.hit(start, start + 1)
                 if found is not NULL:
                     byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
-                    return byte if byte >= 0 else self.item(key)
+                    if byte >= 0:
+                        return byte
+                    access.idle.hits -= 1  # it is read again, with a look at the file
             return self.item(key)
         if PySlice_Check(key):
             given = <PySliceObject*>key

@@ -104,7 +104,11 @@ class Manager:
 
     def _check_opens(self, client: Client, flags: int) -> None:
         """Open the client's file and verify it, so that what cannot be read is an error now."""
-        self._serve(self._check_file, client, flags)
+        descriptor = client.file.descriptor
+        if descriptor is None or descriptor.closed or flags or client.flags or self._closed:
+            self._serve(self._check_file, client, flags)
+        else:
+            self._cache.open.touch(client.file)
 
     def _soon(self, operation: Callable[..., object], *args: Any) -> None:
         """Let an operation be done under the lock, now or by its next holder. Never waits, never raises."""

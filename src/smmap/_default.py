@@ -129,7 +129,7 @@ def open(  # noqa: A001
     regular file. Any thread may call it; use a file object from one thread at a time, or under a lock, as `zipfile`
     does.
     """
-    return open_reader(lambda: buffer(path, manager=manager), path, mode, buffering, "smmap.open")
+    return open_reader(chosen(manager), path, mode, buffering, "smmap.open")
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:

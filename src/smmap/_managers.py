@@ -124,7 +124,7 @@ class StaticWindowMapManager(Manager):
         self, path: PathOrFd, mode: Literal["rb", "br"] = "rb", buffering: int = -1
     ) -> FileReader | BufferedFileReader:
         """A file object over a file on this manager, for reading bytes: see `smmap.open`."""
-        return open_reader(lambda: self.buffer(path), path, mode, buffering, "manager.open")
+        return open_reader(self, path, mode, buffering, "manager.open")
 
     @overload
     def gather(

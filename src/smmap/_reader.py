@@ -12,10 +12,11 @@ import sys
 import warnings
 import weakref
 from operator import index
-from typing import Any, Callable, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from ._buffer import SlidingWindowMapBuffer
 from ._errors import ClosedError, refuse_state
+from ._manager import Manager
 
 __all__ = ["BufferedFileReader", "FileReader", "open_reader"]
 
@@ -55,10 +56,11 @@ class FileReader(io.RawIOBase):
         super().__init__()
         if not isinstance(data, SlidingWindowMapBuffer):
             raise TypeError(f"data must be a buffer of smmap, not {type(data).__name__}")
-        if not 0 <= index(position) <= _LARGEST:
+        position = index(position)
+        if not 0 <= position <= _LARGEST:
             raise ValueError(f"no position in a file: {position}")
         self._buffer = data
-        self._position = index(position)
+        self._position = position
         given = data._access.client.given
         self._name = given if isinstance(given, int) else os.fspath(given)
 
@@ -265,15 +267,14 @@ class BufferedFileReader(io.BufferedReader):
         return self.__reduce__()
 
 
-def open_reader(
-    make: Callable[[], SlidingWindowMapBuffer], path: Any, mode: str, buffering: int, called: str
-) -> FileReader | BufferedFileReader:
+def open_reader(manager: Manager, path: Any, mode: str, buffering: int, called: str) -> FileReader | BufferedFileReader:
     """The file object over a buffer that is made if the arguments are right; `called` is what the user calls."""
     _check_mode(mode, path, called)
     size = index(buffering)
     if size == 1:
         warnings.warn("line buffering (buffering=1) is not for bytes, the default size is used", RuntimeWarning, 3)
-    return _over(make(), 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
+    data = SlidingWindowMapBuffer._of_path(manager, path, 0, None, "normal")
+    return _over(data, 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
 
 
 def _check_mode(mode: str, path: Any, called: str) -> None:

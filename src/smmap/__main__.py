@@ -42,9 +42,9 @@ def report() -> tuple[list[str], bool]:
         other = recorded or version
         return [
             f"smmap {other} from the package index was installed over this smmap in {folder}{files}.",
-            "`pip install --force-reinstall gitpython` does that, and so does any other that needs gitdb.",
+            "`pip install --ignore-installed gitpython` does that, and so does any other that needs gitdb.",
             "Remove it with `pip uninstall`, install this one again from its wheel or its sources, and keep it:",
-            "a constraints file with the line `smmap==5.1.*`, or `--no-deps`, stops pip from replacing it.",
+            "a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`, stops pip from replacing it.",
         ], False
     why = f": {smmap.engine_error}" if smmap.engine_error else ""
     return [

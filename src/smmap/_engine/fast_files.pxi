@@ -323,10 +323,11 @@ cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1
             return 0
         while cold.count >= room:
             oldest = cold.oldest()
-            kept = <Descriptor?>oldest.descriptor
-            kept.cached = False
-            kept.close()
-            oldest.descriptor = None
+            kept = oldest.descriptor
+            if kept is not None:  # else an exception came between that and the order
+                kept.cached = False
+                kept.close()
+                oldest.descriptor = None
             cold.leave(cold.ends.newer)
         descriptor.cached = True
         file.descriptor = descriptor

@@ -56,7 +56,6 @@ __all__ = [
     "open_file",
     "read_at",
     "read_window",
-    "unchanged",
 ]
 
 cdef extern from *:
@@ -109,7 +108,6 @@ cdef extern from *:
     int close(int) noexcept nogil
     int fcntl(int, int, int) noexcept nogil
     int fstat(int, stat_t*) noexcept nogil
-    int c_stat "stat" (const char*, stat_t*) noexcept nogil
     int c_stat "stat" (const char*, stat_t*) noexcept nogil
     Py_ssize_t pread(int, void*, size_t, off_t) noexcept nogil
     const char* strerror(int) noexcept

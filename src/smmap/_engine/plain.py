@@ -37,7 +37,6 @@ __all__ = [
     "open_file",
     "read_at",
     "read_window",
-    "unchanged",
 ]
 
 
@@ -200,19 +199,6 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
             raise
         descriptor = Descriptor(map(os.dup, (where,)))
     return descriptor, status_of(os.fstat(descriptor.number))
-
-
-def unchanged(path: Where, then: Status) -> bool:
-    """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        if error.errno is None:  # the handler of a signal raised it
-            raise
-        return False
-    return found.st_size > 0 and then == (
-        *(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns),
-    )
 
 
 def read_at(number: int, size: int, offset: int) -> bytes:

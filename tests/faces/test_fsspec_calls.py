@@ -97,6 +97,8 @@ def prepare(call: Call, data: Path, names: dict[str, Any]) -> None:
         names["con"] = module.connect()
         if "after" in call.note:
             names["con"].register_filesystem(names["fs"])
+        if "set threads" in call.note:
+            names["con"].sql("set threads = 1")
     elif call.library == "dask":
         names["dd"] = pytest.importorskip("dask.dataframe")
     elif call.library == "datasets":

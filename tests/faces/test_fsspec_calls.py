@@ -95,10 +95,6 @@ def prepare(call: Call, data: Path, names: dict[str, Any]) -> None:
     names.update(ds=pyarrow.dataset, pq=pyarrow.parquet, pl=module, wds=module, zarr=module, h5py=module)
     if call.library == "duckdb":
         names["con"] = module.connect()
-        if "after" in call.note:
-            names["con"].register_filesystem(names["fs"])
-        if "set threads" in call.note:
-            names["con"].sql("set threads = 1")
     elif call.library == "dask":
         names["dd"] = pytest.importorskip("dask.dataframe")
     elif call.library == "datasets":

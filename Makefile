@@ -88,7 +88,7 @@ bench-quick: $(VENV)/.bench
 bench-cold: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.storage --write $(ARGS)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
@@ -102,7 +102,7 @@ lint-fast:
 		-m smmap -m smmap.fsspec -m smmap.numpy
 	$(BIN)/python -m pytest -q tests/engine/test_same_names.py
 
-format: $(VENV)/.test
+format: $(VENV)/.lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -140,6 +140,11 @@ $(VENV)/.docs: $(VENV)/.python-$(TAG) $(SOURCES)
 
 $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[cli]'
+	@touch $@
+
+# Not all of the libraries that tests use: they take minutes to install.
+$(VENV)/.lint: $(VENV)/.python-$(TAG) $(SOURCES)
+	$(PIP) --editable '.[lint]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python-$(TAG) $(SOURCES)

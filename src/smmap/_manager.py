@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _DROPPED_AT_ONCE = 64  # regions of an outdated version of a file; the others go as the least recently used
 _DEARER = 4  # a power of two: by this factor the price of a file's windows rises when the system refuses to map one
+_DEAREST = 4096  # in small reads: a refusal in so many costs nothing to speak of, and there may be room again
 
 
 class Manager:
@@ -389,7 +390,8 @@ class Manager:
                 advice = "scattered"
             return self._use(self._obtain(client, window, 0, advice) or self._obtain(client, window, 0, advice))
         except LimitError:
-            client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
+            if client.file.price < _DEAREST:
+                client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
             return None
 
     def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:

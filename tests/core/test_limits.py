@@ -156,6 +156,30 @@ def test_copies_need_no_handle_while_views_keep_them_all(backing: str, world: Wo
     second.close()
 
 
+def test_refusals_make_windows_dearer_but_not_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads are refused in one moment, the window is mapped again after some thousands of reads."""
+    file = world.file(2 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    assert buffer[5] == file.data[5]  # the descriptor is cached
+
+    def refuse(*_: Any) -> None:
+        raise smmap.LimitError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "_obtain", refuse)
+        for _ in range(100):
+            manager._map_first(buffer._access.client, W)
+    before = manager.stats().misses
+    for turn in range(9):
+        assert buffer[W + turn] == file.data[W + turn]
+    assert manager.stats().misses == before, "dearer"
+    for turn in range(40_000):
+        assert buffer[W + turn % W] == file.data[W + turn % W]
+    assert manager.stats().misses == before + 1
+    buffer.close()
+
+
 # What the system sees
 
 PEAKS = """

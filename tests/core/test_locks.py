@@ -167,6 +167,42 @@ def test_hits_and_cold_reads_do_not_wait_for_a_slow_miss(
 # Who interrupts a call in its own thread
 
 
+@pytest.mark.skipif(not hasattr(engine, "seams"), reason="only the fast engine maps without the policy")
+@pytest.mark.parametrize("call", ["cursor", "view", "slice"])
+def test_exception_in_what_was_noted_during_a_miss_leaves_no_region_and_no_lock(
+    call: str, file: File, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others could not do meanwhile is done after the miss, and may be cut short there."""
+
+    class Ring(BaseException):
+        pass
+
+    def ring() -> None:
+        manager._lock._notes.clear()
+        raise Ring
+
+    def others(*_: Any) -> int:
+        manager._lock._notes.append((ring, ()))
+        return 0
+
+    manager = world.manager(W)
+    cursor, buffer = manager.make_cursor(file.path).use_region(0, 5), manager.buffer(file.path)
+    miss: dict[str, Callable[[], object]] = {
+        "cursor": lambda: cursor.use_region(3 * W, 5),
+        "view": lambda: buffer.view(3 * W, 3 * W + 5),
+        "slice": lambda: [buffer[3 * W : 3 * W + 5] for _ in range(40)],
+    }
+    with monkeypatch.context() as patch:
+        patch.setitem(engine.seams, "mmap", others)
+        with pytest.raises(Ring):
+            miss[call]()
+    assert not manager._lock._rlock._is_owned()
+    assert (manager.stats().pinned, manager.stats().detached) == (1, 0)
+    assert cursor.use_region(5 * W, 5).buffer() == file.data[5 * W : 5 * W + 5]
+    manager._check()
+    cursor.close()
+
+
 def test_use_is_refused_and_letting_go_put_off_in_the_middle_of_a_miss(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,6 @@ def test_token_shards() -> None:
     assert shown.endswith("\nwrong tokens: 0\n")
 
 
-@pytest.mark.slow  # views may show zeros of the moment in which the file is cut: see docs/reliability.md
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a system does where a file is truncated")
 def test_truncated() -> None:
     """The system ends whoever reads a bare map; smmap's readers count errors, and no wrong byte."""

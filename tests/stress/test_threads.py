@@ -31,10 +31,7 @@ def switch_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-# With the fast engine, one in several runs ended with a region still counted: open, so it runs by `-m slow` there
-@pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if smmap.engine == "fast" else []) for seed in (1, 2)]
-)
+@pytest.mark.parametrize("seed", [1, 2])
 def test_eight_threads(seed: int) -> None:
     """Right bytes or a promised error; in the end every ledger reads zero. Every fourth round is full of garbage."""
     reads = 48_000 if CPYTHON else 12_000

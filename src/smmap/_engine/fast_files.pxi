@@ -258,7 +258,7 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
 
 cdef bint _unchanged(object file, stat_t* now) except -1:
     """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
-    if file.later is not None or file.generation is None:
+    if file.later is not None or file.generation is None or file.cut:
         return False
     device, inode, size, mtime, ctime = file.status
     return (
@@ -307,37 +307,39 @@ cdef Descriptor _open_anew(Access access):
 
 cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1:
     """Cache a descriptor as the policy does, if its lock is free."""
-    cdef Order cold = ledger.open
-    cdef Node node = cold.node_of(file)  # what may collect garbage comes before the lock
-    cdef Descriptor kept
-    cdef long long room
+    cdef Node node = _new_node(file)  # what may collect garbage comes before the lock
     lock, _ = ledger.shortcut
     rlock = lock._rlock
     if lock._notes or rlock._is_owned() or not rlock.acquire(False):
-        if node.link.order is NULL:
-            cold.nodes.pop(file, None)
         return 0
     try:
-        room = min(ledger.most_handles - ledger.counts.mapped, ledger.most_descriptors)
-        if room <= 0 or ledger.idle.crowded or node.link.order is not NULL or file.descriptor is not None:
-            return 0
-        while cold.count >= room:
-            oldest = cold.oldest()
-            kept = oldest.descriptor
-            if kept is not None:  # else an exception came between that and the order
-                kept.cached = False
-                kept.close()
-                oldest.descriptor = None
-            cold.leave(cold.ends.newer)
-        descriptor.cached = True
-        file.descriptor = descriptor
-        cold.put(&node.link, <PyObject*>file)
+        _keep_open_locked(ledger, file, descriptor, node)
     finally:
-        if node.link.order is NULL:
-            cold.nodes.pop(file, None)
         rlock.release()
-        if lock._notes:  # by those who did not wait meanwhile
-            lock._attempt()
+    if lock._notes:  # by those who did not wait meanwhile
+        lock._attempt()
+    return 0
+
+
+cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, Node node) except -1:
+    """The same, under the lock. Runs no code of Python, so that no signal's handler can leave the lock taken."""
+    cdef Order cold = ledger.open
+    cdef Descriptor kept
+    cdef long long room = min(ledger.most_handles - ledger.counts.mapped, ledger.most_descriptors)
+    if room <= 0 or ledger.idle.crowded or file.descriptor is not None or file in cold.nodes:
+        return 0
+    while cold.count >= room:
+        oldest = cold.oldest()
+        kept = oldest.descriptor
+        if kept is not None:  # else an exception came between that and the order
+            kept.cached = False
+            kept.close()
+            oldest.descriptor = None
+        cold.leave(cold.ends.newer)
+    descriptor.cached = True
+    file.descriptor = descriptor
+    cold.nodes[file] = node
+    cold.put(&node.link, <PyObject*>file)
     return 0
 
 
@@ -348,20 +350,14 @@ cdef Region _shortcut(Access access, long long number, bint rented):
     under the manager's lock, if that is free, as the policy does it; it has to be asked after any other answer.
     """
     cdef Ledger ledger = access.ledger
-    cdef Order idle = ledger.idle, cold = ledger.open
-    cdef Counts counts = ledger.counts
-    cdef Region region, oldest
+    cdef Region region
     cdef Descriptor descriptor
     cdef long long start = number * access.window, size = min(access.window, access.file_size - start)
-    cdef stat_t status
-    cdef PyObject* found
-    cdef Link* link
-    cdef int code
-    if ledger.shortcut is None or size > ledger.most_memory or idle.crowded:
+    if ledger.shortcut is None or size > ledger.most_memory or ledger.idle.crowded:
         return None
     file = access.file
     kept = file.descriptor
-    if kept is None or file.reads or file.gone or not file.name or access.client.flags:
+    if kept is None or file.reads or file.gone or file.cut or not file.name or access.client.flags:
         return None
     descriptor = <Descriptor?>kept
     lock, noting = ledger.shortcut
@@ -373,42 +369,56 @@ cdef Region _shortcut(Access access, long long number, bint rented):
     if rlock._is_owned() or not rlock.acquire(False):
         return None
     try:
-        found = access.table.at(number, -1)
-        if found is not NULL:
-            idle.hits += 1
-            return <Region>found
-        while counts.memory + size > ledger.most_memory or counts.mapped + cold.count >= ledger.most_handles:
-            if not idle.count or (cold.count and counts.mapped + cold.count >= ledger.most_handles):
-                return None
-            oldest = <Region?>idle.leave(idle.ends.newer)
-            ledger.evictions += not oldest.pins
-            oldest = None  # it is unmapped here, unless a view is left
-        if descriptor.retired or descriptor.own < 0 or idle.crowded:
-            return None
-        descriptor.users += 1
-        try:
-            code = _refused("fstat", descriptor.own, None, None) if _seams else 0
-            if not code:
-                with nogil:
-                    code = fstat(descriptor.own, &status)
-            if code or status.st_size < region.stop or _map(region, PROT_READ, MAP_SHARED, descriptor.own):
-                return None
-        finally:
-            descriptor.release()
-        advice = access.client.advice
-        if rented and advice == "normal" and ledger.rents.scattered(access.serial + <unsigned long long>number):
-            advice = "scattered"
-        _advise(ledger, region, advice)
-        region.enter()
-        link = cold.link_of(file)
-        if cold.has(link):
-            cold.touch_link(link)
-        ledger.count_miss()
-        return region
+        region = _map_locked(access, region, number, descriptor, rented)
     finally:
         rlock.release()
-        if lock._notes:  # by those who did not wait meanwhile
-            lock._attempt()
+    if lock._notes:  # by those who did not wait meanwhile
+        lock._attempt()
+    return region
+
+
+cdef Region _map_locked(Access access, Region region, long long number, Descriptor descriptor, bint rented):
+    """The same, under the lock. Runs no code of Python, so that no handler of a signal can leave the lock taken."""
+    cdef Ledger ledger = access.ledger
+    cdef Order idle = ledger.idle, cold = ledger.open
+    cdef Counts counts = ledger.counts
+    cdef Region oldest
+    cdef long long size = region.stop - region.start
+    cdef stat_t status
+    cdef PyObject* found = access.table.at(number, -1)
+    cdef Link* link
+    cdef int code
+    if found is not NULL:
+        idle.hits += 1
+        return <Region>found
+    while counts.memory + size > ledger.most_memory or counts.mapped + cold.count >= ledger.most_handles:
+        if not idle.count or (cold.count and counts.mapped + cold.count >= ledger.most_handles):
+            return None
+        oldest = <Region?>idle.leave(idle.ends.newer)
+        ledger.evictions += not oldest.pins
+        oldest = None  # it is unmapped here, unless a view is left
+    if descriptor.retired or descriptor.own < 0 or idle.crowded:
+        return None
+    descriptor.users += 1
+    try:
+        code = _refused("fstat", descriptor.own, None, None) if _seams else 0
+        if not code:
+            with nogil:
+                code = fstat(descriptor.own, &status)
+        if code or status.st_size < region.stop or _map(region, PROT_READ, MAP_SHARED, descriptor.own):
+            return None
+    finally:
+        descriptor.release()
+    advice = access.client.advice
+    if rented and advice == "normal" and ledger.rents.scattered(access.serial + <unsigned long long>number):
+        advice = "scattered"
+    _advise(ledger, region, advice)
+    region.enter()
+    link = cold.link_of(access.file)
+    if cold.has(link):
+        cold.touch_link(link)
+    ledger.count_miss()
+    return region
 
 
 def read_window(Ledger ledger not None, file, int number, window, str advice):

@@ -40,6 +40,7 @@ cdef int _notice() except -1:
     for place in range(count):  # all, before any Python code can run
         if Py_REFCNT(<object>found[place]) > 0:
             (<Region>found[place]).spoil()
+            (<Region>found[place]).file.cut = True  # else another thread might map that version again meanwhile
             Py_INCREF(<object>found[place])
             found[most] = found[place]
             most += 1

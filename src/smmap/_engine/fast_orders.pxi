@@ -149,6 +149,14 @@ cdef class Node:
     cdef object key
 
 
+cdef Node _new_node(object key):
+    """A node that is in no order yet."""
+    cdef Node node = Node.__new__(Node)
+    node.key = key
+    node.link.node = <PyObject*>node
+    return node
+
+
 @cython.final
 @cython.no_gc_clear
 cdef class Order:
@@ -189,9 +197,7 @@ cdef class Order:
         """The node of a key, made now if there is none."""
         cdef Node node = self.nodes.get(key)
         if node is None:
-            node = Node.__new__(Node)
-            node.key = key
-            node.link.node = <PyObject*>node
+            node = _new_node(key)
             self.nodes[key] = node
         return node
 

@@ -156,12 +156,12 @@ def main() -> int:
     names = {"maps": "a map kept for each file", "copies": "smmap, slices", "views": 'smmap, views, guard="views"'}
     worst = 0
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(given.files):
-            path = Path(folder, f"{number}.bin")
-            path.write_bytes(bytes_of(path))
+        paths = [Path(folder, f"{number}.bin") for number in range(given.files)]
         arguments = [f"--folder={folder}", f"--threads={given.threads}", f"--seconds={given.seconds}"]
         command = [sys.executable, __file__, *arguments]
         for role, name in names.items():
+            for path in paths:  # the writer before may have been ended between cutting a file and writing it
+                path.write_bytes(bytes_of(path))
             writer = subprocess.Popen([*command, "--role=write"])
             try:
                 done = subprocess.run([*command, f"--role={role}"], capture_output=True, text=True, check=False)

@@ -1,8 +1,9 @@
 """What `os.pread` reads of a file that is cut and written again meanwhile: `python tests/stress/run_torn_reads.py`.
 
-On ext4, Linux lets a read and a truncation run at the same time: a reader that has found a page of the cache may copy from
-it while it is cleared because it is beyond the end (`filemap_read` and `truncate_inode_pages_range` in the sources of Linux).
-A copy from a map can be torn in the same way, so the tests of smmap allow it to be: by zeros only, and rarely.
+On ext4, Linux lets a read and a truncation run at the same time: a reader that has found a page of the cache may copy
+from it while it is cleared because it is now beyond the end (see `filemap_read` and `truncate_inode_pages_range` in the
+sources of Linux). A copy from a map can be torn in the same way, so the tests of smmap allow that: by zeros only, and
+rarely.
 """
 
 from __future__ import annotations

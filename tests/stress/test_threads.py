@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import smmap
-
 from ._threads import rounds
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files are replaced under their maps")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, overloa
 
 from . import _search
 from ._batches import Batched
-from ._cursor import WindowCursor
+from ._cursor import NO_ACCESS, WindowCursor
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, refuse_state
 from ._files import NOBODY, Client, PathOrFd
@@ -79,7 +79,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     ) -> None:
         self._cursor = None
         self._most = 0
-        self._access = engine.Access.closed(NOBODY)
+        self._access = NO_ACCESS
         if cursor is None:
             return
         _check_cursor(cursor)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["WindowCursor"]
+__all__ = ["NO_ACCESS", "WindowCursor"]
 
 _NOWHERE = (None, 0, 0)
 _REVOKED: Any = tuple([None, 0, 0])  # noqa: C409  # an object of its own
-_NO_ACCESS = engine.Access.closed(NOBODY)
+NO_ACCESS = engine.Access.closed(NOBODY)
 
 
 class WindowCursor(engine.CursorBase):
@@ -41,7 +41,7 @@ class WindowCursor(engine.CursorBase):
         if manager is not None and not isinstance(manager, Manager):
             raise TypeError(f"manager must be a window map manager or None, not {type(manager).__name__}")
         self._manager = manager
-        self._access = _NO_ACCESS
+        self._access = NO_ACCESS
         self._use = _NOWHERE
 
     @classmethod
@@ -57,11 +57,6 @@ class WindowCursor(engine.CursorBase):
         region, start, stop = self._use
         span = f"[{start}, {stop})" if region is not None else "no region"
         return f"<{type(self).__name__} of {self._name()} {span}>"
-
-    def __del__(self) -> None:
-        use = getattr(self, "_use", None)  # a subclass may not have got as far as our constructor
-        if use is not None and use[0] is not None:
-            self._let_go(use[0])
 
     def __enter__(self) -> Self:
         return self

@@ -137,7 +137,7 @@ _MOST_NAMES = 8  # by which one file is remembered
 
 
 class Files:
-    """The files that one manager knows, by identity and by name. Needs its lock, but for `known`.
+    """The files that one manager knows, by identity and by name. Needs its lock, but for `at`.
 
     O(1) each, but for `below`.
     """
@@ -147,23 +147,8 @@ class Files:
         self._by_name: dict[Where, FileRef] = {}
         self._died: deque[Any] = deque()
 
-    def known(self, where: Where) -> File | None:
-        """The file at a path, if it is known by that name and surely unchanged. Asks the system, needs no lock."""
-        ref = self._by_name.get(where)
-        file = None if ref is None else ref()
-        if file is None or file.gone:
-            return None
-        try:
-            found = os.stat(where)
-        except OSError as error:
-            if error.errno is None:  # the handler of a signal raised it
-                raise
-            return None  # let `examine` say what is wrong
-        status = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        return file if status == file.status and found.st_size else None
-
     def at(self, where: Where) -> File | None:
-        """The file that was found at this path last."""
+        """The file that was found at this path last. Needs no lock."""
         ref = self._by_name.get(where)
         return None if ref is None else ref()
 

@@ -73,8 +73,8 @@ class Manager:
         """The record of a new client of a file, as it is now."""
         engine.notice()
         where = absolute(path_or_fd)
-        file = None if self._closed else self._files.known(where)
-        if file is None:
+        file = None if self._closed else self._files.at(where)
+        if file is None or file.gone or not engine.unchanged(where, file.status):
             file = self._lock.run(self._file_of, where, self._examine(where))
         return Client(self, file, path_or_fd, where, file.status.size, file.status.mtime, advice)
 

@@ -97,7 +97,8 @@ class FileReader(io.RawIOBase):
 
     def readable(self) -> bool:
         """True."""
-        self._check_open()
+        if self.closed:
+            self._check_open()
         return True
 
     def seekable(self) -> bool:
@@ -125,7 +126,8 @@ class FileReader(io.RawIOBase):
 
     def tell(self) -> int:
         """The position of the next read, in bytes."""
-        self._check_open()
+        if self.closed:
+            self._check_open()
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

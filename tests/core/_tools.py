@@ -62,8 +62,8 @@ linux = pytest.mark.skipif(not LINUX, reason="looks into /proc")
 def before_system_call(patch: pytest.MonkeyPatch, name: str, function: Callable[..., int | None]) -> None:
     """Call `function` before each system call of that name which the engine makes, with the call's arguments.
 
-    The call fails with the code that it returns, if any. "open" (path, flags), "dup" (descriptor), "fstat"
-    (descriptor), "pread" (descriptor, size, offset).
+    The call fails with the code that it returns, if any. "stat" (path), "open" (path, flags), "dup" (descriptor),
+    "fstat" (descriptor), "pread" (descriptor, size, offset).
     """
     if hasattr(engine, "seams"):
         patch.setitem(engine.seams, name, lambda *args: function(*args) or 0)

@@ -14,6 +14,7 @@ import pytest
 import smmap
 from core._tools import World
 from smmap import FileChangedError, _default, _files
+from smmap._engine import chosen as engine
 
 from ._tools import G, payload
 
@@ -368,18 +369,26 @@ def test_file_that_is_replaced_at_each_look_is_an_error_in_the_end(
     manager: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one that is replaced only a few times is opened. Each is shorter: it may get the inode number of another."""
-    real, times = os.stat, [3]
+    stat, unchanged, times = os.stat, engine.unchanged, [3]
 
-    def stat(where: Any, **options: Any) -> os.stat_result:
-        found = real(where, **options)
-        if os.fspath(where) == str(path) and times[0]:
-            times[0] -= 1
-            path.with_name("new").write_bytes(DATA[: SIZE + times[0]])
-            path.with_name("new").replace(path)
-        return found
+    def replacing(look: Any) -> Any:
+        def looking(where: Any, *args: Any, **options: Any) -> Any:
+            found = look(where, *args, **options)
+            if os.fspath(where) == str(path) and times[0]:
+                times[0] -= 1
+                path.with_name("new").write_bytes(DATA[: SIZE + times[0]])
+                path.with_name("new").replace(path)
+            return found
+
+        return looking
+
+    def replace_after_each_look(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(os, "stat", replacing(stat))
+        if smmap.engine == "fast":  # the plain one's is `os.stat`
+            patch.setattr(engine, "unchanged", replacing(unchanged))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", stat)
+        replace_after_each_look(patch)
         buffer = manager.buffer(path)
     assert times == [0]
     assert buffer[:] == DATA[:SIZE]
@@ -387,7 +396,7 @@ def test_file_that_is_replaced_at_each_look_is_an_error_in_the_end(
     manager.collect()  # else the file that is found at the first look is open already
     times[0] = 1000
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", stat)
+        replace_after_each_look(patch)
         with pytest.raises(FileChangedError) as caught:
             manager.buffer(path)
     assert caught.value.filename == str(path)

@@ -509,3 +509,23 @@ def test_nothing_leaks_when_interrupted_at_random_moments(engine: Any, world: Wo
 def test_payload_differs() -> None:
     """The oracle of these tests: no two files have the same bytes anywhere near."""
     assert payload(G, "data")[:9] != payload(G, "other")[:9]
+
+
+def test_unchanged_says_whether_a_path_has_just_that_status(engine: Any, world: World) -> None:
+    file = world.file(9)
+    path = str(file.path)
+    descriptor, status = engine.open_file(path, 0)
+    descriptor.close()
+    assert engine.unchanged(path, status)
+    assert engine.unchanged(os.fsencode(path), status)
+    for field in status._fields:
+        assert not engine.unchanged(path, status._replace(**{field: getattr(status, field) + 1}))
+    with open(path, "ab") as grown:
+        grown.write(b"x")
+    assert not engine.unchanged(path, status)
+    os.truncate(path, 0)
+    descriptor, empty = engine.open_file(path, 0)
+    descriptor.close()
+    assert not engine.unchanged(path, empty), "an empty file may have data, as in /proc"
+    os.unlink(path)
+    assert not engine.unchanged(path, status)

@@ -41,7 +41,7 @@ CODES = [
     OUT_OF_MEMORY,
 ]
 DEPTHS = ["seam", "system", "duplicates"]
-OWN = ["os.open", "os.dup", "os.fstat", "os.pread", "mmap.mmap"]
+OWN = ["os.stat", "os.open", "os.dup", "os.fstat", "os.pread", "mmap.mmap"]
 """System calls that the fast engine makes itself, and looks at how they ended."""
 
 _SEAM = ("open_file", "map_window", "read_window")

@@ -270,6 +270,15 @@ class Swapping:
         self.real, self.action, self.before, self.done = getattr(place, name), action, before, False
         self.result: Any = None
         patch.setattr(place, name, self)
+        if name == "stat":
+            looked = engine.unchanged
+
+            def unchanged(*args: Any) -> bool:
+                answer = looked(*args)
+                self.act()
+                return answer
+
+            patch.setattr(engine, "unchanged", unchanged)
 
     def act(self) -> None:
         if not self.done:

@@ -55,10 +55,11 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   what had to be waited for: mapping would have waited too), and lets go; it returns where the windows start that are
   to be bought.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
-  all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`.
+  all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`. It lets go when it dies.
 - `MAP_COSTS_DESCRIPTOR`: whether each map does.
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) has done so, or when it dies.
+- `unchanged(path, status)`: whether the file there has just that status now, and is not empty.
 - `read_at(number, size, offset)`: the bytes there, fewer only where the file ends.
 - `guard(ledger, how, owner)`: from the next map on, what is read from this ledger's regions is guarded ("copies",
   "views", "off": see `StaticWindowMapManager`). Where a region turns out to have lost bytes, the engine raises what

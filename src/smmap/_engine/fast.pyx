@@ -56,6 +56,7 @@ __all__ = [
     "open_file",
     "read_at",
     "read_window",
+    "unchanged",
 ]
 
 cdef extern from *:
@@ -111,6 +112,8 @@ cdef extern from *:
     int c_stat "stat" (const char*, stat_t*) noexcept nogil
     Py_ssize_t pread(int, void*, size_t, off_t) noexcept nogil
     const char* strerror(int) noexcept
+    int __builtin_ctzll(unsigned long long) noexcept nogil
+    unsigned long long PyLong_AsUnsignedLongLongMask(object) except? -1
     PyObject* Py_None
     object PyUnicode_EncodeFSDefault(object)
     int PySys_Audit(const char*, const char*, ...) except -1

@@ -25,28 +25,25 @@ cdef class Access:
         bint opened=True, bint pending=False,
     ):
         """Reads of [offset, offset + size) of the client's file, through windows of that size (0: the whole file)."""
-        if offset < 0 or size < 0 or window < 0 or (opened and (size > client.size or offset > client.size - size)):
+        cdef long long file_size = client.size if opened else 0
+        if offset < 0 or size < 0 or window < 0 or (opened and offset > file_size - size):
             raise ValueError(f"[{offset}, {offset} + {size}) is not in the file")
         self.table = _NO_TABLE
         self.client = client
         self.size = size
-        self.window = window or max(client.size, 1)
+        self.window = window or max(file_size, 1)
         self.offset = offset
         self.ledger = ledger
         self.idle = ledger.idle
         self.opened = opened
         self.pending = pending
         if opened:
-            self.file = client.file
-            self.file_size = client.size
-            self.table = <Table?>self.file.table
-            self.serial = self.file.serial & 0xFFFFFFFFFFFFFFFF
+            file = self.file = client.file
+            self.file_size = file_size
+            self.table = <Table?>file.table
+            self.serial = PyLong_AsUnsignedLongLongMask(file.serial)
             self.manager = client.manager
-        self.shift = -1
-        if not self.window & (self.window - 1):
-            self.shift = 0
-            while self.window > 1LL << self.shift:
-                self.shift += 1
+        self.shift = -1 if self.window & (self.window - 1) else __builtin_ctzll(<unsigned long long>self.window)
 
     @staticmethod
     def closed(client, long long offset=0, long long size=0, bint pending=False):
@@ -288,7 +285,7 @@ cdef class BufferBase:
     cdef object __weakref__
     cdef Access record
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):  # takes any arguments, which are for __init__
         self.record = _NO_ACCESS
 
     @property
@@ -553,9 +550,13 @@ cdef class CursorBase:
     cdef PyObject* before  # others that use the region
     cdef PyObject* after
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):  # takes any arguments, which are for __init__
         self.record = _NO_ACCESS
         self.nowhere = _NOWHERE
+
+    def __del__(self):
+        if self.region is not None:
+            self.let_go(self.region, None)
 
     def __dealloc__(self):
         self.unpin()

@@ -256,11 +256,25 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
     return 0
 
 
+def unchanged(path, then):
+    """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
+    cdef stat_t now
+    cdef bytes name = path if isinstance(path, bytes) else PyUnicode_EncodeFSDefault(path)
+    cdef char* c_name = name
+    cdef int failed = _refused("stat", path, None, None) if _seams else 0
+    if not failed:
+        with nogil:
+            failed = c_stat(c_name, &now)
+    return not failed and now.st_size > 0 and _is_status(then, &now)
+
+
 cdef bint _unchanged(object file, stat_t* now) except -1:
     """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
-    if file.later is not None or file.generation is None or file.cut:
-        return False
-    device, inode, size, mtime, ctime = file.status
+    return file.later is None and file.generation is not None and not file.cut and _is_status(file.status, now)
+
+
+cdef bint _is_status(object status, stat_t* now) except -1:
+    device, inode, size, mtime, ctime = status
     return (
         now.st_size == size and smmap_mtime_ns(now) == mtime and smmap_ctime_ns(now) == ctime
         and now.st_ino == inode and now.st_dev == device

@@ -37,6 +37,7 @@ __all__ = [
     "open_file",
     "read_at",
     "read_window",
+    "unchanged",
 ]
 
 
@@ -199,6 +200,17 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
             raise
         descriptor = Descriptor(map(os.dup, (where,)))
     return descriptor, status_of(os.fstat(descriptor.number))
+
+
+def unchanged(path: Where, then: Status) -> bool:
+    """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
+    try:
+        now = status_of(os.stat(path))
+    except OSError as error:
+        if error.errno is None:  # the handler of a signal raised it
+            raise
+        return False
+    return now == then and now.size > 0
 
 
 def read_at(number: int, size: int, offset: int) -> bytes:

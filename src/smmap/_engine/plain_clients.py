@@ -363,6 +363,11 @@ class CursorBase:
     _use: tuple[Any, int, int]
     """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
 
+    def __del__(self) -> None:
+        use = getattr(self, "_use", None)  # a subclass may not have got as far as our constructor
+        if use is not None and use[0] is not None:
+            self._let_go(use[0])
+
     def _move(self, offset: Any, size: Any, flags: Any) -> Self:
         """`use_region` where no mapped grid window does."""
         raise NotImplementedError

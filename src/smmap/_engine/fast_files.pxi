@@ -91,7 +91,7 @@ cdef class Descriptor:
             self.release()
         return True
 
-    def close(self):
+    cpdef void close(self) noexcept:
         """Close it; if a thread uses it now, once that is done."""
         self.retired = True
         if self.users <= 0:
@@ -274,6 +274,8 @@ cdef bint _unchanged(object file, stat_t* now) except -1:
 
 
 cdef bint _is_status(object status, stat_t* now) except -1:
+    cdef unsigned long long device, inode
+    cdef long long size, mtime, ctime
     device, inode, size, mtime, ctime = status
     return (
         now.st_size == size and smmap_mtime_ns(now) == mtime and smmap_ctime_ns(now) == ctime
@@ -305,13 +307,12 @@ cdef Descriptor _open_anew(Access access):
     if not code:
         with nogil:
             number = open(c_name, wanted)
+            code = -1 if number < 0 else fstat(number, &status)
     if number < 0:
         return None
     descriptor.own = number
-    code = _refused("fstat", number, None, None) if _seams else 0
-    if not code:
-        with nogil:
-            code = fstat(number, &status)
+    if _seams and not code:
+        code = _refused("fstat", number, None, None)
     if code or not _unchanged(access.file, &status):
         return None
     descriptor.users = 1
@@ -343,7 +344,7 @@ cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, No
     if room <= 0 or ledger.idle.crowded or file.descriptor is not None or file in cold.nodes:
         return 0
     while cold.count >= room:
-        oldest = cold.oldest()
+        oldest = <object>cold.ends.newer.item
         kept = oldest.descriptor
         if kept is not None:  # else an exception came between that and the order
             kept.cached = False

@@ -326,7 +326,7 @@ cdef Rent* _rent(Generation* generation, unsigned long long window) noexcept:
     cdef size_t place
     if generation.rents is NULL:
         return NULL
-    place = _hash(window, 0) & generation.mask
+    place = _hash(window ^ window >> 32, 0) & generation.mask  # its highest bits number the file
     while generation.rents[place].paid and generation.rents[place].window != window:
         place = (place + 1) & generation.mask
     return &generation.rents[place]

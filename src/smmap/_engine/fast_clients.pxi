@@ -817,7 +817,7 @@ cdef object _recorded(
     note = None
     if access.opened:
         if not quick and hasattr(offset, "__index__") and hasattr(size, "__index__"):
-            start, most = _number(PyNumber_Index(offset)), _number(PyNumber_Index(size))
+            start, most = _number(PyNumber_Index(offset)), _number(min(PyNumber_Index(size), access.window))
         if 0 <= start < access.size and 0 <= most:
             most = min(most, access.window) or access.window - access.window // 2
             note = access.noted(start, min(start + most, access.size), CURSOR)
@@ -844,12 +844,14 @@ cdef inline object _go(
         region = self.region
         if how and region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
             if how == WATCHED and access.watched(<PyObject*>region, start):
+                region = None  # the move may have to evict it
                 return _recorded(self, access, offset, size, flags, start, count, quick)
             self.start = start
             self.stop = stop
             return self
         found = access.table.at(access.number(start), -1)
         if how == WATCHED and (found is NULL or access.watched(found, start)):
+            region = None  # as above
             return _recorded(self, access, offset, size, flags, start, count, quick)
         if found is not NULL and (stop <= (<Region>found).stop or (<Region>found).stop == access.size):
             if not count or stop > access.size:
@@ -863,7 +865,7 @@ cdef inline object _go(
                 access.idle.hits += 1
                 self.take(region, start, stop)
                 return self
-        region = None  # the move may have to evict it
+        region = None  # as above
         start -= start % access.window
         if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
             region = _shortcut(access, start // access.window, False)

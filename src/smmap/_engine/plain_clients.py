@@ -62,7 +62,7 @@ class Access:
     def _note(self, start: int, stop: int, kind: int) -> Any:
         """What a trace notes before a read of [start, stop), to be called after it; None if that is not recorded."""
         trace = self.ledger.trace
-        if trace is None:
+        if trace is None or start >= stop:
             return None
         region = self.table.find(start // self.window)
         if not (region.watched(start, self.ledger) if region is not None else self.sampled(start)):

@@ -82,6 +82,8 @@ class Cache:
         self._look_for_views_at = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
+        self._uses_before = 0
+        """Of windows, before the counters were reset."""
         self._survivors = 0
         """Regions that were mapped, and not idle, after the last garbage collection: where objects die late."""
 
@@ -306,9 +308,14 @@ class Cache:
         reads = self.idle.hits + self.ledger.misses + self.open.hits
         return float(self.idle.hits / reads) if reads else 0.0
 
+    def uses(self) -> int:
+        """How many windows were used by reads since the manager was made, whatever was reset. O(1)."""
+        return int(self._uses_before + self.idle.hits + self.ledger.misses + self.open.hits)
+
     def reset_stats(self) -> int:
         """Count anew what was done, and let the peaks be what is mapped now."""
         ledger = self.ledger
+        self._uses_before = self.uses()
         self.idle.hits = self.open.hits = ledger.misses = ledger.evictions = 0
         ledger.peak_mapped, ledger.peak_memory = ledger.mapped, ledger.memory
         if self._look_for_views_at < sys.maxsize:

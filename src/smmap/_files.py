@@ -19,6 +19,7 @@ from collections import deque
 from typing import Any, NamedTuple, Union
 
 from ._errors import FileChangedError
+from ._places import mark_of
 from ._system import OPENING, WINDOWS, Where, called, is_readable, named
 
 try:
@@ -82,6 +83,7 @@ class File:
         "generation",
         "gone",
         "later",
+        "mark",
         "name",
         "patience",
         "price",
@@ -101,6 +103,8 @@ class File:
         """The cached descriptor."""
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
+        self.mark = mark_of(status)
+        """What stands for it where places are hashed."""
         self.later: File | None = None
         """A later version, if it is known to be of the same file, and not shorter."""
         self.name: str | bytes = ""

@@ -54,6 +54,7 @@ class Manager:
     MapRegionCls: ClassVar[Any]
     MapRegionListCls: ClassVar[Any]
     MapWindowCls: ClassVar[Any]
+    _born: ClassVar[Any] = None  # called with each new manager, while all are traced: see _trace.py
 
     def __init__(self, window: int, max_memory: int, max_handles: int, backing: str, guard: str) -> None:
         self._window = window
@@ -66,6 +67,8 @@ class Manager:
             self._cache.ledger.shortcut = self._lock, debugging
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
         self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
+        if Manager._born is not None:
+            Manager._born(self)
 
     # What clients ask for
 

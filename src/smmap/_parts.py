@@ -61,6 +61,12 @@ class Searched:
         region = self._buffer._found(access, start + offset, start + offset + 1)
         return None if region is None else (region, region.start - offset, region.stop - offset)
 
+    def searched(self, start: int, stop: int) -> None:
+        """[start, stop) was searched in a region that `mapped` gave."""
+        access = self._access
+        if access.ledger.trace is not None:
+            access.searched(start + access.offset, stop + access.offset)
+
     def check(self) -> None:
         """`ClosedError` if the buffer was closed, or given another file, since the search started."""
         self._buffer._check(self._access)

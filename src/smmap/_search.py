@@ -31,6 +31,9 @@ if TYPE_CHECKING:
         def mapped(self, start: int) -> tuple[Any, int, int] | None:
             """The region of the window at `start`, if it is mapped, and where that starts and stops."""
 
+        def searched(self, start: int, stop: int) -> None:
+            """[start, stop) was searched in a region that `mapped` gave."""
+
         def check(self) -> None:
             """An error if the search must not go on."""
 
@@ -75,6 +78,7 @@ def find(data: Searchable, needle: bytes, start: int, end: int) -> int:
             region, base, stop = mapped
             stop = min(stop, end)
             place = region.find(needle, start - base, stop - base)
+            data.searched(start, stop if place < 0 else place + base + size)
         else:
             base = start
             stop = min(end, end if long else data.border(start), start + max(step, 2 * size if long else 0))
@@ -114,6 +118,7 @@ def rfind(data: Searchable, needle: bytes, start: int, end: int) -> int:
         if mapped is not None:
             region, base, _ = mapped
             place = region.rfind(needle, low - base, stop - base)
+            data.searched(low if place < 0 else place + base, stop)
         else:
             base = low
             place = data.copy(low, stop).rfind(needle)

@@ -3,7 +3,7 @@
 All numbers are little-endian. A file is a header and chunks:
 
     header   8 bytes   93 "SMTRC" 0D 0A: a transfer as text would change it
-             u16       version, 1
+             u16       version, 2
              u16       shift of a place: sampling keeps or leaves out 2**shift bytes of a file together
              u32       process id
              f64       time of the start, in seconds since 1970
@@ -15,10 +15,12 @@ All numbers are little-endian. A file is a header and chunks:
 and the bodies are, uncompressed:
 
     MNGR     u32 number, u64 window size, u64 memory limit, u64 handle limit: a manager
-    FILE     u32 number, u32 manager, u64 size, then the path in UTF-8 with surrogate escapes: a file
+    FILE     u32 number, u32 manager, u64 size, u32 mark, then the path in UTF-8 with surrogate escapes: a file
     READ     16 bytes each: u32 file, u32 size, u56 offset, u8 kind and outcome: reads, in order
-    RATE     u32 threshold: from here on only places with a hash below it are recorded, of 2**24
+    RATE     u32 threshold: from here on only places with a hash (see _places.py) below it are recorded, of 2**24
     TAIL     u64 reads in all, u64 reads recorded: the end
+
+Version 1 had no marks: a file's number stood for it in hashes.
 
 The low four bits of the last byte of a read say what it was (0 a copy, 1 a view, 2 a move of a cursor), the high four
 what became of it (0 a hit, 1 a miss, 2 a cold read). A read of 4 GiB or more stands as several.
@@ -32,17 +34,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ._errors import SmmapError
+from ._places import FULL, PLACE_SHIFT
 
 __all__ = [
     "COLD",
-    "COPY",
-    "CURSOR",
-    "FULL",
     "HIT",
     "MISS",
-    "PLACE_SHIFT",
     "READ",
-    "VIEW",
     "Recorded",
     "TraceError",
     "TracedFile",
@@ -52,25 +50,22 @@ __all__ = [
     "header",
     "load",
     "manager_body",
-    "place_hash",
 ]
 
 MAGIC = b"\x93SMTRC\r\n"
-VERSION = 1
-PLACE_SHIFT = 24
-FULL = 1 << 24
-COPY, VIEW, CURSOR = range(3)
+VERSION = 2
 HIT, MISS, COLD = range(3)
+"""What became of a read."""
 
 READ = struct.Struct("<IIQ")
 _HEADER = struct.Struct("<8sHHId")
 _CHUNK = struct.Struct("<4sII")
 _MANAGER = struct.Struct("<IQQQ")
-_FILE = struct.Struct("<IIQ")
+_FILE = {1: struct.Struct("<IIQ"), 2: struct.Struct("<IIQI")}
 _RATE = struct.Struct("<I")
 _TAIL = struct.Struct("<QQ")
 _LARGEST = 1 << 31  # of a chunk: more is no trace
-_WORD = (1 << 64) - 1
+_WORD = (1 << 64) - 1  # the largest limit
 
 
 class TraceError(SmmapError, ValueError):
@@ -86,11 +81,12 @@ class TracedManager(NamedTuple):
 
 
 class TracedFile(NamedTuple):
-    """A file that was read: its path, its size in bytes, the number of its manager."""
+    """A file that was read: its path, its size in bytes, the number of its manager, what stands for it in hashes."""
 
     path: str
     size: int
     manager: int
+    mark: int
 
 
 @dataclass
@@ -100,6 +96,7 @@ class Recorded:
     pid: int
     started: float
     place_shift: int
+    version: int
     threshold: int = FULL
     managers: dict[int, TracedManager] = field(default_factory=dict)
     files: dict[int, TracedFile] = field(default_factory=dict)
@@ -107,13 +104,6 @@ class Recorded:
     """The bodies of all READ chunks: see `READ`."""
     seen: int | None = None
     """How many reads there were, those that sampling left out included; None if the end of the file is missing."""
-
-
-def place_hash(file: int, place: int) -> int:
-    """24 well mixed bits that say whether a place of a file is sampled: it is if they are below the threshold."""
-    mixed = ((file << 32) ^ place) * 0x9E3779B97F4A7C15 & _WORD
-    mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & _WORD
-    return (mixed ^ mixed >> 32) >> 8 & FULL - 1
 
 
 def header(pid: int, started: float) -> bytes:
@@ -132,9 +122,9 @@ def manager_body(number: int, window: int, memory: int, handles: int) -> bytes:
     return _MANAGER.pack(number, window, min(memory, _WORD), min(handles, _WORD))
 
 
-def file_body(number: int, manager: int, size: int, path: str) -> bytes:
+def file_body(number: int, manager: int, size: int, mark: int, path: str) -> bytes:
     """The body of a FILE chunk."""
-    return _FILE.pack(number, manager, size) + path.encode("utf-8", "surrogateescape")
+    return _FILE[VERSION].pack(number, manager, size, mark) + path.encode("utf-8", "surrogateescape")
 
 
 def rate_chunk(threshold: int) -> bytes:
@@ -160,9 +150,9 @@ def load(path: str, partial: bool = False) -> Recorded:
     if len(data) < _HEADER.size:
         raise TraceError(f"{path!r} is truncated: {len(data)} of {_HEADER.size} bytes of the header are there")
     _, version, shift, pid, started = _HEADER.unpack_from(data)
-    if version != VERSION:
+    if version not in _FILE:
         raise TraceError(f"{path!r} is a trace of version {version}; this smmap reads version {VERSION}")
-    found = Recorded(pid, started, shift)
+    found = Recorded(pid, started, shift, version)
     reads: list[bytes] = []
     at = _HEADER.size
     try:
@@ -203,8 +193,10 @@ def _take(tag: bytes, body: bytes, found: Recorded, reads: list[bytes]) -> None:
     if tag == b"READ" and len(body) % READ.size == 0:
         reads.append(body)
     elif tag == b"FILE":
-        number, manager, size = _FILE.unpack_from(body)
-        found.files[number] = TracedFile(body[_FILE.size :].decode("utf-8", "surrogateescape"), size, manager)
+        layout = _FILE[found.version]
+        number, manager, size, *mark = layout.unpack_from(body)
+        path = body[layout.size :].decode("utf-8", "surrogateescape")
+        found.files[number] = TracedFile(path, size, manager, *(mark or (number,)))
     elif tag == b"MNGR":
         number, *settings = _MANAGER.unpack(body)
         found.managers[number] = TracedManager(*settings)

@@ -17,6 +17,7 @@ np: Any = pytest.importorskip("numpy")
 
 import smmap  # noqa: E402
 from smmap import _trace_format as form  # noqa: E402
+from smmap._places import COPY, CURSOR, FULL, PLACE_SHIFT, VIEW, place_hash  # noqa: E402
 from smmap._window import ALLOCATIONGRANULARITY as G  # noqa: E402
 from smmap._window import serving  # noqa: E402
 from smmap.cli import advice, again, prices, synthetic  # noqa: E402
@@ -27,10 +28,10 @@ from smmap.cli.touches import reads_of, touches_of  # noqa: E402
 W = 2 * G
 
 
-def recorded(reads: Sequence[tuple[int, int, int, int]], sizes: Sequence[int], threshold: int = form.FULL) -> Any:
+def recorded(reads: Sequence[tuple[int, int, int, int]], sizes: Sequence[int], threshold: int = FULL) -> Any:
     """A trace of reads (file, start, size, kind) of files with these sizes."""
-    found = form.Recorded(1, 0.0, form.PLACE_SHIFT, threshold, {0: form.TracedManager(W, 4 * W, 99)})
-    found.files = {number + 1: form.TracedFile(f"/{number}", size, 0) for number, size in enumerate(sizes)}
+    found = form.Recorded(1, 0.0, PLACE_SHIFT, 2, threshold, {0: form.TracedManager(W, 4 * W, 99)})
+    found.files = {number + 1: form.TracedFile(f"/{number}", size, 0, number + 1) for number, size in enumerate(sizes)}
     found.reads = b"".join(form.READ.pack(file + 1, size, start | kind << 56) for file, start, size, kind in reads)
     found.seen = len(reads)
     return found
@@ -48,16 +49,16 @@ def test_touches_are_the_windows_that_serve_each_read() -> None:
         touches = touches_of(reads_of(recorded(reads, sizes)), window)
         expected: list[tuple[Any, int, Any, bool]] = []
         for file, start, size, kind in reads:
-            if kind == form.COPY:
+            if kind == COPY:
                 full = window or sizes[file]
                 for number in range(start // full, (start + size - 1) // full + 1):
                     low, high = number * full, min((number + 1) * full, sizes[file])
                     read = min(start + size, high) - max(start, low)
                     expected.append(((file, number), high - low, read, True))
-            elif kind == form.VIEW and 0 < window < size:
+            elif kind == VIEW and 0 < window < size:
                 low = start - start % G
                 expected.append(((file, (low, start + size)), start + size - low, size, False))
-            elif kind == form.VIEW or size <= (window or size):
+            elif kind == VIEW or size <= (window or size):
                 found = serving(start, size, window, sizes[file])
                 expected.append(((file, found.key), found.stop - found.start, size, False))
             else:  # a cursor gets no more than a window
@@ -119,7 +120,7 @@ def test_a_sample_gives_nearly_the_curve_of_all() -> None:
     sizes = np.full(50_001, 65536)
     memories = [65536 << shift for shift in range(8, 17)]  # of so few windows that a tenth is none, it says little
     whole = distances_of(windows, sizes).curve(memories)
-    kept = np.array([form.place_hash(int(one), 0) < form.FULL // 10 for one in range(50_001)])[windows]
+    kept = np.array([place_hash(int(one), 0) < FULL // 10 for one in range(50_001)])[windows]
     sample = distances_of(windows[kept], sizes, 0.1, expected=len(windows) * 0.1).curve(memories)
     assert max(abs(one - other) for one, other in zip(whole, sample)) < 0.04
 
@@ -199,7 +200,7 @@ def test_sieve_goes_by_its_paper(seed: int) -> None:
         assert POLICIES["SIEVE"](windows, [1] * 61, room) == sieve_by_hand(windows, room)
 
 
-@pytest.mark.parametrize("kind", [form.COPY, form.CURSOR, form.VIEW])
+@pytest.mark.parametrize("kind", [COPY, CURSOR, VIEW])
 @pytest.mark.parametrize("limits", [(W, 8 * W, 50), (4 * W, 30 * W, 10), (W, 200 * W, 9), (0, 60 * W, 40)])
 def test_the_simulated_policy_does_what_a_real_manager_does(
     tmp_path: Path, kind: int, limits: tuple[int, int, int]
@@ -240,7 +241,7 @@ def test_stand_ins_are_made_for_files_that_are_gone(tmp_path: Path) -> None:
 
 def test_a_sampled_trace_is_filtered_by_its_last_rate() -> None:
     reads = [(file, 0, 10, 0) for file in range(1000)]
-    found = reads_of(recorded(reads, [100] * 1000, form.FULL // 4))
+    found = reads_of(recorded(reads, [100] * 1000, FULL // 4))
     assert 180 < len(found) < 320
     assert found.rate == 0.25
     assert found.seen == 1000
@@ -248,7 +249,7 @@ def test_a_sampled_trace_is_filtered_by_its_last_rate() -> None:
 
 def test_recommended_limits_suit_a_working_set(tmp_path: Path) -> None:
     """A hundred files of one window, read round and round: nothing helps but room for all of them."""
-    reads = [(number % 100, 0, 100, form.CURSOR) for number in range(20_000)]
+    reads = [(number % 100, 0, 100, CURSOR) for number in range(20_000)]
     found = reads_of(recorded(reads, [W] * 100))
     costs = prices.Prices(100, 20_000, 1000, 900_000, 50_000)
     present = form.TracedManager(W, 50 * W, 1000)
@@ -268,7 +269,7 @@ def test_recommended_limits_suit_a_working_set(tmp_path: Path) -> None:
 
 
 def test_limits_that_are_as_good_take_less_memory() -> None:
-    reads = [(number % 10, 0, 100, form.CURSOR) for number in range(5000)]
+    reads = [(number % 10, 0, 100, CURSOR) for number in range(5000)]
     found = reads_of(recorded(reads, [64 * W] * 10))
     costs = prices.Prices(100, 20_000, 1000, 900_000, 50_000)
     result = advice.advise(found, form.TracedManager(0, 1 << 35, 1000), costs, sys.maxsize)

@@ -440,7 +440,7 @@ def test_reader_asks_again_where_its_region_was_unmapped_meanwhile(
     read: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on PyPy, where an evicted region that was never exported is unmapped at once."""
-    for module in ("plain_regions", "plain_clients"):
+    for module in ("plain_regions", "plain_clients", "plain_cursors"):
         monkeypatch.setattr(f"smmap._engine.{module}.PYPY", True)
     file = world.file(3 * W + 77)
     manager = world.manager(W)
@@ -466,7 +466,7 @@ def test_region_that_was_never_exported_is_unmapped_when_it_is_evicted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on PyPy; one that was exported never is, nor one that a cursor uses."""
-    for module in ("plain_regions", "plain_clients"):
+    for module in ("plain_regions", "plain_clients", "plain_cursors"):
         monkeypatch.setattr(f"smmap._engine.{module}.PYPY", True)
     file = world.file(8 * W)
     manager = world.manager(W)

@@ -21,7 +21,8 @@ import pytest
 import smmap
 from smmap import _trace
 from smmap import _trace_format as form
-from smmap._trace_format import COLD, COPY, CURSOR, FULL, HIT, MISS, VIEW, TraceError
+from smmap._places import COPY, CURSOR, FULL, VIEW, place_hash
+from smmap._trace_format import COLD, HIT, MISS, TraceError
 
 from ._tools import PYPY, G, World
 
@@ -103,35 +104,55 @@ def test_outcomes_agree_with_the_counters_of_the_manager(world: World, tmp_path:
     assert len(found) == 3000
 
 
-def test_searches_and_iteration_are_recorded_as_far_as_they_went(world: World, tmp_path: Path) -> None:
-    file = world.file(3_000_000)
+SEARCHED = {
+    "find": (lambda data, needle: data.find(needle), 0, 300_010),
+    "rfind": (lambda data, needle: data.rfind(needle), 300_000, 500_000),
+    "contains": (lambda data, needle: needle in data, 0, 300_010),
+    "count": (lambda data, needle: data.count(needle, 10, -10), 10, 499_990),
+    "finditer": (lambda data, needle: [one.start() for one in data.finditer(re.escape(needle))], 0, 500_000),
+    "equals": (lambda data, needle: data == data, 0, 500_000),
+    "bytes": (lambda data, needle: bytes(data), 0, 500_000),
+    "views": (lambda data, needle: sum(map(len, data.iter_views())), 0, 500_000),
+    "numbers": (lambda data, needle: sum(data), 0, 500_000),
+    "integers": (lambda data, needle: sum(one for (one,) in data.iter_unpack("<I")), 0, 500_000),
+    "steps": (lambda data, needle: data[::-1], 0, 500_000),
+}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_what_goes_through_a_buffer_is_recorded_as_far_as_it_went(
+    world: World, tmp_path: Path, name: str, mapped: bool
+) -> None:
+    call, low, high = SEARCHED[name]
+    file = world.file(500_000)
     manager = world.manager(W, 100 * W)
     data = manager.buffer(file.path)
-    needle = file.data[2_000_000:2_000_010]
-    match = re.search(re.escape(needle), file.data)
-    assert match is not None
+    needle = file.data[300_000:300_010]
+    if mapped:
+        for start in range(0, len(file.data), W):
+            data.view(start, start + 1)
+    manager.reset_stats()
     with manager.trace(tmp_path / "trace"):
-        assert data.find(needle) == 2_000_000
-        assert data.rfind(needle) == 2_000_000
-        assert needle in data
-        assert data.count(needle, 10, -10) == 1
-        assert [one.start() for one in data.finditer(re.escape(needle))] == [2_000_000]
-        assert data == file.data
-        assert bytes(data) == file.data
-        assert sum(map(len, data.iter_views())) == len(file.data)
-    spans = [(read.start, read.stop) for read in reads(tmp_path / "trace") if read.kind == COPY]
-    assert spans[:4] == [(0, 2_000_001), (2_000_000, 3_000_000), (0, 2_000_001), (10, 2_999_990)]
-    assert spans[4:6] == [(0, 2_000_010), (2_000_010, 3_000_000)]
-    assert spans[6:9] == [(0, 1 << 20), (1 << 20, 2 << 20), (2 << 20, 3_000_000)]
-    assert spans[9:] == [(0, 3_000_000)]
-    assert sum(read.stop - read.start for read in reads(tmp_path / "trace") if read.kind == VIEW) == 3_000_000
+        call(data, needle)
+    found = reads(tmp_path / "trace")
+    touched = bytearray(len(file.data))
+    for read in found:
+        touched[read.start : read.stop] = b"x" * (read.stop - read.start)
+    expected = bytes(low) + b"x" * (high - low) + bytes(len(file.data) - high)
+    last = high + (-high % W or W) if name in ("find", "contains") else high  # a cold window is copied beyond the match
+    first = low // W * W if name == "rfind" else low
+    assert touched[low:high] == expected[low:high]
+    assert not any(touched[:first])
+    assert not any(touched[last:])
+    if mapped:
+        assert {read.outcome for read in found} == {HIT}
+        assert bytes(touched[min(low, 100) :]) == expected[min(low, 100) :]
 
 
 def test_batches_are_recorded_read_by_read(world: World, tmp_path: Path) -> None:
     file = world.file(4 * W)
     data = world.manager(W, 100 * W).buffer(file.path)
-    if not hasattr(data, "gather"):
-        pytest.skip("there are no batches yet")
     manager = data._access.client.manager
     with manager.trace(tmp_path / "trace"):
         assert bytes(data.gather([5, W, 3 * W], 4)) == b"".join(file.data[at : at + 4] for at in (5, W, 3 * W))
@@ -178,17 +199,65 @@ def test_other_managers_are_not_recorded(world: World, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_trace_that_ended(world: World, tmp_path: Path) -> None:
-    classes = smmap.SlidingWindowMapBuffer, smmap.WindowCursor
-    before = [dict(vars(cls)) for cls in classes]
+    file = world.file(9 * W)
     one, two = world.manager(W), world.manager(W)
     first = one.trace(tmp_path / "one")
     with two.trace(tmp_path / "two"):
-        assert dict(vars(classes[0])) != before[0]
+        data = one.buffer(file.path)
+        data.view(0, 5)
         first.close()
         first.close()
-        assert dict(vars(classes[0])) != before[0]
-    assert [dict(vars(cls)) for cls in classes] == before
+        assert one._cache.ledger.trace is None
+        assert two._cache.ledger.trace is not None
+        data[3], data.view(W, W + 3), data[5 * W]
+    assert two._cache.ledger.trace is None
+    assert len(reads(tmp_path / "one")) == 1
     assert not _trace._traces
+    data.close()
+
+
+def test_a_managers_own_trace_comes_before_one_of_all(world: World, tmp_path: Path) -> None:
+    file = world.file(1000)
+    everything = _trace.Trace(tmp_path / "all", None)
+    manager = world.manager(W)
+    data = manager.buffer(file.path)
+    try:
+        data[1]
+        with manager.trace(tmp_path / "own"):
+            data[2]
+            world.manager(W).buffer(file.path)[3]
+        data[4]
+    finally:
+        everything.close()
+    data[5], world.manager(W).buffer(file.path)[6]
+    assert [read.start for read in reads(tmp_path / "own")] == [2]
+    assert [read.start for read in reads(tmp_path / "all")] == [1, 3, 4]
+    assert len(form.load(str(tmp_path / "all")).managers) == 2
+
+
+def test_regions_that_are_mapped_already_are_recorded_and_counters_stay_right(world: World, tmp_path: Path) -> None:
+    file = world.file(8 * W)
+    manager = world.manager(W, 100 * W)
+    data, cursor, still = manager.buffer(file.path), manager.make_cursor(file.path), manager.make_cursor(file.path)
+    for number in range(8):
+        data.view(number * W, number * W + 1)
+    still.use_region(7 * W, 20)
+    data[5]
+    manager.reset_stats()
+    with manager.trace(tmp_path / "trace"):
+        assert data[6] == file.data[6]
+        assert data[W : W + 9] == file.data[W : W + 9]
+        assert data.view(2 * W, 2 * W + 3) == file.data[2 * W : 2 * W + 3]
+        cursor.use_region(3 * W, 7)
+        still.use_region(7 * W + 3, 5)
+        assert data.unpack_from("<I", 4 * W) == struct.unpack_from("<I", file.data, 4 * W)
+        assert data.gather([5 * W, 6 * W], 2) == file.data[5 * W : 5 * W + 2] + file.data[6 * W : 6 * W + 2]
+    assert [(read.start // W, read.outcome) for read in reads(tmp_path / "trace")] == [
+        (number, HIT) for number in (0, 1, 2, 3, 7, 4, 5, 6)
+    ]
+    stats = manager.stats()
+    assert (stats.hits, stats.misses, stats.cold_reads) == (7, 0, 0), "a move within its region is no use of a window"
+    assert [region.key for region in manager._cache.idle] == [0, 1, 2, 4, 5, 6], "exactly in the order of their use"
 
 
 def test_one_trace_of_a_manager_at_a_time(world: World, tmp_path: Path) -> None:
@@ -268,6 +337,77 @@ def test_the_rate_is_halved_each_time_that_many_reads_were_recorded(
     found = form.load(str(tmp_path / "trace"))
     assert found.threshold == trace._threshold <= FULL // 4
     assert len(found.files) == 200
+
+
+def test_many_files_lower_the_rate_so_that_memory_and_file_stay_small(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trace, "_MOST_FILES", 64)
+    files = [world.file(50, f"file{number}") for number in range(1000)]
+    manager = world.manager(W)
+    with manager.trace(tmp_path / "trace") as trace:
+        for _ in range(3):
+            for file in files:
+                with manager.buffer(file.path) as data:
+                    assert data[7] == file.data[7]
+                assert len(trace._files) <= 64
+    found = form.load(str(tmp_path / "trace"))
+    assert FULL // 256 < found.threshold <= FULL // 16
+    assert len(found.files) < 64 * 8
+    assert len({one.path for one in found.files.values()}) == len(found.files), "none is forgotten and met again"
+    kept = {number for number, one in found.files.items() if place_hash(one.mark, 0) < found.threshold}
+    counts = dict.fromkeys(kept, 0)
+    for number, _, _ in struct.iter_unpack("<IIQ", found.reads):
+        counts[number] = counts.get(number, 0) + 1
+    assert {counts[number] for number in kept} == {3}, "each read of what is sampled to the end"
+    assert found.seen is not None
+    assert abs(found.seen - 3000) < 30, "each read uses one window"
+
+
+@pytest.mark.parametrize("kind", ["copies", "cursors"])
+def test_sample_says_how_many_reads_there_were_though_counters_were_reset(
+    world: World, tmp_path: Path, kind: str
+) -> None:
+    files = [world.file(3 * W, f"file{number}") for number in range(64)]
+    manager = world.manager(W, 500 * W)
+    random, count = Random(3), 0
+    with manager.trace(tmp_path / "trace", rate=0.3) as trace:
+        clients: Any = [manager.buffer(f.path) if kind == "copies" else manager.make_cursor(f.path) for f in files]
+        for _ in range(6000):
+            client, start = random.choice(clients), random.randrange(2 * W)
+            if kind == "copies":
+                client[start : start + W]  # of two windows, mostly
+            else:
+                client.use_region(start, 9)
+                client.use_region(start + 1, 7)  # mostly within the region
+                count += 1
+            count += 1
+            if count == 2000:
+                manager.reset_stats()
+    for client in clients:
+        client.close()
+    seen = form.load(str(tmp_path / "trace")).seen
+    assert trace.recorded < count / 2
+    assert seen is not None
+    assert abs(seen - count) < 0.06 * count
+
+
+def test_trace_of_version_1_is_read_with_numbers_for_marks(trace_file: Path) -> None:
+    data = trace_file.read_bytes()
+    found, at = form.load(str(trace_file)), 24
+    old = data[:8] + struct.pack("<H", 1) + data[10:24]
+    while at < len(data):
+        tag, size, _ = struct.unpack_from("<4sII", data, at)
+        body = zlib.decompress(data[at + 12 : at + 12 + size])
+        old += form.chunk(tag, body[:16] + body[20:] if tag == b"FILE" else body)
+        at += 12 + size
+    trace_file.write_bytes(old)
+    again = form.load(str(trace_file))
+    assert again.reads == found.reads
+    assert {number: one._replace(mark=0) for number, one in again.files.items()} == {
+        number: one._replace(mark=0) for number, one in found.files.items()
+    }
+    assert all(one.mark == number for number, one in again.files.items())
 
 
 def test_threads_lose_no_read(world: World, tmp_path: Path) -> None:
@@ -440,9 +580,9 @@ def test_a_trace_that_went_through_a_transfer_as_text_is_told(trace_file: Path) 
 
 def test_a_trace_of_a_later_version_is_told(trace_file: Path) -> None:
     data = bytearray(trace_file.read_bytes())
-    data[8] = 2
+    data[8] = 3
     trace_file.write_bytes(data)
-    with pytest.raises(TraceError, match="version 2; this smmap reads version 1"):
+    with pytest.raises(TraceError, match="version 3; this smmap reads version 2"):
         form.load(str(trace_file))
 
 
@@ -493,5 +633,5 @@ def test_a_chunk_without_a_sensible_tag_is_a_clear_error(trace_file: Path) -> No
 
 def test_places_are_hashed_evenly() -> None:
     for rate in (0.5, 0.01):
-        kept = sum(form.place_hash(file, place) < rate * FULL for file in range(300) for place in range(300))
+        kept = sum(place_hash(file, place) < rate * FULL for file in range(300) for place in range(300))
         assert abs(kept / 90_000 - rate) < 0.05 * rate + 0.002

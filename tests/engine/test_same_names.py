@@ -17,9 +17,9 @@ except ImportError:
 # How the plain engine does it, told by a name that only its own modules use.
 INSIDE = {
     "Batch": {"total", "wrong", "failed"},  # which its instances have
-    "Ledger": {"enter", "leave"},
+    "Ledger": {"enter", "leave", "threshold"},
     "Descriptor": {"is_resident"},
-    "Region": {"become", "doomed", "ended", "pinned_by", "unmap"},
+    "Region": {"become", "clear", "doomed", "ended", "pinned_by", "unmap", "watched"},
     "Table": {"add", "remove"},
 }
 # What bases of the plain engine bring along: a `dict`, and of `mmap` what moves a position that nobody has asked for.

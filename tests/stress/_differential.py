@@ -210,6 +210,7 @@ class Side:
     def __init__(self, package: Any) -> None:
         self.package = package
         self.managers: list[Any] = []
+        self.traces: dict[int, Any] = {}
         self.cursors: dict[int, Any] = {}
         self.buffers: dict[int, Any] = {}
         self.views: dict[int, Any] = {}
@@ -217,7 +218,12 @@ class Side:
 
     def state(self) -> list[Any]:
         """All that must be the same."""
-        return [self._state_of(manager) for manager in self.managers]
+        return [self._state_of(manager) for manager in self.managers] + [self._reads_of(one) for one in self.traces]
+
+    def _reads_of(self, number: int) -> Any:
+        """The last of what was recorded of a manager."""
+        trace = self.traces[number]
+        return {"trace": number, "recorded": trace.recorded, "reads": trace._reads[-64:]}
 
     def _state_of(self, manager: Any) -> Any:
         cache, names = manager._cache, manager._files.name_of
@@ -258,6 +264,7 @@ class Episode:
         self.numbers: list[int] = []
         self.sides = [Side(load(name)) for name in SIDES]
         self.settings: list[Any] = []
+        self.rate = self.chance.choice([None, 1.0, 0.5])  # of traces
         reads = self.chance.random() < 0.2
         for _ in range(2):
             window = self.chance.choice([W, W, 2 * W, 0])
@@ -275,7 +282,13 @@ class Episode:
     def manager(self, side: Side, number: int) -> Any:
         """A new manager, made as that one is."""
         *sizes, backing = self.settings[number]
-        return side.package.SlidingWindowMapManager(*sizes, backing=backing)
+        manager = side.package.SlidingWindowMapManager(*sizes, backing=backing)
+        if number in side.traces:
+            side.traces.pop(number).close()
+        if self.rate is not None:
+            path = os.path.join(self.folder, f"{side.package.engine}{number}.trace")
+            side.traces[number] = manager.trace(path, rate=self.rate)
+        return manager
 
     # Files
 
@@ -913,6 +926,8 @@ class Episode:
 
     def close(self) -> None:
         for side in self.sides:
+            for trace in side.traces.values():
+                trace.close()
             for manager in side.managers:
                 manager.close()
         for number in self.numbers:

@@ -7,7 +7,8 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   dies, in one step each, whatever exception is raised meanwhile: `mapped` (regions) and `memory` (bytes) are exact
   after `settle()`, which takes note of those that died; `regions()` has them. All of this is called under the manager's
   lock. `idle` and `open` are its orders of idle regions and of files with a cached descriptor, `rents` what was paid
-  for cold windows (see _rents.py). `misses`, `evictions`, `peak_mapped`, `peak_memory` are for `stats()`. The policy
+  for cold windows (see _rents.py). `misses`, `evictions`, `peak_mapped`, `peak_memory` are for `stats()`; `sample` is
+  for traces (see below). The policy
   sets `most_handles`, `most_descriptors`, `most_memory` and `shortcut` (its `Lock`, and a function that says whether
   each step is logged; None: no shortcut). By these an engine may do itself, in place of the policy, what leaves nothing
   to decide: map a grid window by the file's cached descriptor, evicting what is idle as the policy would to keep the
@@ -65,6 +66,18 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   "views", "off": see `StaticWindowMapManager`). Where a region turns out to have lost bytes, the engine raises what
   `_files.lost` gives, and `owner()`, the manager if it lives, hears of it: `_lose`. `notice()`: `_zeroed`, for regions
   whose views read zeros since. The plain engine cannot guard: it refuses "views".
+- `ledger.sample(trace, threshold)`, under the manager's lock: from now on reads that start in a place of which the hash
+  is below the threshold (see _places.py) are recorded by the trace, `ledger.trace`; None: none are. Before such a read,
+  or several that are made together, the engine calls `trace.before(access, kind, [(start, stop), ...])` with ranges of
+  the file, and after it what that returned; not if it failed. `trace.searched(access, start, stop)` says what of a
+  mapped region was searched; where the policy searches it calls `access.searched(start, stop)` for that.
+  `access.sampled(start)` says whether reads from there are recorded. Whoever holds a view or region reads unrecorded.
+  All other reads are served, counted and ordered as without a trace, and at no cost: each region knows a part of itself
+  which is `clear`, of which no place is sampled, and a hit is what lies within that in place of the whole region. That
+  is all of it while nothing is traced, nothing when a trace starts or the region is new, and then found by the hits
+  that miss it. A threshold that falls makes no clear part smaller. So a hit on a place that is not sampled costs one
+  comparison, the one that it costs without a trace; but where places of one window are in part sampled, and hits fall
+  among them at random, or windows are larger than a place in the plain engine, also a hash of the place.
 - `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
   cannot map, by reading; None if the file does not reach so far. `advice` is the user's ("normal", "random",
   "sequential"), or "scattered" where `rents.scattered(window)` says so of the reads that bought the window: then as for

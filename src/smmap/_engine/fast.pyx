@@ -83,6 +83,11 @@ cdef extern from *:
         return smmap_ctime(s).tv_sec * 1000000000LL + smmap_ctime(s).tv_nsec;
     }
     static void *const smmap_failed = MAP_FAILED;
+    static inline unsigned int smmap_place_hash(unsigned int mark, long long place) {  /* as in _places.py */
+        unsigned long long mixed = ((unsigned long long)mark << 32 ^ (unsigned long long)place) * 0x9E3779B97F4A7C15ULL;
+        mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93ULL;
+        return (unsigned int)((mixed ^ mixed >> 32) >> 8) & 0xFFFFFF;
+    }
     #ifndef SMMAP_SOURCES
     #define SMMAP_SOURCES ""
     #endif
@@ -99,6 +104,7 @@ cdef extern from *:
     ctypedef long off_t
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, F_DUPFD_CLOEXEC
     void* smmap_failed
+    unsigned int smmap_place_hash(unsigned int, long long) noexcept
     long long smmap_mtime_ns(stat_t*) noexcept
     long long smmap_ctime_ns(stat_t*) noexcept
     void* c_mmap "mmap" (void*, size_t, int, int, int, off_t) noexcept nogil
@@ -142,6 +148,11 @@ cdef enum:
     SHIFT = 15  # this and the next two: as in _rents.py
     FOLLOWS = 1 << 17
     SURE = 4
+    PLACE_SHIFT = 24  # as in _places.py
+    GROWTH = 8  # places
+
+cdef enum:
+    COPY, VIEW, CURSOR  # kinds of reads, as in _places.py
 
 MAP_COSTS_DESCRIPTOR = False
 sources = (<bytes>SMMAP_SOURCES).decode()  # their digest: see _sources.py

@@ -260,6 +260,7 @@ cdef class Batch:
     cdef long long* places
     cdef list found
     cdef list accesses
+    cdef dict notes  # of a trace, by file
     cdef Py_buffer target
     cdef bint filled  # `target` is held
     cdef long long ahead  # bytes announced, and not read yet
@@ -545,6 +546,8 @@ cdef class Batch:
             raise SystemError("a buffer that is not open")
         group = &self.groups[file]
         self.accesses[file] = access
+        if access.ledger.trace is not None and self.reads():
+            self.note(file, access)
         self.lay(group, access)
         group.memory = True
         for each in range(group.count):
@@ -594,6 +597,24 @@ cdef class Batch:
                 with nogil:
                     self.tell(group)
         return 2 if group.count > group.mapped else 1 if group.copied < group.mapped else 0
+
+    cdef int note(self, Py_ssize_t file, Access access) except -1:
+        """Let the trace note which ranges of a buffer are to be recorded."""
+        cdef Py_ssize_t place
+        cdef long long first
+        cdef Span* span
+        trace = access.ledger.trace
+        found = []
+        for place in range(self.groups[file].first, self.groups[file].last):
+            span = &self.spans[place]
+            first = span.start + access.offset
+            if span.size and access.is_sampled(first):
+                found.append((first, first + span.size))
+        if found:
+            if self.notes is None:
+                self.notes = {}
+            self.notes[file] = trace.before(access, COPY, found)
+        return 0
 
     cdef inline bint reads(self) noexcept nogil:
         """Whether anything is to be read, not only announced."""
@@ -879,6 +900,9 @@ cdef class Batch:
                         due.append(number * access.window)
                     before = number
         self.let_go(group)
+        note = None if self.notes is None else self.notes.pop(file, None)
+        if note is not None:
+            note()
         return due
 
 

@@ -19,6 +19,7 @@ cdef class Access:
     cdef unsigned long long serial  # the file's, added to the number of a window
     cdef long long file_size
     cdef int shift  # the window is so large as a power of two; -1: it is none
+    cdef unsigned int mark  # the file's in hashes of places; 0: not known yet
 
     def __cinit__(
         self, client, long long offset, long long size, long long window, Ledger ledger not None,
@@ -54,17 +55,71 @@ cdef class Access:
         """The number of the grid window that has a byte of the file."""
         return place >> self.shift if self.shift >= 0 else place // self.window
 
+    cdef bint watched(self, PyObject* found, long long first) noexcept:
+        """Whether a read of a region from there may have to be recorded; else the region is clear around there."""
+        cdef long long place, low, high
+        if self.ledger.trace is None:
+            (<Region>found).unclear(False)
+            return False
+        if first >= (<Region>found).clear_start and first < (<Region>found).clear_stop:
+            return False
+        place = first >> PLACE_SHIFT
+        if not self.mark or self.chosen(place):
+            return True
+        low = (<Region>found).clear_start >> PLACE_SHIFT
+        high = ((<Region>found).clear_stop - 1) >> PLACE_SHIFT
+        if (<Region>found).clear_start >= (<Region>found).clear_stop:
+            low = high = place
+        for _ in range(GROWTH):  # in steps, as hits in a large window may come anywhere
+            if low <= place <= high:
+                break
+            if self.chosen(low - 1 if place < low else high + 1):
+                low = high = place
+            elif place < low:
+                low -= 1
+            else:
+                high += 1
+        (<Region>found).clear_start = max((<Region>found).start, low << PLACE_SHIFT)
+        (<Region>found).clear_stop = min((<Region>found).stop, (high + 1) << PLACE_SHIFT)
+        return False
+
+    cdef inline bint chosen(self, long long place) noexcept:
+        """Whether reads of a place are to be recorded."""
+        return smmap_place_hash(self.mark, place) < self.ledger.threshold
+
+    cdef bint is_sampled(self, long long first) except -1:
+        """Whether reads from there are to be recorded, while there is a trace."""
+        if not self.mark:
+            self.mark = self.file.mark
+        return self.chosen(first >> PLACE_SHIFT)
+
+    def sampled(self, long long first):
+        """Whether reads that start there, at an offset in the file, are to be recorded."""
+        return self.ledger.trace is not None and self.opened and self.is_sampled(first)
+
+    cdef inline object noted(self, long long first, long long last, int kind):
+        """What a trace notes before a read, to be called after it; None if that is not recorded."""
+        return None if self.ledger.trace is None else self.note(first, last, kind)
+
+    cdef object note(self, long long first, long long last, int kind):
+        trace = self.ledger.trace
+        return trace.before(self, kind, [(first, last)]) if self.is_sampled(first) else None
+
     cdef inline PyObject* hit(self, long long first, long long last) noexcept:
-        """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it."""
+        """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it.
+
+        NULL also if that is to be recorded.
+        """
         cdef PyObject* found = self.table.near
-        cdef long long number
         if smmap_any_zeroed():
             return NULL  # first the managers are told
-        if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
-            number = self.number(first)
-            found = self.table.at(number, -1)
-            if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
+        if found is NULL or first < (<Region>found).clear_start or last > (<Region>found).clear_stop:
+            found = self.table.at(self.number(first), -1)
+            if found is NULL:
                 return NULL
+            if first < (<Region>found).clear_start or last > (<Region>found).clear_stop:
+                if first < (<Region>found).start or last > (<Region>found).stop or self.watched(found, first):
+                    return NULL
             self.table.near = found
         if self.idle.has(&(<Region>found).link):
             self.idle.touch_link(&(<Region>found).link)
@@ -74,7 +129,7 @@ cdef class Access:
         return found
 
     cdef Region found(self, long long first, long long last):
-        """The same, also of a detached region, which the manager takes back."""
+        """The same, also where that is recorded, and of a detached region, which the manager takes back."""
         cdef PyObject* near
         cdef Region region
         if smmap_any_zeroed():
@@ -87,9 +142,17 @@ cdef class Access:
             return None
         region = <Region>near
         self.idle.hits += 1
-        if not (region.pins or self.idle.has(&region.link)):
+        if self.idle.has(&region.link):
+            self.idle.touch_link(&region.link)
+        elif not region.pins:
             self.manager._keep(self.client, region)
         return region
+
+    cpdef searched(self, long long first, long long last):
+        """[first, last) of a mapped region was searched."""
+        trace = self.ledger.trace
+        if trace is not None and self.is_sampled(first):
+            trace.searched(self, first, last)
 
     cdef bint pay(self, long long first, Py_ssize_t size) except -1:
         """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
@@ -163,15 +226,29 @@ cdef class Access:
 
     cdef int copy(self, char* target, long long start, Py_ssize_t size) except -1:
         """Copy what follows `start`, which must lie in the buffer, to memory of the caller's."""
+        cdef PyObject* near
+        cdef Region region
+        if not size:
+            return 0
+        if start < 0 or size < 0 or start > self.size or size > self.size - start:
+            raise SystemError("a range outside of its buffer")
+        near = self.hit(start + self.offset, start + self.offset + size)
+        if near is not NULL:
+            region = <Region>near
+            return region.copy_to(target, start + self.offset, size)
+        note = self.noted(start + self.offset, start + self.offset + size, COPY)
+        self.fill(target, start, size)
+        if note is not None:
+            note()
+        return 0
+
+    cdef int fill(self, char* target, long long start, Py_ssize_t size) except -1:
+        """The same, unrecorded."""
         cdef long long position = start + self.offset
         cdef Py_ssize_t count
         cdef Region region
         cdef bint due
         cdef int ahead = -1  # whether the next piece is due, if it paid already
-        if not size:
-            return 0
-        if start < 0 or size < 0 or start > self.size or size > self.size - start:
-            raise SystemError("a range outside of its buffer")
         while size:
             count = min(self.window - position % self.window, size)
             region = self.found(position, position + count)
@@ -234,11 +311,25 @@ cdef class Access:
     cdef bytes bytes_of(self, long long start, long long stop):
         """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
         cdef long long first = start + self.offset, last = stop + self.offset
+        cdef PyObject* near
+        cdef Region region
+        if start >= stop:
+            return b""
+        near = self.hit(first, last)
+        if near is not NULL:
+            region = <Region>near
+            return region.copy(first, last - first)
+        note = self.noted(first, last, COPY)
+        data = self.joined(first, last)
+        if note is not None:
+            note()
+        return data
+
+    cdef bytes joined(self, long long first, long long last):
+        """The same of [first, last), offsets in the file, unrecorded."""
         cdef Region region
         cdef bytes data
         cdef bint due
-        if start >= stop:
-            return b""
         if self.number(first) == self.number(last - 1):
             region = self.found(first, last)
             if region is not None:
@@ -256,8 +347,8 @@ cdef class Access:
                 if region is not None:
                     return region.copy(first, last - first)
             return self.fetched(first, last - first, due)
-        data = PyBytes_FromStringAndSize(NULL, stop - start)
-        self.copy(PyBytes_AS_STRING(data), start, stop - start)
+        data = PyBytes_FromStringAndSize(NULL, last - first)
+        self.fill(PyBytes_AS_STRING(data), first - self.offset, last - first)
         return data
 
 
@@ -452,6 +543,10 @@ cdef class BufferBase:
                 place = _last(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
             else:
                 place = _first(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
+        if access.ledger.trace is not None:
+            if place >= 0:
+                first, stop = (place + region.start, stop) if last else (first, place + region.start + size)
+            access.searched(first, stop)
         if place >= 0:
             return place + region.start - offset
         if last and first > low + offset:
@@ -501,13 +596,17 @@ cdef class BufferBase:
     cdef Region whole(self, Access access, long long start, long long stop):
         """A region that has all of [start, stop), which is not empty."""
         cdef long long first = start + access.offset, last = stop + access.offset
-        cdef Region region = access.found(first, last)
+        cdef Region region
+        note = access.noted(first, last, VIEW)
+        region = access.found(first, last)
         if region is None and access.number(first) == access.number(last - 1):
             region = access.bought(first, last, False)
         if region is None:
             region = <Region?>access.manager._map_range(access.client, first, last)
         if first < region.start or last > region.stop:
             raise SystemError("_map_range() gave something else")
+        if note is not None:
+            note()
         return region
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
@@ -666,47 +765,26 @@ cdef class CursorBase:
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
         """
-        cdef Access access
+        cdef Access access = self.record
         cdef Region region
-        cdef PyObject* found
-        cdef long long start, stop, count
+        cdef long long start = 0, count = 0, stop
+        cdef bint quick = False  # whether a mapped region may do
         if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0 and (
             not smmap_any_zeroed()
         ):
             start = _number(offset)
             count = _number(size)
-            access = self.record
             if 0 <= start < access.size and 0 <= count <= access.window:
-                stop = start + (count or access.window // 2)
+                quick = True
                 region = self.region
-                if region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
-                    self.start = start
-                    self.stop = stop
-                    return self
-                found = access.table.at(access.number(start), -1)
-                if found is not NULL and (stop <= (<Region>found).stop or (<Region>found).stop == access.size):
-                    if not count or stop > access.size:
-                        stop = (<Region>found).stop
-                    if found is <PyObject*>region:
+                if region is not None and count and not region.spoiled:
+                    stop = start + count
+                    if region.clear_start <= start and stop <= region.clear_stop:
                         self.start = start
                         self.stop = stop
                         return self
-                    if not access.idle.crowded:
-                        region = <Region>found
-                        access.idle.hits += 1
-                        self.take(region, start, stop)
-                        return self
-                region = None  # the move may have to evict it
-                start -= start % access.window
-                if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
-                    region = _shortcut(access, start // access.window, False)
-                    if region is not None:
-                        start = _number(offset)
-                        if not count or stop > access.size:
-                            stop = region.stop
-                        self.take(region, start, stop)
-                        return self
-        return self._move(offset, size, flags)
+                region = None
+        return _go(self, access, offset, size, flags, start, count, quick, UNTRACED if access.ledger.trace is None else WATCHED)
 
     def buffer(self):
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
@@ -730,3 +808,74 @@ cdef class CursorBase:
         if region is None:
             raise self._lost()
         return region.shared()
+
+
+cdef object _recorded(
+    CursorBase self, Access access, offset, size, flags, long long start, long long count, bint quick
+):
+    """`use_region` while there is a trace, which may have to record it."""
+    cdef long long most = count
+    note = None
+    if access.opened:
+        if not quick and hasattr(offset, "__index__") and hasattr(size, "__index__"):
+            start, most = _number(PyNumber_Index(offset)), _number(min(PyNumber_Index(size), access.window))
+        if 0 <= start < access.size and 0 <= most:
+            most = min(most, access.window) or access.window - access.window // 2
+            note = access.noted(start, min(start + most, access.size), CURSOR)
+    _go(self, access, offset, size, flags, start, count, quick and self.record is access, NOTED)
+    if note is not None:
+        note()
+    return self
+
+
+cdef enum:
+    UNTRACED
+    WATCHED
+    NOTED
+
+
+cdef inline object _go(
+    CursorBase self, Access access, offset, size, flags, long long start, long long count, bint quick, int how
+):
+    """`use_region` beyond what is clear of the region that the cursor has; recorded if it is watched."""
+    cdef Region region
+    cdef PyObject* found
+    cdef long long stop = start + (count or access.window // 2)
+    if quick:
+        region = self.region
+        if how and region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
+            if how == WATCHED and access.watched(<PyObject*>region, start):
+                region = None  # the move may have to evict it
+                return _recorded(self, access, offset, size, flags, start, count, quick)
+            self.start = start
+            self.stop = stop
+            return self
+        found = access.table.at(access.number(start), -1)
+        if how == WATCHED and (found is NULL or access.watched(found, start)):
+            region = None  # as above
+            return _recorded(self, access, offset, size, flags, start, count, quick)
+        if found is not NULL and (stop <= (<Region>found).stop or (<Region>found).stop == access.size):
+            if not count or stop > access.size:
+                stop = (<Region>found).stop
+            if found is <PyObject*>region:
+                self.start = start
+                self.stop = stop
+                return self
+            if not access.idle.crowded:
+                region = <Region>found
+                access.idle.hits += 1
+                self.take(region, start, stop)
+                return self
+        region = None  # as above
+        start -= start % access.window
+        if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
+            region = _shortcut(access, start // access.window, False)
+            if region is not None:
+                start = _number(offset)
+                if not count or stop > access.size:
+                    stop = region.stop
+                self.take(region, start, stop)
+                return self
+    elif how == WATCHED:
+        return _recorded(self, access, offset, size, flags, start, count, quick)
+    return self._move(offset, size, flags)

@@ -61,6 +61,7 @@ cdef class Counts:
     cdef Py_ssize_t mapped
     cdef long long memory
     cdef PyObject* first  # of the regions that live, borrowed
+    cdef bint traced
     cdef int guard  # what is guarded: OFF, COPIES, VIEWS
     cdef object owner  # gives the manager, or None
 
@@ -81,6 +82,8 @@ cdef class Ledger:
     cdef public long long most_descriptors
     cdef public long long most_memory
     cdef public object shortcut
+    cdef readonly object trace
+    cdef unsigned int threshold
 
     def __cinit__(self):
         self.counts = Counts()
@@ -122,13 +125,27 @@ cdef class Ledger:
     def settle(self):
         """Nothing: regions count themselves down."""
 
+    def sample(self, trace, unsigned int threshold):
+        """Let reads of places with a hash below the threshold be recorded by this trace; None: none are."""
+        cdef PyObject* each = self.counts.first
+        before = self.trace  # goes last: that may run code of Python
+        self.trace = trace
+        self.threshold = threshold
+        self.counts.traced = trace is not None
+        while each is not NULL:
+            (<Region>each).unclear(self.counts.traced)
+            each = (<Region>each).after
+        del before
+
 
 @cython.final
 @cython.no_gc_clear
 cdef class Region:
     """One mapped window of a file; for files that are read instead, anonymous memory filled from it."""
 
-    cdef readonly long long start  # what a hit looks at comes first
+    cdef long long clear_start  # what a hit looks at comes first: reads within these two are surely not recorded
+    cdef long long clear_stop
+    cdef readonly long long start
     cdef readonly long long stop
     cdef char* base
     cdef const char* edge  # up to here it may be touched to see whether the file reaches so far; NULL: not guarded
@@ -183,8 +200,14 @@ cdef class Region:
         self.counts.mapped -= 1
         self.counts.memory -= self.stop - self.start
 
+    cdef inline void unclear(self, bint traced) noexcept:
+        """Let each hit look first whether it is recorded; or none, where nothing is traced."""
+        self.clear_start = self.start
+        self.clear_stop = self.start if traced else self.stop
+
     cdef int enter(self) except -1:
         """Be found, and be counted."""
+        self.unclear(self.counts.traced)
         self.born = monotonic()
         self.table.reserve()
         self.counted = True

@@ -1,6 +1,6 @@
 """The plain engine: what `__init__.py` promises, in pure Python. This is its part that calls the system.
 
-After `_manager.py` read `plain_regions.py`, `plain_clients.py` and `plain_batches.py`, then this.
+After `_manager.py` read `plain_regions.py`, `plain_clients.py`, `plain_cursors.py` and `plain_batches.py`, then this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .._files import File, Status, status_of
 from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where
 from .._window import Window
 from .plain_batches import Batch
-from .plain_clients import Access, BufferBase, CursorBase
+from .plain_clients import Access, BufferBase
+from .plain_cursors import CursorBase
 from .plain_regions import Ledger, Order, Region, Table
 
 __all__ = [

@@ -10,6 +10,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
+from .._places import COPY
 from .._system import KEEPS_DESCRIPTORS, PYPY
 from .plain_clients import Access, found_in
 from .plain_regions import Region
@@ -47,12 +48,14 @@ class _Piece:
 class _Group:
     """What is left of the ranges of one buffer."""
 
-    __slots__ = ("access", "announced", "mapped", "read", "spans", "unread")
+    __slots__ = ("access", "announced", "mapped", "note", "read", "spans", "unread")
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int, int, int]] = []
         """(start, stop, number, where in the range) of each range, or the part that lies in the buffer."""
         self.access: Access | None = None
+        self.note: Any = None
+        """What a trace noted, to be called when all is read."""
         self.mapped: list[_Piece] = []
         self.unread: list[_Piece] = []
         """What is neither mapped nor announced, the first one last."""
@@ -176,6 +179,11 @@ class Batch:
         """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
         group = self._groups[file]
         group.access = access
+        trace, offset = access.ledger.trace, access.offset
+        if trace is not None and self._targets is not None:
+            found = [(start + offset, stop + offset) for start, stop, _, _ in group.spans if start < stop]
+            found = [(start, stop) for start, stop in found if access.sampled(start)]
+            group.note = trace.before(access, COPY, found) if found else None
         pieces = self._cut(group, access)
         slow = False
         for piece in pieces:
@@ -301,6 +309,9 @@ class Batch:
             for piece in read:
                 if not piece.waited and _due(access, piece):
                     due[piece.start // access.window * access.window] = None
+        note, group.note = group.note, None
+        if note is not None:
+            note()
         return list(due)
 
 

@@ -1,6 +1,6 @@
-"""The plain engine's buffers and cursors: reads that find their window mapped, and cold reads by a cached descriptor.
+"""The plain engine's buffers: reads that find their window mapped, and cold reads by a cached descriptor.
 
-Both go by an `Access` record, and touch three things: the file's table, the order of idle regions, and the region.
+They go by an `Access` record, and touch three things: the file's table, the order of idle regions, and the region.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import sys
 from mmap import PAGESIZE
 from operator import index
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._files import Client
+from .._places import COPY, VIEW
 from .._system import PYPY, REFUSALS, code_of, named
-from .plain_regions import Ledger, Region, Table
+from .plain_regions import Ledger, Region, Table, is_sampled
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["Access", "BufferBase", "CursorBase", "found_in"]
+__all__ = ["Access", "BufferBase", "found_in"]
 
 _ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
 _LARGE = 1 << 16  # bytes from which on a copy may follow another one
@@ -56,6 +54,26 @@ class Access:
         self.opened = opened
         self.pending = pending
         """Whether the file is opened at the first read."""
+
+    def sampled(self, first: int) -> bool:
+        """Whether reads that start there, at an offset in the file, are to be recorded."""
+        return self.ledger.trace is not None and self.opened and is_sampled(self.client.file, first, self.ledger)
+
+    def _note(self, start: int, stop: int, kind: int) -> Any:
+        """What a trace notes before a read of [start, stop), to be called after it; None if that is not recorded."""
+        trace = self.ledger.trace
+        if trace is None or start >= stop:
+            return None
+        region = self.table.find(start // self.window)
+        if not (region.watched(start, self.ledger) if region is not None else self.sampled(start)):
+            return None
+        return trace.before(self, kind, [(start, stop)])
+
+    def searched(self, first: int, last: int) -> None:
+        """[first, last) of a mapped region was searched."""
+        trace = self.ledger.trace
+        if trace is not None and self.sampled(first):
+            trace.searched(self, first, last)
 
     @classmethod
     def closed(cls, client: Client, offset: int = 0, size: int = 0, pending: bool = False) -> Access:
@@ -132,7 +150,7 @@ class BufferBase:
                 position = key + access.offset
                 entry = access.table.get(position // access.window)
                 region = None if entry is None else entry()
-                if region is not None and (region.pinned_by or access.idle.touch(entry)):
+                if region is not None and position < region.clear and (region.pinned_by or access.idle.touch(entry)):
                     try:
                         byte = region[position - region.start]
                         access.idle.hits += 1
@@ -150,7 +168,7 @@ class BufferBase:
                 region = None if entry is None else entry()
                 if (
                     region is not None
-                    and end <= region.stop
+                    and end <= region.clear
                     and (stop - start < _LARGE or not region.scattered)
                     and (region.pinned_by or access.idle.touch(entry))
                 ):
@@ -197,6 +215,14 @@ class BufferBase:
             return b""
         if not access.opened:
             access = self._ready()
+        note = access._note(start + access.offset, stop + access.offset, COPY)
+        data = self._joined(access, start, stop)
+        if note is not None:
+            note()
+        return data
+
+    def _joined(self, access: Access, start: int, stop: int) -> bytes:
+        """The same, unrecorded."""
         position, end = start + access.offset, stop + access.offset
         if (end - 1) // access.window == position // access.window and end - position <= _ONE_PIECE:
             return self._piece(access, position, end)
@@ -204,7 +230,7 @@ class BufferBase:
         joined.seek(stop - start - 1)
         joined.write(b"\0")
         with joined.getbuffer() as target:
-            self._read_into(access, start, target)
+            self._fill(access, start, target)
         return joined.getvalue()
 
     _found = staticmethod(found_in)
@@ -228,6 +254,9 @@ class BufferBase:
             return None
         first, stop = max(low + offset, region.start), min(high + offset, region.stop)
         found = (region.rfind if last else region.find)(sub, first - region.start, stop - region.start)
+        if access.ledger.trace is not None:
+            at = found + region.start
+            access.searched(*((first, stop) if found < 0 else (at, stop) if last else (first, at + len(sub))))
         if found >= 0:
             return found + region.start - offset
         if last:
@@ -267,6 +296,13 @@ class BufferBase:
 
     def _read_into(self, access: Access, start: int, target: memoryview) -> None:
         """Fill `target` with what follows `start`, which must lie in the buffer."""
+        note = access._note(start + access.offset, start + access.offset + len(target), COPY)
+        self._fill(access, start, target)
+        if note is not None:
+            note()
+
+    def _fill(self, access: Access, start: int, target: memoryview) -> None:
+        """The same, unrecorded."""
         position = start + access.offset
         done, size = 0, len(target)
         while done < size:
@@ -296,7 +332,7 @@ class BufferBase:
         position = offset + access.offset
         entry = access.table.get(position // access.window)
         region = None if entry is None else entry()
-        if region is not None and position + size <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+        if region is not None and position + size <= region.clear and (region.pinned_by or access.idle.touch(entry)):
             try:
                 values = packed.unpack_from(region, position - region.start)
                 access.idle.hits += 1
@@ -317,7 +353,7 @@ class BufferBase:
             position, end = start + access.offset, stop + access.offset
             entry = access.table.get(position // access.window)
             region = None if entry is None else entry()
-            if region is not None and end <= region.stop and (region.pinned_by or access.idle.touch(entry)):
+            if region is not None and end <= region.clear and (region.pinned_by or access.idle.touch(entry)):
                 try:
                     view = region.view(position, end)
                     if not (PYPY and region.doomed):
@@ -331,6 +367,7 @@ class BufferBase:
         if start >= stop:
             return memoryview(b"")
         position, end = start + access.offset, stop + access.offset
+        note = access._note(position, end, VIEW)
         region = self._found(access, position, end)
         while True:
             if region is None:
@@ -338,6 +375,8 @@ class BufferBase:
             try:
                 view = region.view(position, end)
                 if not (PYPY and region.doomed):
+                    if note is not None:
+                        note()
                     return view
             except ValueError:  # as above
                 if not region.closed:
@@ -352,98 +391,3 @@ class BufferBase:
 
     def __release_buffer__(self, view: memoryview) -> None:
         """Nothing; but numpy keeps what was exported, not only this object, where the type has this method."""
-
-
-class CursorBase:
-    """Zero-copy access to one window at a time. See `WindowCursor`."""
-
-    __slots__ = ("__weakref__", "_access", "_use")
-
-    _access: Access
-    _use: tuple[Any, int, int]
-    """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
-
-    def __del__(self) -> None:
-        use = getattr(self, "_use", None)  # a subclass may not have got as far as our constructor
-        if use is not None and use[0] is not None:
-            self._let_go(use[0])
-
-    def _move(self, offset: Any, size: Any, flags: Any) -> Self:
-        """`use_region` where no mapped grid window does."""
-        raise NotImplementedError
-
-    def _lost(self) -> Exception:
-        """The error of a cursor that has no region."""
-        raise NotImplementedError
-
-    def _revoke(self) -> None:
-        """The manager takes the region away."""
-        raise NotImplementedError
-
-    def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Self:
-        """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
-
-        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
-        end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
-        cursor lets go and is not valid. `flags` are added to those of `os.open`.
-
-        O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
-        `ClosedError`, or the system's error; the cursor then stays as it was.
-        """
-        region = self._use[0]
-        if type(offset) is type(size) is int and size >= 0 <= offset and flags == 0:
-            access = self._access
-            file_size, window, idle = access.size, access.window, access.idle
-            stop = offset + (size or window // 2)
-            if region is not None and region.start <= offset and stop <= region.stop and 0 < size <= window:
-                self._use = region, offset, stop
-                return self
-            entry = access.table.get(offset // window)
-            found = None if entry is None else entry()
-            if found is not None and (stop <= found.stop or found.stop == file_size > offset) and size <= window:
-                if not size or stop > file_size:
-                    stop = found.stop
-                if found is region:
-                    self._use = region, offset, stop
-                    return self
-                if not idle.crowded:
-                    self._pin(found, offset, stop)
-                    if not (PYPY and found.doomed):  # else PyPy: evicted and unmapped by another thread in between
-                        idle.hits += 1
-                        return self
-            del found
-        del region  # the move may have to evict it
-        return self._move(offset, size, flags)
-
-    def _pin(self, region: Region, start: int, stop: int) -> None:
-        """Use [start, stop) of a mapped region in place of what is used now."""
-        access, own = self._access, self._use[0]
-        region.pin(self)
-        self._use = region, start, stop
-        access.idle.remove(region.entry)
-        if own is not None and own is not region:
-            self._let_go(own, region.entry)
-
-    def _let_go(self, region: Region, used: Any = None) -> None:
-        """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
-        access = self._access
-        if region.unpin(id(self), access.idle):
-            manager = access.client.manager
-            manager._soon(manager._tidy, region.entry, used)  # not the region itself: it may have to be evicted
-
-    def buffer(self) -> memoryview:
-        """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
-        region, start, stop = self._use
-        if region is None:
-            raise self._lost()
-        return region.view(start, stop)  # type: ignore[no-any-return]
-
-    def map(self) -> Any:
-        """The region's `mmap` itself: its index 0 is the region's start. O(1), no copy.
-
-        It answers as `mmap` does, but cannot be closed.
-        """
-        region = self._use[0]
-        if region is None:
-            raise self._lost()
-        return region.shared()

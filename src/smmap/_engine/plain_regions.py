@@ -22,6 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from .._files import File
+from .._places import PLACE_SHIFT, place_hash
 from .._rents import Rents
 from .._system import FREE_THREADED, PYPY
 from .._window import Window
@@ -45,18 +46,36 @@ class Entry(weakref.ref["Region"]):
     table: Table
 
 
+_UNKNOWN = -1
+_PLACE = 1 << PLACE_SHIFT
+
+
+def is_sampled(file: File, start: int, ledger: Ledger) -> bool:
+    """Whether reads from there, an offset in the file, are to be recorded."""
+    return ledger.trace is not None and place_hash(file.mark, start >> PLACE_SHIFT) < ledger.threshold
+
+
+def _clear_to(file: File, start: int, stop: int, ledger: Ledger) -> int:
+    """Where the first place of [start, stop) starts of which reads are to be recorded; `stop` if there is none."""
+    while start < stop and not is_sampled(file, start, ledger):
+        start = (start | _PLACE - 1) + 1
+    return min(start, stop)
+
+
 class Ledger:
     """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
     __slots__ = (
         *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_descriptors", "most_handles"),
-        *("most_memory", "open", "peak_mapped", "peak_memory", "rents", "shortcut"),
+        *("most_memory", "open", "peak_mapped", "peak_memory", "rents", "shortcut", "threshold", "trace"),
     )
 
     def __init__(self) -> None:
         self.misses = self.evictions = self.peak_mapped = self.peak_memory = 0
         self.most_handles = self.most_descriptors = self.most_memory = 0
         self.shortcut: Any = None
+        self.trace: Any = None
+        self.threshold = 0
         self.idle = Order()
         self.open = Order()
         self.rents = Rents()
@@ -92,6 +111,12 @@ class Ledger:
         self._known = entry.serial, len(self._living), total + entry.size
         entry.table.add(entry)
 
+    def sample(self, trace: Any, threshold: int) -> None:
+        """Let reads of places with a hash below the threshold be recorded by this trace; None: none are."""
+        self.trace, self.threshold = trace, threshold
+        for region in self.regions():
+            region.clear = region.stop if trace is None else _UNKNOWN
+
     def regions(self) -> list[Region]:
         """All that live."""
         return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
@@ -126,6 +151,7 @@ class Region(mmap.mmap):
 
     __slots__ = (
         "born",
+        "clear",
         "doomed",
         "ended",
         "entry",
@@ -144,6 +170,8 @@ class Region(mmap.mmap):
     """What smmap 5's users see of it: see _compat.py."""
     entry: Entry
     born: float
+    clear: int
+    """Up to here, reads are surely not recorded."""
     key: Any
     start: int
     stop: int
@@ -170,11 +198,18 @@ class Region(mmap.mmap):
         self.face = None
         self.ended = -1
         self.born = monotonic()
+        self.clear = self.stop if ledger.trace is None else _UNKNOWN
         ledger.enter(self)
         return self
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} [{self.start}, {self.stop})>"
+
+    def watched(self, start: int, ledger: Ledger) -> bool:
+        """Whether a read from there, an offset in the file, is to be recorded."""
+        if self.clear == _UNKNOWN or ledger.trace is None:
+            self.clear = self.stop if ledger.trace is None else _clear_to(self.file, self.start, self.stop, ledger)
+        return start >= self.clear and is_sampled(self.file, start, ledger)
 
     @property
     def pins(self) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._places import PLACE_SHIFT
 from .._report import format_size
-from .._trace_format import PLACE_SHIFT, TracedManager
+from .._trace_format import TracedManager
 from .distances import Distances, distances_of
 from .policies import Outcome, Smmap
 from .prices import Prices

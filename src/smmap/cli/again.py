@@ -10,7 +10,7 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 from .. import SlidingWindowMapManager, StaticWindowMapManager
-from .._trace_format import COPY, CURSOR
+from .._places import COPY, CURSOR
 from .touches import Reads
 
 __all__ = ["Measured", "again"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._trace_format import COPY, FULL, Recorded, place_hash
+from .._places import COPY, FULL, place_hash
+from .._trace_format import Recorded
 from .._window import ALLOCATIONGRANULARITY
 
 __all__ = ["Reads", "Touches", "reads_of", "touches_of"]
@@ -69,7 +70,8 @@ def reads_of(recorded: Recorded) -> Reads:
     if recorded.threshold < FULL:
         place = start >> recorded.place_shift
         pairs, inverse = np.unique(np.stack([records["file"].astype(np.int64), place]), axis=1, return_inverse=True)
-        below = [place_hash(int(file), int(at)) < recorded.threshold for file, at in pairs.T]
+        marks = {number: file.mark for number, file in recorded.files.items()}
+        below = [place_hash(marks[int(file)], int(at)) < recorded.threshold for file, at in pairs.T]
         kept = np.array(below, bool)[inverse.reshape(-1)]
     records, start = records[kept], start[kept]
     numbers, file = np.unique(records["file"], return_inverse=True)

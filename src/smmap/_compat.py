@@ -80,7 +80,7 @@ class MapRegion:
             raise ValueError(
                 f"a region starts at a multiple of {ALLOCATIONGRANULARITY} and is not empty: {ofs}, {size}"
             )
-        examine(where)
+        examine(where, engine.open_file)
         try:
             descriptor, status = engine.open_file(where, flags)
             try:
@@ -234,7 +234,7 @@ class MapRegionList:
 
     def __init__(self, path_or_fd: Any) -> None:
         self._given = path_or_fd
-        self._file = File(examine(absolute(path_or_fd)), engine.Table())
+        self._file = File(examine(absolute(path_or_fd), engine.open_file), engine.Table())
 
     def __len__(self) -> int:
         return len(self._file.table.regions())

@@ -8,7 +8,6 @@ the same device and inode number lead to them, as on overlayfs, whose files move
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import os
 import stat
@@ -16,11 +15,11 @@ import struct
 import sys
 import weakref
 from collections import deque
-from typing import Any, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Union
 
 from ._errors import FileChangedError
 from ._places import mark_of
-from ._system import OPENING, WINDOWS, Where, called, is_readable, named
+from ._system import WINDOWS, Where, called, is_readable, look_at, named
 
 try:
     from fcntl import ioctl
@@ -52,6 +51,9 @@ __all__ = [
 
 PathOrFd = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", int]
 """What names a file for users: a path, or a descriptor of theirs, which stays theirs."""
+
+Opens = Callable[[Where, int], tuple[Any, "Status"]]
+"""The engine's `open_file`."""
 
 
 class Status(NamedTuple):
@@ -290,47 +292,41 @@ def status_of(found: os.stat_result) -> Status:
     return Status(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def examine(where: Where) -> Status:
+def examine(where: Where, open_file: Opens) -> Status:
     """The status of a file that is to be read; refused before it is opened unless it is a regular one with a size."""
     try:
         if isinstance(where, int) and not is_readable(where):
             raise PermissionError(errno.EACCES, "not open for reading")
         while True:
-            found = os.fstat(where) if isinstance(where, int) else os.stat(where)
+            found = look_at(where)
             if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.ENODEV, "not a regular file: only those can be read at random; use open()")
-            wrong = _fiction(where, found)
+            wrong = _fiction(where, found, open_file)
             if not wrong:
                 return status_of(found)
-            again = os.fstat(where) if isinstance(where, int) else os.stat(where)
+            again = look_at(where)
             if status_of(again) == status_of(found):  # else it was written or truncated just now
                 raise OSError(errno.ENODEV, wrong)
     except OSError as error:
         raise named(error, where) from None
 
 
-def _fiction(where: Where, found: os.stat_result) -> str:
+def _fiction(where: Where, found: os.stat_result, open_file: Opens) -> str:
     """What is wrong with a size that the system made up; nothing if it is right, or if the file changes meanwhile."""
-    if not found.st_size:
-        return "has data although its size is 0 (as in /proc); use open()" if _byte_at(where, 0) else ""
-    if getattr(found, "st_blocks", 1) or _byte_at(where, found.st_size - 1):
+    size = found.st_size
+    if size and getattr(found, "st_blocks", 1):
         return ""
-    return f"its size of {found.st_size} bytes is a fiction (as in /sys); use open()"
-
-
-def _byte_at(where: Where, offset: int) -> bytes:
-    """The byte at an offset, or nothing: of a file that takes no room, and may be made up by the system."""
-    if isinstance(where, int) and not WINDOWS:
-        return os.pread(where, 1, offset)
-    with io.FileIO(where, opener=_opener, closefd=not isinstance(where, int)) as file:
-        file.seek(offset)
-        return file.read(1)
-
-
-def _opener(name: Any, flags: int) -> int:
-    return os.open(name, flags | OPENING)
+    descriptor, now = open_file(where, 0)
+    try:
+        if now.key != (found.st_dev, found.st_ino) or bool(descriptor.read(1, max(size - 1, 0))) == bool(size):
+            return ""
+    finally:
+        descriptor.close()
+    if size:
+        return f"its size of {size} bytes is a fiction (as in /sys); use open()"
+    return "has data although its size is 0 (as in /proc); use open()"
 
 
 def verify(file: File, now: Status, where: Where, number: int) -> None:
@@ -420,13 +416,15 @@ def names_of(path: Any) -> set[str]:
     except OSError as error:  # before Python 3.10, where a link cannot be read
         if error.errno is None:  # the handler of a signal raised it
             raise
+    except SystemError as error:
+        raise raised_by_handler(error) from None
     return found
 
 
 def key_at(path: Any) -> tuple[int, int] | None:
     """The identity of the file at a path; None for a folder, and where nothing is."""
     try:
-        found = os.stat(absolute(path))
+        found = look_at(absolute(path))
     except OSError as error:
         if error.errno is None:  # the handler of a signal raised it
             raise

@@ -48,7 +48,7 @@ def grown(manager: Manager, client: Client) -> Client:
         kept.use()
     try:
         pins = (kept is not None and not kept.closed) or any(not region.reads for region in regions)
-        status = manager._attempt(where, 0, 0, examine, where)
+        status = manager._attempt(where, 0, 0, examine, where, engine.open_file)
         if status == then.status:
             return client
         verify_grown(then, status, where)

@@ -20,7 +20,6 @@ else. Serving a mapped window, mapping, evicting and letting go are each O(1); w
 from __future__ import annotations
 
 import errno
-import os
 import warnings
 import weakref
 from functools import partial
@@ -35,7 +34,7 @@ from ._files import Client, File, Files, Status, absolute, examine, verify
 from ._lock import Lock
 from ._log import debugging
 from ._rents import patience, price
-from ._system import Where, called, named
+from ._system import Where, called, look_at, named
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
 
 __all__ = ["Manager"]
@@ -199,7 +198,7 @@ class Manager:
     def _examine(self, where: Where) -> Status:
         """The status of what is at a path or descriptor now. Without the lock, unless the system has run out."""
         try:
-            return self._attempt(where, 0, 0, examine, where)
+            return self._attempt(where, 0, 0, examine, where, engine.open_file)
         except FileNotFoundError:
             self._lock.soon(self._gone_from, where)
             raise
@@ -358,7 +357,7 @@ class Manager:
             )
             if region is None:
                 raise FileChangedError(
-                    f"truncated to {os.fstat(number).st_size} bytes: [{window.start}, {window.stop}) cannot be mapped",
+                    f"truncated to {look_at(number).st_size} bytes: [{window.start}, {window.stop}) cannot be mapped",
                     called(where),
                 )
             if reads or 0 < self._window < client.size:

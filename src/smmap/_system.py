@@ -31,7 +31,9 @@ __all__ = [
     "collect_garbage",
     "handle_limits",
     "is_readable",
+    "look_at",
     "named",
+    "raised_by_handler",
     "span_of",
 ]
 
@@ -91,6 +93,20 @@ def is_readable(number: int) -> bool:
         return True
     mode = fcntl.fcntl(number, fcntl.F_GETFL)
     return not mode & os.O_WRONLY and not mode & getattr(os, "O_PATH", 0)
+
+
+def look_at(where: Where) -> os.stat_result:
+    """`os.stat` of a path, `os.fstat` of a descriptor."""
+    try:
+        return os.fstat(where) if isinstance(where, int) else os.stat(where)
+    except SystemError as error:
+        raise raised_by_handler(error) from None
+
+
+def raised_by_handler(error: SystemError) -> BaseException:
+    """What a signal's handler raised in `os.stat`: if two signals come in one call, CPython 3.9 and 3.10 wrap it."""
+    cause, error.__cause__ = error.__cause__, None  # else the two would refer to each other
+    return error if cause is None else cause
 
 
 def check_flags(flags: int) -> int:

@@ -1,4 +1,8 @@
-"""CPython 3.9 and 3.10, without smmap: a signal handler that raises around `os.stat` may end it in a SystemError.
+"""CPython 3.9 and 3.10, without smmap: if two signals come in one `os.stat`, it may end in a SystemError.
+
+It multiplies integers, which runs the handlers of signals; if that of the first one raises, it multiplies others before
+it looks for an error, and runs the next handler with the exception set. smmap raises the cause: see
+`_system.raised_by_handler`.
 
 `python tests/core/_stat_under_alarms.py FILE` ends with status 1 within seconds there, with 0 on 3.11 and later.
 """

@@ -276,9 +276,6 @@ def ring_while(
             signal.setitimer(signal.ITIMER_REAL, 0)
     except kind as error:
         caught = error
-    except SystemError as error:  # see _stat_under_alarms.py
-        caught = error.__cause__ if sys.version_info < (3, 11) else error
-        forget(error)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert raised
@@ -526,3 +523,66 @@ def test_exception_at_any_line_leaves_everything_right(call: str, backing: str, 
         scene.repair()
         scene.manager.collect()
     scene.leave()
+
+
+@pytest.mark.parametrize("call", ["make_cursor", "buffer", "release", "open"])
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+def test_what_a_handler_raised_comes_out_where_the_interpreter_wrapped_it(
+    known: bool, call: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython 3.9 and 3.10, if two signals come in one `os.stat`: see _stat_under_alarms.py."""
+    file = world.file(SIZE)
+    manager = world.manager(W, 4 * W, 8)
+    path = str(file.path)
+    keep = manager.make_cursor(path).use_region(0, 9) if known else None
+    raised = TimeoutError("alarm")
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        raise SystemError("_PyEval_EvalFrameDefault returned a result with an error set") from raised
+
+    with monkeypatch.context() as patch:
+        for name in ("stat", "fstat", "lstat"):
+            patch.setattr(os, name, wrapped)
+        with pytest.raises(TimeoutError) as caught:
+            smmap.open(path, manager=manager) if call == "open" else getattr(manager, call)(path)
+    assert caught.value is raised
+    forget(raised)
+    del caught, keep
+    assert manager.buffer(path)[:] == file.data
+
+
+@pytest.mark.skipif(sys.getprofile() is not None, reason="calls are profiled already")
+@pytest.mark.skipif(not LINUX, reason="looks into /proc")
+def test_exception_after_any_call_of_c_code_as_an_empty_file_is_examined_leaves_nothing_open(
+    world: World, unraisable: list[BaseException | None]
+) -> None:
+    """It takes no room on its disk, so it is opened to see whether its size is true."""
+    file = world.file(0)
+    manager = world.manager(W)
+    ended = False
+    number = 0
+    while not ended:
+        number += 1
+        left = number
+
+        def look(frame: Any, event: str, _argument: object) -> None:
+            nonlocal left
+            if event == "c_return" and frame.f_code.co_filename.startswith(SOURCES):
+                left -= 1
+                if not left:
+                    sys.setprofile(None)
+                    raise Interrupt
+
+        sys.setprofile(look)
+        try:
+            manager.make_cursor(str(file.path))
+        except Interrupt as error:
+            forget(error)
+        else:
+            ended = left > 0
+        finally:
+            sys.setprofile(None)
+        unraisable.clear()  # what was raised in a finalizer
+        reclaim()
+        assert world.descriptors() == [], f"after call {number}"
+    assert number > 5

@@ -338,14 +338,14 @@ def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> No
 def test_file_that_grows_from_nothing_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at its size, which was 0, and at its first byte; as after copytruncate."""
     path = world.file(0, "log").path
-    real = _files._byte_at
+    real = _files._fiction
 
-    def late(where: Any, offset: int) -> bytes:
+    def late(*args: Any) -> str:
         if path.stat().st_size == 0:
             append(path, 9)
-        return real(where, offset)
+        return real(*args)
 
-    monkeypatch.setattr(_files, "_byte_at", late)
+    monkeypatch.setattr(_files, "_fiction", late)
     assert world.manager().buffer(path)[:] == DATA[:9]
 
 
@@ -354,14 +354,14 @@ def test_sparse_file_that_is_truncated_just_now_is_no_fiction(world: World, monk
     os.truncate(path, 1 << 20)
     if path.stat().st_blocks:
         pytest.skip("no sparse files")
-    real = _files._byte_at
+    real = _files._fiction
 
-    def late(where: Any, offset: int) -> bytes:
+    def late(*args: Any) -> str:
         if path.stat().st_size == 1 << 20:
             os.truncate(path, 5)
-        return real(where, offset)
+        return real(*args)
 
-    monkeypatch.setattr(_files, "_byte_at", late)
+    monkeypatch.setattr(_files, "_fiction", late)
     assert world.manager().buffer(path)[:] == bytes(5)
 
 

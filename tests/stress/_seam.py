@@ -86,12 +86,12 @@ class Seam:
         if _engine.engine == "plain":
             patch.setattr(engine, "read_at", self._guard("read_at", engine.read_at))
 
-        def examine(where: Any) -> Any:
+        def examine(where: Any, open_file: Any) -> Any:
             try:
                 self.check("examine")
             except OSError as error:
                 raise _system.named(error, where) from None
-            return _files.examine(where)
+            return _files.examine(where, open_file)
 
         for module in (_manager, _compat):
             patch.setattr(module, "examine", examine)

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from .._files import File, Status, status_of
-from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where
+from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where, look_at
 from .._window import Window
 from .plain_batches import Batch
 from .plain_clients import Access, BufferBase
@@ -200,13 +200,13 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
         if not isinstance(where, int) or error.errno is None or error.errno in REFUSALS:
             raise
         descriptor = Descriptor(map(os.dup, (where,)))
-    return descriptor, status_of(os.fstat(descriptor.number))
+    return descriptor, status_of(look_at(descriptor.number))
 
 
 def unchanged(path: Where, then: Status) -> bool:
     """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
     try:
-        now = status_of(os.stat(path))
+        now = status_of(look_at(path))
     except OSError as error:
         if error.errno is None:  # the handler of a signal raised it
             raise
@@ -246,12 +246,12 @@ def notice() -> None:
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
     """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
     _, start, stop = window
-    if os.fstat(number).st_size < stop:  # a map past the end could be made, but not be read
+    if look_at(number).st_size < stop:  # a map past the end could be made, but not be read
         return None
     try:
         region = Region(number, stop - start, access=mmap.ACCESS_READ, offset=start, **_MAPPING)
     except ValueError:  # CPython looks at the size, too
-        if os.fstat(number).st_size < stop:
+        if look_at(number).st_size < stop:
             return None
         raise
     name = "RANDOM" if advice == "scattered" else advice.upper()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._default import buffer
+from .._engine import chosen as engine
 from .._files import absolute, examine
 from ._npy import header, in_a_row, long, short
 
@@ -78,7 +79,7 @@ def examined(paths: Iterable[Any], dtype: Any, offset: int, manager: StaticWindo
                 raise ValueError(f"{name}: elements of shape {given.shape} by the dtype, not {row}, as in {first}")
             row = given.shape
             itemsize = _unit(kind, row).itemsize
-            status = examine(name)
+            status = examine(name, engine.open_file)
             size, mtime, start = status.size, status.mtime, offset
             count, rest = divmod(size - start, itemsize)
             if rest or count < 0:

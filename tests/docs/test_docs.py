@@ -2,7 +2,8 @@
 
 The Python blocks of a page run in order, as in a notebook, in a fresh folder where `data.bin` lies. Processes that they
 spawn do not run the page again. A page that starts processes also runs as one script, which those processes import, and
-runs twice. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
+runs twice. What stands in a comment behind a `print(...)` is what it prints, as far as an ellipsis (`...`) does not
+stand for it; with `fast engine: ` before it, under that engine. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
 `<!-- python: 3.12 -->` above a block for later Pythons only, `<!-- new process -->` above one that starts afresh.
 """
 
@@ -38,6 +39,11 @@ with open(sys.argv[1], encoding="utf-8") as page:
 del page
 exec(code)
 """
+
+
+PRINTED = re.compile(r"^( *)print\((?:.*\)|\n(?:\1 .*\n)+\1\))  # (.+)$", re.MULTILINE)
+WIDEST = 84
+"""Columns that a page shows without scrolling, at 1,440 pixels."""
 
 
 class Block(NamedTuple):
@@ -106,15 +112,57 @@ def skip_without_what_it_needs(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name)
-def test_python_runs(page: Path, folder: Path) -> None:
+def test_python_runs_and_prints_what_its_comments_say(page: Path, folder: Path) -> None:
     skip_without_what_it_needs(page)
     lines: list[str] = []
     for block in blocks(page, "python"):
         if block.fresh:
-            run(page, lines, folder, "-c", NOTEBOOK)
+            check_printed(run(page, lines, folder, "-c", NOTEBOOK), lines)
             lines = []
         add(lines, block)
-    run(page, lines, folder, "-c", NOTEBOOK)
+    check_printed(run(page, lines, folder, "-c", NOTEBOOK), lines)
+
+
+def check_printed(output: str, lines: list[str]) -> None:
+    """What the comments say was printed, in their order; other output may be between."""
+    rest = output.splitlines()
+    for _, wanted in PRINTED.findall("\n".join(lines)):
+        if wanted.startswith("fast engine: "):
+            if smmap.engine != "fast":
+                continue
+            wanted = wanted.partition(": ")[2]
+        pattern = re.compile(".*".join(map(re.escape, wanted.split("..."))))
+        place = next((number for number, line in enumerate(rest) if pattern.fullmatch(line)), None)
+        assert place is not None, f"not printed: {wanted}\nbut: {rest}"
+        rest = rest[place + 1 :]
+
+
+def test_what_comments_say_is_compared() -> None:
+    lines = ["print(", "    a", ")  # 1 2", "if b:", "    print(b)  # [7...] end", "(c,) = d(0)  # no output"]
+    check_printed("0\n1 2\nmore\n[789] end\n", lines)
+    for wrong in "1 2\n", "[789] end\n1 2\n", "1 2\n[89] end\n":
+        with pytest.raises(AssertionError, match="not printed"):
+            check_printed(wrong, lines)
+
+
+CODE_PAGES = [page for page in PAGES if blocks(page, "python", "sh", "text", "yaml") and page.parent != ROOT]
+
+
+@pytest.mark.parametrize("page", CODE_PAGES, ids=name)
+def test_code_is_no_wider_than_a_page(page: Path) -> None:
+    lines = [line for block in blocks(page, "python", "sh", "text", "yaml") for line in block.code.splitlines()]
+    assert [line for line in lines if len(line) > WIDEST] == []
+
+
+def test_examples_show_something() -> None:
+    """A reader of a page sees what an example gives: few blocks only assert, or define what the next one uses."""
+    silent = {
+        f"{name(page)}:{block.line}": block
+        for page in PYTHON_PAGES
+        for block in blocks(page, "python")
+        if "print(" not in block.code and "assert" in block.code
+    }
+    assert len(silent) <= 6, list(silent)
 
 
 def test_pages_that_start_processes_are_found() -> None:
@@ -140,8 +188,8 @@ def add(lines: list[str], block: Block) -> None:
         lines += block.code.splitlines()
 
 
-def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: str) -> None:
-    """Run code of a page in the folder, by an interpreter of its own."""
+def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: str) -> str:
+    """Run code of a page in the folder, by an interpreter of its own; what it printed."""
     script = folder.parent / f"page_{page.stem}.py"
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("SMMAP_", "FSSPEC_"))}
@@ -157,6 +205,7 @@ def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: s
         check=False,
     )
     assert done.returncode == 0, f"{name(page)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def commands(page: Path) -> list[list[str]]:

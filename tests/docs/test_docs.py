@@ -3,8 +3,9 @@
 The Python blocks of a page run in order, as in a notebook, in a fresh folder where `data.bin` lies. Processes that they
 spawn do not run the page again. A page that starts processes also runs as one script, which those processes import, and
 runs twice. What stands in a comment behind a `print(...)` is what it prints, as far as an ellipsis (`...`) does not
-stand for it; with `fast engine: ` before it, under that engine. Comments in a page say more: `<!-- needs: numpy, distributed -->` what must be there,
-`<!-- python: 3.12 -->` above a block for later Pythons only, `<!-- new process -->` above one that starts afresh.
+stand for it; with `fast engine: ` before it, under that engine. Comments in a page say more:
+`<!-- needs: numpy, distributed -->` what must be there, `<!-- python: 3.12 -->` above a block for later Pythons only,
+`<!-- new process -->` above one that starts afresh.
 """
 
 from __future__ import annotations

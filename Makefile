@@ -24,7 +24,7 @@ help:
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
 	@echo "make docs     build the documentation into site/, every reference checked"
-	@echo "make lint     ruff and mypy, also of the fast engine's stub"
+	@echo "make lint     ruff and mypy, also of the fast engine's stub; spelling, and the words that are not used here (tools/prose.py)"
 	@echo "make format   let ruff reformat"
 	@echo "make matrix   the tests on every Python found here"
 	@echo "make wheels   the sdist and a wheel for every Python found here into dist/, each one checked and tried"
@@ -91,6 +91,8 @@ bench-cold: $(VENV)/.bench
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
+	$(BIN)/python tools/prose.py
 	$(BIN)/mypy --strict
 	@if $(BIN)/python -c 'import smmap._engine.fast' 2>/dev/null; then $(MAKE) --no-print-directory lint-fast; \
 		else echo "the fast engine is not built: its stub is not checked"; fi

@@ -16,7 +16,7 @@ __all__ = ["main", "overwritten", "report"]
 
 
 def _recorded() -> str:
-    """The version that pip has on record for the very files that run; empty if it has none."""
+    """The version that pip has on record for the files that run; empty if it has none."""
     from importlib import metadata
 
     try:

@@ -62,7 +62,7 @@ cdef class Access:
         cdef PyObject* found = self.table.near
         cdef long long number
         if smmap_any_zeroed():
-            return NULL  # first the managers are told
+            return NULL  # first it is reported to the managers
         if found is NULL or first < (<Region>found).start or last > (<Region>found).stop:
             number = self.number(first)
             found = self.table.at(number, -1)

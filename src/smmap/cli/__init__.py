@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130
-    except BrokenPipeError:  # as in `smmap bench | head -3`: whoever stopped reading need not be told
+    except BrokenPipeError:  # as in `smmap bench | head -3`: a reader that has stopped needs no message
         _write_nothing_more()
         return 141
     except OSError as error:  # no space left, most likely

@@ -150,7 +150,7 @@ def few_descriptors(most: int = 1024) -> Iterator[None]:
 
 
 def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Outcome:
-    """Read, time, check and watch; `step` is told the contender's name after each batch."""
+    """Read, time, check and watch; `step` is called with the contender's name after each batch."""
     chosen = found.files
     if len(chosen) > settings.files:
         chosen = sorted(Random(settings.seed).sample(chosen, settings.files))
@@ -240,7 +240,7 @@ class _Bench:
         return result
 
     def check(self, reads: Iterable[Read], got: Iterable[Got], result: Result) -> None:
-        """Compare with what a plain file gives. What differs because the file changed is not a wrong read."""
+        """Compare with what a plain file gives. A difference because the file changed is not a wrong read."""
         for (path, offset, size), one in zip(reads, got):
             _, _, [truth] = _timed(_plain_read, [(path, offset, size)])
             if isinstance(one, bytes) and one == truth:

@@ -6,6 +6,10 @@ in which another distribution of the name has overwritten files.
 
 from __future__ import annotations
 
+from . import _starting
+
+_starting.quiet()
+
 import os
 import platform
 import sys
@@ -61,6 +65,7 @@ def main(arguments: list[str]) -> int:
         from smmap.cli import main as run
 
         return run(arguments)
+    _starting.restore()
     lines, sound = report()
     print(*lines, sep="\n", file=sys.stdout if sound else sys.stderr)
     return 0 if sound else 1

@@ -70,6 +70,7 @@ class Result:
     stopped: str = ""
     peak: Usage = NOTHING
     stats: Any = None
+    batched: bool = False
 
     @property
     def ns_per_read(self) -> float | None:
@@ -216,7 +217,7 @@ class _Bench:
 
     def turn(self, contender: Contender, plan: Sequence[Read], step: Step) -> Result:
         """All reads of one contender."""
-        result = Result(contender.name)
+        result = Result(contender.name, batched=contender.batched)
         gc.collect()
         with open(os.devnull) as spare, closing(contender):
             before = usage(self.files.keys())

@@ -35,6 +35,7 @@ class Contender:
 
     name: str
     manager: Any = None  # whose figures count hits and misses
+    batched: bool = False  # its readers take many reads at once
 
     def reader(self) -> Reader:
         """A function (path, offset, size) for one thread."""
@@ -76,6 +77,7 @@ class SmmapGather(SmmapBuffer):
     """The same buffers, asked for many reads at once."""
 
     name = "smmap gather"
+    batched = True
 
     def reader(self) -> Reader:
         return _Gathering(super().reader(), self.manager.buffer, self.buffers)

@@ -11,6 +11,7 @@ stand for it; with `fast engine: ` before it, under that engine. Comments in a p
 from __future__ import annotations
 
 import importlib
+import inspect
 import multiprocessing
 import os
 import re
@@ -27,6 +28,7 @@ import smmap
 from core._tools import payload
 
 ROOT = Path(__file__).parents[2]
+NOTES = ROOT / "docs" / "api-notes.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ABOVE = r"(?:<!-- (?:python: (?P<least>[\d.]+)|(?P<fresh>new process)) -->\n+)?"
 FENCE = re.compile(
@@ -290,9 +292,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_has_every_page(site: Path) -> None:
-    assert {page.relative_to(ROOT / "docs").with_suffix(".html") for page in PAGES[1:]} <= {
-        found.relative_to(site) for found in site.rglob("*.html")
-    }
+    pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in PAGES[1:] if page != NOTES}
+    assert pages <= {found.relative_to(site) for found in site.rglob("*.html")}
 
 
 def test_the_site_needs_no_other_host(site: Path) -> None:
@@ -316,3 +317,33 @@ def test_the_api_page_has_every_public_name(site: Path) -> None:
             continue
         wanted |= {f"smmap.{module}.{public}" for public in found.__all__}
     assert {public for public in wanted if f'id="{public}"' not in text} == set()
+
+
+def noted() -> dict[str, str]:
+    """What the API page shows under each name, besides the docstring."""
+    parts = re.split(r"^## (.+)\n", NOTES.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2]))
+
+
+def test_every_class_has_an_example_and_every_table_the_parameters_of_its_signature() -> None:
+    pytest.importorskip("numpy")
+    pytest.importorskip("fsspec")
+    shown = set(re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE))
+    notes = noted()
+    assert set(notes) <= shown
+    for name in sorted(shown):
+        found: Any = importlib.import_module(name.rpartition(".")[0])
+        found = getattr(found, name.rpartition(".")[2])
+        if isinstance(found, type) or name in notes:
+            assert "```python" in notes[name], name
+        named = re.findall(r"^\| `(\w+)` \|", notes.get(name, ""), re.MULTILINE)
+        if named and "| option |" not in notes[name]:
+            assert named == list(inspect.signature(found).parameters), name
+
+
+def test_the_api_page_shows_no_internals(site: Path) -> None:
+    text = re.sub(r"<[^>]*>", "", (site / "api.html").read_text(encoding="utf-8"))
+    names = r"\b_[A-Z]\w+|\bSTEP\b|LONGEST_HEADER|BufferBase|CursorBase|ExchangedBytes|Batched|: Any\b"
+    assert sorted(set(re.findall(names, text))) == []
+    for method in ("gather", "ranges", "prefetch", "view", "unpack_from", "finditer"):
+        assert f"{method}(" in text

@@ -5,7 +5,7 @@ spawn do not run the page again. A page that starts processes also runs as one s
 runs twice. What stands in a comment behind a `print(...)` is what it prints, as far as an ellipsis (`...`) does not
 stand for it; with `fast engine: ` before it, under that engine. Comments in a page say more:
 `<!-- needs: numpy, distributed -->` what must be there, `<!-- python: 3.12 -->` above a block for later Pythons only,
-`<!-- new process -->` above one that starts afresh.
+`<!-- new process -->` above one that starts afresh, `<!-- with: torch, numpy -->` above one that also needs these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from core._tools import payload
 ROOT = Path(__file__).parents[2]
 NOTES = ROOT / "docs" / "api-notes.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ABOVE = r"(?:<!-- (?:python: (?P<least>[\d.]+)|(?P<fresh>new process)) -->\n+)?"
+ABOVE = r"(?:<!-- (?:python: (?P<least>[\d.]+)|(?P<fresh>new process)|with: (?P<wanted>[\w., ]+)) -->\n+)?"
 FENCE = re.compile(
     rf"^{ABOVE}(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
 )
@@ -58,6 +58,8 @@ class Block(NamedTuple):
     """The first Python that it is for."""
     fresh: bool
     """Whether it runs in a new process."""
+    wanted: tuple[str, ...] = ()
+    """Modules without which it is left out."""
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
@@ -70,7 +72,8 @@ def blocks(page: Path, *languages: str) -> list[Block]:
             code = "".join(line[indent:] or "\n" for line in match["code"].splitlines(keepends=True))
             least = tuple(int(part) for part in (match["least"] or "3").split("."))
             line = text.count("\n", 0, match.start("code"))
-            found.append(Block(match["language"], line, code, least, bool(match["fresh"])))
+            wanted = tuple(module.strip() for module in (match["wanted"] or "").split(",") if module)
+            found.append(Block(match["language"], line, code, least, bool(match["fresh"] or wanted), wanted))
     return found
 
 
@@ -84,18 +87,20 @@ def test_blocks_are_found(tmp_path: Path) -> None:
         "one\n\n```python\na = 1\n```\n\n- item\n\n    ```python title='x'\n    if a:\n\n        b = 2\n    ```\n"
         "\n```sh\nls\n```\n"
         "<!-- python: 3.12 -->\n```python\nc\n```\n<!-- new process -->\n\n```python\nd\n```\n"
+        "<!-- with: a, b.c -->\n```python\ne\n```\n"
     )
     assert blocks(page, "python") == [
         Block("python", 3, "a = 1\n", (3,), False),
         Block("python", 9, "if a:\n\n    b = 2\n", (3,), False),
         Block("python", 19, "c\n", (3, 12), False),
         Block("python", 24, "d\n", (3,), True),
+        Block("python", 28, "e\n", (3,), True, ("a", "b.c")),
     ]
     assert [block.code for block in blocks(page, "sh")] == ["ls\n"]
 
 
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
-PROCESSES = re.compile(r"^ *(?:from|import) (?:distributed|multiprocessing|joblib|torch)\b|ProcessPool", re.MULTILINE)
+PROCESSES = re.compile(r"^ *(?:from|import) (?:distributed|multiprocessing|joblib)\b|ProcessPool", re.MULTILINE)
 PROCESS_PAGES = [page for page in PYTHON_PAGES if any(PROCESSES.search(block.code) for block in blocks(page, "python"))]
 
 
@@ -186,9 +191,17 @@ def test_page_saved_as_one_script_runs_twice(page: Path, folder: Path) -> None:
 
 def add(lines: list[str], block: Block) -> None:
     """Add the code of a block, if this Python can run it, on the lines that it has in its page, for error messages."""
-    if sys.version_info >= block.least:
+    if sys.version_info >= block.least and all(map(is_there, block.wanted)):
         lines += [""] * (block.line - len(lines))
         lines += block.code.splitlines()
+
+
+def is_there(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: str) -> str:

@@ -209,7 +209,8 @@ def run(page: Path, lines: list[str], folder: Path, *options: str, **settings: s
     script = folder.parent / f"page_{page.stem}.py"
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("SMMAP_", "FSSPEC_"))}
-    variables["PYTHONPATH"] = str(Path(smmap.__file__).parents[1])
+    paths = [str(Path(smmap.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables["PYTHONPATH"] = os.pathsep.join(paths)
     variables["PYTHONWARNINGS"] = "error::ResourceWarning"
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", *options, str(script)],

@@ -34,6 +34,6 @@ def matrix(session: nox.Session) -> None:
 @nox.session(python=list(FOUND))
 def tests(session: nox.Session) -> None:
     """All tests, with all libraries. Added arguments go to pytest."""
-    extra = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it
-    session.install("--only-binary=:all:", "--editable", f".[{extra}]")
+    group = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it
+    session.install("--only-binary=:all:", "--editable", ".", "--group", group)  # pip 25.1 or later
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)

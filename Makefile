@@ -5,18 +5,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --only-binary=:all:
+# On PyPy there are no wheels of most libraries.
+TESTS = $(if $(filter pypy-%,$(TAG)),test-core,test)
 ARGS ?=
+
+# All that tools remember between runs lies in .venv, too.
+CACHE := $(CURDIR)/$(VENV)/cache
+PYTEST = $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
+export MYPY_CACHE_DIR := $(CACHE)/mypy
+export RUFF_CACHE_DIR := $(CACHE)/ruff
 
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
+.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
-	@echo "make test     install, and run all tests, what depends on the engine with both (ARGS='-k name' is handed to pytest)"
+	@echo "make test     install, and run the tests, the core with both engines (ARGS='-k name' is handed to pytest)"
+	@echo "make test-all the same, the stress tests with both engines too, and a part under sanitizers"
 	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
-	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test)"
+	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test-all)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make coverage-fast  line coverage of the fast engine's sources, by gcov"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
@@ -24,7 +34,7 @@ help:
 	@echo "make bench-quick  a choice of rows in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
 	@echo "make docs     build the documentation into site/, every reference checked"
-	@echo "make lint     ruff and mypy, also of the fast engine's stub"
+	@echo "make lint     ruff and mypy, also of the fast engine's stub; spelling, and the words that are not used here (tools/prose.py)"
 	@echo "make format   let ruff reformat"
 	@echo "make matrix   the tests on every Python found here"
 	@echo "make wheels   the sdist and a wheel for every Python found here into dist/, each one checked and tried"
@@ -36,19 +46,23 @@ demo: $(VENV)/.cli
 # A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
 WORKERS ?= auto
 
-# What depends on the engine, and runs again for the plain one where the fast one was built. With ARGS there may be nothing
-# of it to run, which is no failure.
-BOTH := tests/core tests/engine/test_choice.py tests/stress tests/compat/test_names.py tests/faces/test_buffers.py \
-	tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py
+# What depends on the engine, and runs again for the plain one where the fast one was built: CORE in `make test`, BOTH in
+# `make test-all`. With ARGS there may be nothing of it to run, which is no failure.
+CORE := tests/core tests/engine/test_choice.py tests/compat/test_names.py tests/faces/test_buffers.py
+BOTH := $(CORE) tests/stress tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py
+AGAIN = $(CORE)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 	@$(BIN)/python -c 'import smmap; print("engine:", smmap.engine, smmap.engine_error)'
 	@if $(BIN)/python -c 'import smmap, sys; sys.exit(smmap.engine != "fast")'; then \
 		echo "again, with the plain engine: what depends on it"; \
-		SMMAP_ENGINE=plain $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-			$(if $(findstring tests/,$(ARGS)),,$(BOTH)) $(ARGS) || test $$? = 5; \
+		SMMAP_ENGINE=plain $(PYTEST) -n $(WORKERS) --dist loadfile \
+			$(if $(findstring tests/,$(ARGS)),,$(AGAIN)) $(ARGS) || test $$? = 5; \
 	fi
+
+test-all: AGAIN = $(BOTH)
+test-all: test
 	$(if $(ARGS),,$(BIN)/python tools/sanitize.py --quick)
 
 # Builds into .sanitize/. ARGS='tests/core' runs other tests.
@@ -68,7 +82,7 @@ stress: $(VENV)/.test
 
 # Python 3.12 or later: before, no class in Python can export bytes, so those lines are not reached.
 coverage: $(VENV)/.test
-	SMMAP_ENGINE=plain $(BIN)/python -m coverage run -m pytest tests/core tests/engine tests/stress tests/compat/test_names.py \
+	SMMAP_ENGINE=plain $(BIN)/python -m coverage run -m pytest -o cache_dir=$(CACHE)/pytest tests/core tests/engine tests/stress tests/compat/test_names.py \
 		tests/faces/test_buffers.py tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py $(ARGS)
 	$(BIN)/python -m coverage report
 
@@ -91,6 +105,8 @@ bench-cold: $(VENV)/.bench
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
+	$(BIN)/python tools/prose.py
 	$(BIN)/mypy --strict
 	@if $(BIN)/python -c 'import smmap._engine.fast' 2>/dev/null; then $(MAKE) --no-print-directory lint-fast; \
 		else echo "the fast engine is not built: its stub is not checked"; fi
@@ -100,7 +116,7 @@ lint-fast:
 	$(BIN)/stubtest --allowlist tools/stubtest.txt --ignore-unused-allowlist smmap._engine.fast
 	MYPYPATH=src $(BIN)/mypy --config-file= --strict --always-true FAST --ignore-missing-imports \
 		-m smmap -m smmap.fsspec -m smmap.numpy
-	$(BIN)/python -m pytest -q tests/engine/test_same_names.py
+	$(PYTEST) -q tests/engine/test_same_names.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix
@@ -129,13 +145,14 @@ $(VENV)/.python-$(TAG):
 		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1' # which knows dependency groups
 	@touch $@
 
 # What the installation is made from: it is made anew when one of them changes.
 SOURCES := pyproject.toml setup.py src/smmap/_engine/_sources.py $(wildcard $(foreach kind,pyx pxi h,src/smmap/_engine/*.$(kind)))
 
 $(VENV)/.docs: $(VENV)/.python-$(TAG) $(SOURCES)
-	$(PIP) --editable '.[docs]'
+	$(PIP) --editable . --group docs
 	@touch $@
 
 $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
@@ -144,13 +161,13 @@ $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 
 # Not all of the libraries that tests use: they take minutes to install.
 $(VENV)/.lint: $(VENV)/.python-$(TAG) $(SOURCES)
-	$(PIP) --editable '.[lint]'
+	$(PIP) --editable . --group lint
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python-$(TAG) $(SOURCES)
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable . --group $(TESTS)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.python-$(TAG) $(SOURCES)
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable . --group bench
 	@touch $@

@@ -24,7 +24,7 @@ if MISSING:
 
 @nox.session(python=list(FOUND))
 def matrix(session: nox.Session) -> None:
-    """Core, engine, stress and names, with nothing but pytest and hypothesis. What is added goes to pytest."""
+    """Core, engine, stress and names, with only pytest and hypothesis. Added arguments go to pytest."""
     session.install("--only-binary=:all:", "pytest", "pytest-xdist", "hypothesis")
     session.install("--no-deps", "--editable", ".")
     session.run("python", "-c", "import sys; print(sys.version, getattr(sys, '_is_gil_enabled', lambda: True)())")
@@ -33,7 +33,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session(python=list(FOUND))
 def tests(session: nox.Session) -> None:
-    """All tests, with all libraries. What is added on the command line goes to pytest."""
-    extra = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it
-    session.install("--only-binary=:all:", "--editable", f".[{extra}]")
+    """All tests, with all libraries. Added arguments go to pytest."""
+    group = "test-core" if str(session.python).endswith("t") else "test"  # not all libraries have wheels for it
+    session.install("--only-binary=:all:", "--editable", ".", "--group", group)  # pip 25.1 or later
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)

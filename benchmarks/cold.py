@@ -40,7 +40,7 @@ def others(path: str, positions: list[int], limit: int, pread: str) -> list[Cont
     ]
 
 
-def rows(face: str, limit: str, goal: float) -> Callable[[Build], Build]:
+def rows(interface: str, limit: str, goal: float) -> Callable[[Build], Build]:
     """A row for each pattern and each limit of memory, of which 16 MiB is the issue's."""
 
     def enter(build: Build) -> Build:
@@ -48,12 +48,12 @@ def rows(face: str, limit: str, goal: float) -> Callable[[Build], Build]:
             for megabytes in (256, 128, 64, 16, 4):
                 main = megabytes == 16
                 build = row(
-                    f"{face} cold, {pattern}" if main else f"{face} cold, {pattern}, {megabytes} MiB",
+                    f"{interface} cold, {pattern}" if main else f"{interface} cold, {pattern}, {megabytes} MiB",
                     limit=limit,
                     goal=goal if main else None,
                     against=SMMAP_5,
                     figure="cold",
-                    panel=f"{face}, {pattern}",
+                    panel=f"{interface}, {pattern}",
                     x=megabytes,
                     quick=main,
                     pattern=pattern,

@@ -5,7 +5,7 @@ goal says how much of the limit's time ours may take, or, with `against`, of tha
 
 All of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that
 what else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth
-timing. What counts is the least time of any round: noise only ever adds.
+timing. The least time of any round counts: noise only ever adds.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Sized:
 
 @dataclass
 class Derived:
-    """What a row gives that is reckoned from others: growths, for instance, in place of times."""
+    """What a row gives that is computed from others: growths, for instance, in place of times."""
 
     limit: float
     ours: float
@@ -247,21 +247,21 @@ def row(
 
 @dataclass
 class DerivedRow:
-    """A row that is reckoned from others."""
+    """A row that is computed from others."""
 
     name: str
     subject: str
     limit: str
     goal: float
     rows: tuple[str, ...]
-    reckon: Callable[..., Derived]
+    compute: Callable[..., Derived]
 
     def of(self, results: Sequence[Result]) -> Result | None:
         """The result, if the rows that it needs were measured."""
         found = {one.name: one for one in results if one.contenders}
         if not all(name in found for name in self.rows):
             return None
-        got = self.reckon(*(found[name] for name in self.rows))
+        got = self.compute(*(found[name] for name in self.rows))
         ratio = got.ours / got.limit
         return Result(
             self.name, self.subject, self.limit, self.goal, ratio=ratio, ratios=[ratio], factors=(got.limit, got.ours)
@@ -274,11 +274,11 @@ DERIVED: list[DerivedRow] = []
 def derived(
     name: str, *, limit: str, goal: float, rows: tuple[str, ...]
 ) -> Callable[[Callable[..., Derived]], Callable[..., Derived]]:
-    """Enter a row that is reckoned from the results of others."""
+    """Enter a row that is computed from the results of others."""
 
-    def enter(reckon: Callable[..., Derived]) -> Callable[..., Derived]:
-        DERIVED.append(DerivedRow(name, reckon.__module__.rpartition(".")[2], limit, goal, rows, reckon))
-        return reckon
+    def enter(compute: Callable[..., Derived]) -> Callable[..., Derived]:
+        DERIVED.append(DerivedRow(name, compute.__module__.rpartition(".")[2], limit, goal, rows, compute))
+        return compute
 
     return enter
 

@@ -1,6 +1,6 @@
 """What `import smmap` costs, beside importing the standard library's modules that it builds on.
 
-Every Python starts anew and times one import; rounds alternate, the least of each counts.
+Every time a new Python starts and times one import; rounds alternate, the least of each counts.
 
     python benchmarks/import_time.py [ROUNDS]
 """

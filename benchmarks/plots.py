@@ -8,7 +8,7 @@ from typing import Any
 
 from .harness import Result
 
-__all__ = ["draw"]
+__all__ = ["STYLES", "draw", "plain_ticks"]
 
 LABELS = {
     "hits": ("windows, all mapped", "ns a read", 1e9),
@@ -17,21 +17,23 @@ LABELS = {
     "collect": ("idle regions", "us a region", 1e6),
     "threads": ("threads", "us a read of 4 KiB, over all threads", 1e6),
 }
-# Ours stands out; what has the same name has the same colour everywhere.
+# Ours stands out. One name has one colour and one marker everywhere; no two lines of a figure share them.
 STYLES: dict[str, dict[str, Any]] = {
-    "smmap": {"color": "#d6273a", "linewidth": 2.4, "zorder": 5},
-    "mmap": {"color": "#222222", "linewidth": 1.8},
-    "mmap.close": {"color": "#222222", "linewidth": 1.8},
-    "os.pread": {"color": "#2a78d6", "linewidth": 1.8},
-    "os.pread, LRU": {"color": "#2a78d6", "linewidth": 1.8},
-    "lru_cache": {"color": "#222222", "linewidth": 1.8},
-    "smmap 5": {"color": "#c98500"},
-    "np.memmap kept": {"color": "#4a3aa7"},
-    "np.memmap anew": {"color": "#4a3aa7", "linestyle": ":"},
-    "cachetools": {"color": "#008a5e"},
-    "mmap_ninja": {"color": "#b3478c"},
-    "smmap, one thread": {"color": "#d6273a", "linestyle": ":"},
-    "mmap, one thread": {"color": "#222222", "linestyle": ":"},
+    "smmap": {"color": "#d6273a", "linewidth": 2.4, "zorder": 5, "marker": "o"},
+    "mmap": {"color": "#222222", "linewidth": 1.8, "marker": "s"},
+    "mmap.close": {"color": "#222222", "linewidth": 1.8, "marker": "s"},
+    "os.pread": {"color": "#2a78d6", "linewidth": 1.8, "marker": "^"},
+    "os.pread, LRU": {"color": "#2a78d6", "linewidth": 1.8, "marker": "^"},
+    "lru_cache": {"color": "#7a5230", "linewidth": 1.8, "marker": "D"},
+    "smmap 5": {"color": "#e08a00", "marker": "v"},
+    "np.memmap kept": {"color": "#6a3fb5", "marker": "P"},
+    "np.memmap anew": {"color": "#b59be0", "marker": "X"},
+    "cachetools": {"color": "#008a5e", "marker": "<"},
+    "mmap_ninja": {"color": "#d052a5", "marker": ">"},
+    "least Python": {"color": "#888888", "marker": "*"},
+    "smmap, one thread": {"color": "#d6273a", "linestyle": ":", "marker": ""},
+    "mmap, one thread": {"color": "#222222", "linestyle": ":", "marker": ""},
+    "least Python, one thread": {"color": "#888888", "linestyle": ":", "marker": ""},
 }
 
 
@@ -45,12 +47,24 @@ def lines_of(results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:
     return lines
 
 
+def plain_ticks(axis: Any) -> None:
+    """Write 1, 2, 5, 10, ... on a logarithmic axis, instead of powers; every tick has its number, and no other tick."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,), numticks=20))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, place: f"{value:,.10g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write an SVG for each figure that has points."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "smmap", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+    mpl.rcParams.update(
+        {"svg.hashsalt": "smmap", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.5}
+    )
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +74,9 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
         panels = list(dict.fromkeys(one.panel for one in own))
         if not panels:
             continue
-        columns = min(len(panels), 3 if len(panels) % 3 == 0 else 2)
+        columns = min(len(panels), 2)  # more would be too small to read on a phone
         down = -(-len(panels) // columns)
-        size = (max(3.4 * columns, 5.2), 2.9 * down + 0.6)
+        size = (3.2 * columns if columns > 1 else 5.6, 2.8 * down + 0.9)
         figure, axes = plt.subplots(down, columns, figsize=size, squeeze=False, layout="constrained")
         handles: dict[str, Any] = {}
         for panel, axis in zip(panels, axes.flat):
@@ -70,7 +84,7 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
             for label, points in lines_of([one for one in own if one.panel == panel]).items():
                 xs, ys = zip(*sorted(points))
                 places.update(xs)
-                style = {"linewidth": 1.2, "marker": "o", "markersize": 3, **STYLES.get(label, {"color": "#888888"})}
+                style = {"linewidth": 1.3, "marker": ".", "markersize": 4, **STYLES.get(label, {"color": "#888888"})}
                 (handles[label],) = axis.plot(xs, [y * scale for y in ys], label=label, **style)
             axis.set_xscale("log", base=2)
             axis.set_xticks(sorted(places), [f"{place:,.0f}" for place in sorted(places)])
@@ -79,16 +93,15 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
                 axis.set_ylim(bottom=0)
             else:
                 axis.set_yscale("log")
-                axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-                axis.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+                plain_ticks(axis.yaxis)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
-            axis.set_title(panel, fontsize=9)
+            axis.set_title(panel if len(panels) > 1 else "", fontsize=10.5)
         for axis in list(axes.flat)[len(panels) :]:
             axis.set_visible(False)
-        figure.supxlabel(across, fontsize=9)
-        figure.supylabel(up, fontsize=9)
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False)
+        figure.supxlabel(across, fontsize=10.5)
+        figure.supylabel(up, fontsize=10.5)
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=min(len(handles), 3), frameon=False)
         path = folder / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

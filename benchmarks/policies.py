@@ -40,7 +40,7 @@ WINDOW, MEMORY = 64 << 10, 4 << 20
 
 
 def git_walk(folder: Path, repository: str) -> None:
-    """All objects of a repository, packed anew, as gitdb gives them."""
+    """All objects of a repository, packed again, as gitdb gives them."""
     from binascii import unhexlify
 
     from gitdb.db import GitDB

@@ -150,21 +150,72 @@ def read_json(*paths: str) -> tuple[list[Result], dict[str, str]]:
     return [Result.of_json(one) for record in records for one in record["rows"]], where
 
 
-def table(results: Iterable[Result]) -> list[str]:
-    """The rows that have a goal, and those which are in no figure, in Markdown."""
-    lines = [
-        "| Workload | Limit | Its time | smmap | Ratio | Goal | Holds | Spread | Peers, as multiples of the limit |",
-        "|---|---|--:|--:|--:|--:|---|--:|---|",
-    ]
+SUBJECTS = {
+    "hits": "Reads of what is mapped",
+    "cold": "Reads under a limit of memory",
+    "files": "Many files",
+    "sequential": "From start to end",
+    "search": "Search",
+    "objects": "File objects",
+    "collect": "Collecting",
+    "threads": "Threads",
+    "git": "gitdb",
+    "memory": "Memory of an object",
+}
+
+
+def shown(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The rows that have a goal, and those which are in no figure, by subject."""
+    groups: dict[str, list[Result]] = {}
     for one in results:
-        if one.goal is None and one.figure:
-            continue
-        limit, ours = times(one)
-        what = "`sys.getsizeof`" if one.size is not None else one.limit
-        holds = "skipped" if one.skipped else {True: "yes", False: "**no**", None: ""}[one.holds]
-        aim = goal(one) + (f" (stretch {multiple(one.stretch)})" if one.stretch else "")
-        cells = (one.name, what, limit, ours, multiple(one.ratio), aim, holds, spread(one), peers(one))
-        lines.append(f"| {' | '.join(cells)} |")
+        if one.goal is not None or not one.figure:
+            groups.setdefault(one.subject, []).append(one)
+    return groups
+
+
+def beside(rows: Sequence[Result], peer: str) -> str:
+    """From the least to the greatest of a peer's times, as multiples of the limit."""
+    pairs = [(one.contenders.get(peer), one.best("limit")) for one in rows]
+    return span([found.least / limit for found, limit in pairs if found is not None and found.least and limit])
+
+
+def span(ratios: Sequence[float]) -> str:
+    """From the least to the greatest."""
+    return " to ".join(dict.fromkeys([multiple(min(ratios)), multiple(max(ratios))])) if ratios else ""
+
+
+def verdicts(results: Iterable[Result]) -> list[str]:
+    """A line for each subject, in Markdown: narrow enough for any screen."""
+    lines = ["| Subject | Goals that hold | smmap / limit | smmap 5 / limit |", "|---|--:|--:|--:|"]
+    for subject, rows in shown(results).items():
+        held = [one.holds for one in rows if one.holds is not None]
+        ours = span([one.ratio for one in rows if one.ratio is not None and one.factors is None])
+        counts = f"{sum(held)} of {len(held)}" if held else ""
+        lines.append(f"| {SUBJECTS.get(subject, subject)} | {counts} | {ours} | {beside(rows, 'smmap 5')} |")
+    return lines
+
+
+def details(results: Iterable[Result]) -> list[str]:
+    """The rows of each subject, folded, in Markdown; peers in a table of their own, or it would be too wide."""
+    lines: list[str] = []
+    for subject, rows in shown(results).items():
+        lines += ["", f'??? note "{SUBJECTS.get(subject, subject)}"', ""]
+        lines += ["    | Workload | Limit | Its time | smmap | Ratio | Goal | Holds | Spread |"]
+        lines += ["    |---|---|--:|--:|--:|--:|---|--:|"]
+        for one in rows:
+            limit, ours = times(one)
+            what = "" if one.size is not None else one.limit
+            holds = "skipped" if one.skipped else {True: "yes", False: "**no**", None: ""}[one.holds]
+            aim = goal(one) + (f" (stretch {multiple(one.stretch)})" if one.stretch else "")
+            cells = (one.name, what, limit, ours, multiple(one.ratio), aim, holds, spread(one))
+            lines.append(f"    | {' | '.join(cells)} |")
+        title = "Consists of" if subject == "memory" else "Peers, as multiples of the limit"
+        lines += [
+            "",
+            f"    | Workload | {title} |",
+            "    |---|---|",
+            *(f"    | {one.name} | {peers(one)} |" for one in rows if peers(one)),
+        ]
     return lines
 
 
@@ -196,5 +247,5 @@ def write_docs(results: Sequence[Result], where: dict[str, str]) -> None:
     if not start or not end:
         raise SystemExit(f"{PAGE} has no place for results: {START} ... {END}")
     about = [f"- {name}: {value}" for name, value in where.items()]
-    body = [*about, f"- {balance(results)}", "", *table(results), *curves(results)]
+    body = [*about, f"- {balance(results)}", "", *verdicts(results), *details(results), *curves(results)]
     PAGE.write_text("\n".join([before + start, "", *body, "", end + after]))

@@ -377,18 +377,25 @@ def draw(points: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "smmap", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+    mpl.rcParams.update(
+        {"svg.hashsalt": "smmap", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.5}
+    )
     import matplotlib.pyplot as plt
 
-    styles = {"gather": ("#d6273a", 2.4), "loop of os.pread": ("#2a78d6", 1.8), "np.memmap": ("#4a3aa7", 1.4)}
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    from .plots import STYLES, plain_ticks
+
+    names = {"gather": "smmap", "loop of os.pread": "os.pread", "np.memmap": "np.memmap kept"}
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.2), layout="constrained")
     for axis, (state, lines) in zip(axes, points.items()):
         for name, found in lines.items():
-            colour, width = styles.get(name, ("#008a5e", 1.4))
-            axis.plot(*zip(*found), label=name, color=colour, linewidth=width, marker=".", markersize=4)
-        axis.set(xscale="log", yscale="log", title=state, xlabel="ranges in a batch", ylabel="us a range of 2 KiB")
+            style = STYLES.get(names.get(name, name), {"color": "#008a5e", "marker": "<"})
+            axis.plot(*zip(*found), label=name, markersize=4, **style)
+        axis.set(xscale="log", yscale="log", title=state, xlabel="ranges in a batch")
+        plain_ticks(axis.xaxis)
+        plain_ticks(axis.yaxis)
         axis.grid(True, which="major", alpha=0.3)
-    axes[0].legend(frameon=False)
+    axes[0].set_ylabel("us a range of 2 KiB")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(FIGURE, metadata={"Date": None})
     text = "\n".join(row.rstrip() for row in FIGURE.read_text(encoding="utf-8").splitlines())
     FIGURE.write_text(text + "\n", encoding="utf-8")

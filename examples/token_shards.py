@@ -9,7 +9,7 @@ open; first with all sequences equally likely, then with nine of ten from a fift
 weights:
 
 - through `smmap.numpy.Shards`, one long array over all files;
-- with an `np.memmap` made anew for each sequence, since one kept for each file ends at the limit of descriptors, which
+- with an `np.memmap` made again for each sequence, since one kept for each file ends at the limit of descriptors, which
   is shown first, under a limit of 1,024.
 
 Last, batches as a trainer without worker processes reads them: `Shards.blocks` into one array (of pinned memory, and

@@ -7,7 +7,7 @@ A writer cuts one file after the other at some page, and writes it again, the sa
 a process of its own, and check every byte that they get:
 
 - one with an `np.memmap` for each file (or `mmap`, where there is no numpy): the system ends it with SIGBUS;
-- one with slices of smmap's buffers: a read of what is gone is a `FileChangedError`, and it makes the buffer anew;
+- one with slices of smmap's buffers: a read of what is gone is a `FileChangedError`, and it makes a new buffer;
 - one with smmap's views, `guard="views"`: what is gone reads as zeros, and the next call is an error.
 
 Needs the compiled engine.
@@ -37,7 +37,7 @@ LONGEST = 3 * PAGE
 
 
 def bytes_of(path: Path) -> bytes:
-    """What is in a file while it is whole: no two places are alike, and no byte is zero."""
+    """The content of a file while it is whole: no two places are alike, and no byte is zero."""
     return random.Random(path.name).randbytes(PAGES * PAGE).replace(b"\0", b"\1")
 
 
@@ -57,7 +57,7 @@ def write(paths: list[Path]) -> None:
 
 
 def read_maps(path: Path, maps: dict[Path, Any]) -> Any:
-    """What reads a map of the file that is kept, as most programs do."""
+    """A reader that keeps a map of the file, as most programs do."""
     if path not in maps:
         try:
             import numpy as np

@@ -87,7 +87,7 @@ def main() -> int:
             **os.environ,
             "PYTHONPATH": str(TREE / "src"),
             "SMMAP_ENGINE": "fast",
-            "GCOV_ERROR_FILE": os.devnull,  # tests' children of other users may not count, which is no failure
+            "GCOV_ERROR_FILE": os.devnull,  # tests' children of other users may not count, which is not a failure
         },
         check=False,
     )

@@ -43,7 +43,7 @@ def library(name: str) -> str:
 
 
 def build() -> Path:
-    """The folder to import a sanitized smmap from, built anew if its sources are others than those here."""
+    """The folder to import a sanitized smmap from, built again if its sources are others than those here."""
     tree = FOLDER / f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     digest = runpy.run_path(str(HERE / ENGINES / "_sources.py"))["digest"]()
     done = tree / "built-from"

@@ -2,6 +2,10 @@
 
 import os as _os
 
+from . import _starting
+
+_starting.quiet()  # in the command; else it does nothing
+
 from . import _compat as _compat
 from ._buffer import SlidingWindowMapBuffer
 from ._cache import Stats

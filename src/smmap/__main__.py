@@ -6,6 +6,10 @@ in which another distribution of the name has overwritten files.
 
 from __future__ import annotations
 
+from . import _starting
+
+_starting.quiet()
+
 import os
 import platform
 import sys
@@ -16,7 +20,7 @@ __all__ = ["main", "overwritten", "report"]
 
 
 def _recorded() -> str:
-    """The version that pip has on record for the very files that run; empty if it has none."""
+    """The version that pip has on record for the files that run; empty if it has none."""
     from importlib import metadata
 
     try:
@@ -61,6 +65,7 @@ def main(arguments: list[str]) -> int:
         from smmap.cli import main as run
 
         return run(arguments)
+    _starting.restore()
     lines, sound = report()
     print(*lines, sep="\n", file=sys.stdout if sound else sys.stderr)
     return 0 if sound else 1

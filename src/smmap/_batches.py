@@ -1,7 +1,7 @@
 """Batches: many ranges, known at once, of one buffer or several. Arguments, checks, errors, and the order of steps.
 
 On storage that is not in memory, a loop of reads waits once for each. A batch announces its reads to the system first,
-and then waits for all of them together. Part of the policy; stands on `_manager.py`. What copies is the engine's.
+and then waits for all of them together. Part of the policy; stands on `_manager.py`. Copying is the engine's.
 
 Files are served in waves: the descriptors of one wave are open at a time, so many as the limits leave, and each file is
 opened once. What is mapped needs none.
@@ -35,7 +35,7 @@ _MOST = (1 << 63) - 1
 
 
 class Batched:
-    """What buffers have of batches."""
+    """The batches that buffers have."""
 
     __slots__ = ()
 
@@ -80,8 +80,8 @@ class Batched:
         """Announce to the system that these ranges, clipped as slices, will be read soon, and return at once.
 
         It starts to read what is not in memory, and reads of it later need not wait, or wait less. Maps nothing, counts
-        as no use. What is announced too early, or beyond the memory that is free, may be dropped again before it is
-        used. O(n log(n)). Any thread may call it.
+        as no use. Ranges that are announced too early, or beyond the memory that is free, may be dropped again before
+        they are used. O(n log(n)). Any thread may call it.
         """
         self._ready()
         prefetch((self,), None, starts, stops)

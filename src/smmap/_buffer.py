@@ -1,7 +1,7 @@
 """The bytes-like interface of a file, or of a part of it: hides windows, pins nothing.
 
-What is hot (index, slice, `view`) is the engine's; here are arguments, opening and closing, pickles, and what goes
-through a whole buffer. All that a read goes by is one `Access` record: whoever has taken it reads one file.
+The hot calls (index, slice, `view`) are the engine's; here are arguments, opening and closing, pickles, and what goes
+through a whole buffer. A read uses one `Access` record, and so reads one file.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return new
 
     def _ready(self) -> Any:
-        """What reads go by; `ClosedError` if nothing can be read. A buffer made by `_later` opens its file now."""
+        """The record that reads use, or `ClosedError`. A buffer made by `_later` opens its file now."""
         access = self._access
         if access.opened:
             return access
@@ -274,7 +274,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
             what = f"{client.size} bytes now, {then.size} then"
             if client.size == then.size:
                 what = "it was written to, or is another file of the same size"
-            raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make it anew", then.where)
+            raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make a new one", then.where)
         client = client._replace(given=then.given, flags=then.flags)
         client.manager._check_opens(client, 0)
         client.manager._swap(self, pending, _access(client, pending.offset, pending.size))
@@ -369,7 +369,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
             return
         grown = now.opened and now.offset == access.offset and now.size >= access.size  # by `refresh`: it may go on
         if not (grown and now.client.file.status.key == access.client.file.status.key):
-            raise ClosedError(f"{type(self).__name__} of {access.client.name} was closed or started anew meanwhile")
+            raise ClosedError(f"{type(self).__name__} of {access.client.name} was closed or started again meanwhile")
 
     def _pieces(self, starts: range) -> Iterator[bytes]:
         access = self._ready()

@@ -186,7 +186,7 @@ class Cache:
         does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
-        ledger.settle()  # a region that died is no reason to evict another
+        ledger.settle()  # so that no other is evicted for a region that died
         memory = self.max_memory - size
         if memory < 0 or (pinned is not None and pinned.stop - pinned.start > memory):
             memory = sys.maxsize
@@ -299,7 +299,7 @@ class Cache:
             descriptor.cached = False
             descriptor.close()
             file.descriptor = None
-        self.open.remove(file)  # last: an exception raised before is no reason to forget it
+        self.open.remove(file)  # last: an exception raised before must not forget it
 
     # Reports
 
@@ -313,7 +313,7 @@ class Cache:
         return int(self._uses_before + self.idle.hits + self.ledger.misses + self.open.hits)
 
     def reset_stats(self) -> int:
-        """Count anew what was done, and let the peaks be what is mapped now."""
+        """Start to count again what was done, and let the peaks be what is mapped now."""
         ledger = self.ledger
         self._uses_before = self.uses()
         self.idle.hits = self.open.hits = ledger.misses = ledger.evictions = 0

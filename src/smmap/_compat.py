@@ -1,4 +1,4 @@
-"""Regions and windows as smmap 5's users know them: thin faces over what the engine has."""
+"""Regions and windows as smmap 5's users know them: thin wrappers of what the engine has."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class MapRegion:
 
     @classmethod
     def _of(cls, region: Any, manager: Manager) -> MapRegion:
-        """The face of a manager's region, made once."""
+        """The wrapper of a manager's region, made once."""
         if region.face is not None:
             found: MapRegion = region.face
             return found
@@ -159,7 +159,7 @@ class MapRegion:
         return region
 
     def client_count(self) -> int:
-        """How many use the region: the manager (or whoever made it) and each cursor."""
+        """How many use the region: the manager (or the caller who made it) and each cursor."""
         region = self._region()
         if region is None:
             return 0

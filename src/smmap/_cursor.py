@@ -1,6 +1,6 @@
 """The native client: points to one file, pins at most one region, gives zero-copy access to it.
 
-What is hot (a move within the region, `buffer`, `map`) is the engine's.
+The hot calls (a move within the region, `buffer`, `map`) are the engine's.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class WindowCursor(engine.CursorBase):
         return int(self._access.client.size)
 
     def path_or_fd(self) -> PathOrFd:
-        """The very object that `make_cursor` was given."""
+        """The same object that `make_cursor` was given."""
         given: PathOrFd = self._access.client.given  # None without a file
         return given
 

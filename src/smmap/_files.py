@@ -1,8 +1,9 @@
 """Names and identity of files: where a name leads, what is refused, whether a file is still the one it was.
 
-Knows nothing of windows, limits or order. A `File` is one *version* of a file: whoever finds another status at its name
-gets a record of its own. So no client ever meets a map, or a cached descriptor, that belongs to other bytes, even where
-the same device and inode number lead to them, as on overlayfs, whose files move to another layer when they are written.
+Knows nothing of windows, limits or order. A `File` is one *version* of a file: a client that finds another status at
+its name gets a record of its own. So no client ever meets a map, or a cached descriptor, that belongs to other bytes,
+even where the same device and inode number lead to them, as on overlayfs, whose files move to another layer when they
+are written.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class File:
         self.where: Where | None = None
         """The same, as the system finds it."""
         self.cut = False
-        """Whether a map of it turned out to have lost its bytes: whoever has to open it gets an error."""
+        """Whether a map of it turned out to have lost its bytes: a client that has to open it gets an error."""
         self.zeroed = False
         """Whether views of it read zeros since."""
         self.gone = False
@@ -174,7 +175,7 @@ class Files:
         ref = self._by_key[file.status.key]
         self._by_name[where] = ref
         ref.names[where] = os.path.normpath(os.fsdecode(where))
-        if len(ref.names) > _MOST_NAMES:  # else a file that is renamed again and again would take ever more memory
+        if len(ref.names) > _MOST_NAMES:  # else a file that is renamed again and again would take more and more memory
             self._forget_name(ref, next(iter(ref.names)))
 
     def name_of(self, file: File) -> str | bytes:
@@ -233,7 +234,7 @@ class Client:
         self.file = file
         """The `File`; None before a buffer that came from a pickle was opened."""
         self.given = given
-        """The very object that the user passed."""
+        """The same object that the user passed."""
         self.where = where
         self.size = size
         """The file's size in bytes when the client was made."""
@@ -354,7 +355,7 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
         what = f"grown to {now.size} bytes, {then.size} then"
     else:
         what = f"written to, or another file of the same {now.size} bytes is here now"
-    raise FileChangedError(f"changed since the cursor or buffer was made ({what}): make it anew", called(where))
+    raise FileChangedError(f"changed since the cursor or buffer was made ({what}): make a new one", called(where))
 
 
 def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: bool = True) -> None:
@@ -371,7 +372,7 @@ def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: 
         return
     else:
         what = "nothing of it was open meanwhile, so it may be another file"
-    raise FileChangedError(f"cannot be followed ({what}): make the cursor or buffer anew", called(where))
+    raise FileChangedError(f"cannot be followed ({what}): make a new cursor or buffer", called(where))
 
 
 def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedError:
@@ -386,7 +387,7 @@ def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedEr
     else:
         what = f"truncated meanwhile, and written again: it has {now.size} bytes, {then.size} then"
     return FileChangedError(
-        f"[{start}, {stop}) is no longer mapped ({what}): make the cursor or buffer anew",
+        f"[{start}, {stop}) is no longer mapped ({what}): make a new cursor or buffer",
         None if file.where is None else called(file.where),
     )
 

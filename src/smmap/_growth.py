@@ -36,7 +36,7 @@ def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
 
 
 def grown(manager: Manager, client: Client) -> Client:
-    """The record of a client of the same file as it is now; the very same record if nothing changed.
+    """The record of a client of the same file as it is now; the same record if nothing changed.
 
     `FileChangedError`, which changes nothing, if another file is there, or a shorter one.
     """

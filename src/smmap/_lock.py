@@ -33,8 +33,8 @@ class Lock:
 
     A finalizer or signal handler may run in the middle of an operation, in the same thread. There, an operation under
     the same lock is refused, and one under another lock is refused if that is not free: two threads that wait for each
-    other's locks in this way would wait forever. What must neither wait nor be refused is noted (`soon`), and done by
-    the next holder of the lock before anything else. `settle` is called after that.
+    other's locks in this way would wait forever. An operation that must neither wait nor be refused is
+    noted (`soon`), and done by the next holder of the lock before anything else. `settle` is called after that.
     """
 
     __slots__ = ("__weakref__", "_notes", "_rlock", "_settle")
@@ -95,7 +95,7 @@ class Lock:
             operation, args = notes[0]
             operation(*args)
             del operation, args
-            notes.popleft()  # last: an exception raised before is no reason to lose the note
+            notes.popleft()  # last: an exception raised before must not lose the note
         if self._settle is not None:
             self._settle()
 

@@ -1,6 +1,6 @@
 """The policy: which window serves a request, what the limits leave room for, which region goes next. Read this first.
 
-A *region* is a window that is mapped. Who keeps it mapped says what may become of it:
+A *region* is a window that is mapped. Its keeper decides what may become of it:
 
     pinned      a cursor uses it: never evicted
     idle        the manager keeps it, in case it is used again: evicted when a limit asks for it, least recently used
@@ -154,7 +154,7 @@ class Manager:
     # The lock
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
-        """An operation under the lock; what it noted for the log is told afterwards."""
+        """An operation under the lock; its notes for the log are written afterwards."""
         engine.notice()
         log = self._cache.log
         log.listen()
@@ -289,7 +289,7 @@ class Manager:
         """`FileChangedError` once a map of the client's file turned out to have lost its bytes. Needs no lock."""
         if client.file.cut:
             raise FileChangedError(
-                "truncated since the cursor or buffer was made, if only for a moment: make it anew",
+                "truncated since the cursor or buffer was made, if only for a moment: make a new one",
                 called(client.where),
             )
 

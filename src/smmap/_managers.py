@@ -192,7 +192,7 @@ class StaticWindowMapManager(Manager):
         self.close()
 
     def stats(self) -> Stats:
-        """What is mapped, was done and may be done. Linear in the mapped regions."""
+        """The counters of what is mapped and was done, and the limits. Linear in the mapped regions."""
         engine.notice()
         try:
             return self._lock.run(self._cache.stats, self._window)
@@ -205,9 +205,9 @@ class StaticWindowMapManager(Manager):
         return self._cache.hit_rate()
 
     def reset_stats(self) -> None:
-        """Count hits, misses, evictions and cold reads anew, and let the peaks be what is mapped now. O(1).
+        """Set hits, misses, evictions and cold reads to zero, and the peaks to what is mapped now. O(1).
 
-        What is mapped stays, and so do the counters that say what it is. Any thread may call it.
+        Mapped regions stay, and so do the counters of them. Any thread may call it.
         """
         self._drop(self._cache.reset_stats)
 

@@ -163,9 +163,7 @@ def load(path: str, partial: bool = False) -> Recorded:
     except TraceError as error:
         if not partial:
             count = sum(map(len, reads)) // READ.size
-            raise TraceError(
-                f"{path!r}: {error}; {count:,} reads before it are whole: `--partial` goes by them"
-            ) from None
+            raise TraceError(f"{path!r}: {error}; {count:,} reads before it are whole: `--partial` uses them") from None
     found.reads = b"".join(reads)
     return found
 

@@ -60,7 +60,7 @@ class _Shared:
     def __init__(self, options: _Options) -> None:
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, tuple[tuple[int, ...], SlidingWindowMapBuffer]] = OrderedDict()
-        # What is left out is as for the default manager.
+        # Options that are left out are as for the default manager.
         self.own = SlidingWindowMapManager(**_default.settings(**dict(options))) if options else None
 
     @property
@@ -227,7 +227,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @classmethod
     def clear_instance_cache(cls) -> None:
-        """Forget all instances, their managers too. What is open goes on with the manager that it has."""
+        """Forget all instances, their managers too. Open files go on with the managers that they have."""
         super().clear_instance_cache()
         with _shared_lock:
             _shared.clear()
@@ -267,7 +267,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return found
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """What is in a folder: names, or with `detail` what `info` tells of each."""
+        """What is in a folder: names, or with `detail` what `info` says of each."""
         found: list[Any] = self._local.ls(self._strip_protocol(path), detail=detail, **kwargs)
         return found
 

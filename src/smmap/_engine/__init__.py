@@ -12,7 +12,7 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   sets `most_handles`, `most_descriptors`, `most_memory` and `shortcut` (its `Lock`, and a function that says whether
   each step is logged; None: no shortcut). By these an engine may do itself, in place of the policy, what leaves nothing
   to decide: map a grid window by the file's cached descriptor, evicting what is idle as the policy would to keep the
-  limits; and open a file whose status is unchanged, read it, and cache the descriptor. What is changed is changed under
+  limits; and open a file whose status is unchanged, read it, and cache the descriptor. All changes are made under
   that lock, if it is free. For whatever else it then finds it asks the policy.
 - `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
   when its last reference goes, so what is read is never unmapped. `region[i]`, `region[i:j]`, `find`, `rfind` as `mmap`
@@ -30,7 +30,7 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   counts windows that a read found mapped, or cold reads by a cached descriptor. The policy sets `crowded` where it must
   look after each region that becomes idle.
 - `Access(client, offset, size, window, ledger)`: all that a buffer's or cursor's reads go by, made once and never
-  changed. Who gets another file gets another record, so a read that took one record sees one file.
+  changed. A client that gets another file gets another record, so a read that took one record sees one file.
   `Access.closed(client, ...)` reads nothing; a `pending` one opens its file at the first read.
 - `BufferBase`: `len`, `buf[i]`, `buf[i:j]`, `unpack_from`, `view`, the buffer protocol, and `_copy`, `_found`,
   `_read_into`, `_slice`, `_near` over an `Access`. It serves what is mapped itself, notes each use in the order, reads
@@ -46,7 +46,7 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the
   end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and
   returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
-  `serve` gave, or -1; and the clients and starts of the windows that are to be bought. What is left is served by
+  `serve` gave, or -1; and the clients and starts of the windows that are to be bought. The rest is served by
   place, in `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it
   returns 2 if a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a
   descriptor what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be

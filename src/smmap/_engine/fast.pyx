@@ -11,7 +11,7 @@ Three ideas carry it:
 - The interpreter's lock is the only one. Whatever is changed together is changed between two points at which it can be
   given up, and no Python code can run: no call of Python, no allocation of what the collector tracks (up to 3.11 that
   may run finalizers), and references are dropped last.
-- Nothing that is borrowed is used after such a point. What was looked up is looked up again, or held by a reference.
+- Nothing that is borrowed is used after such a point. It is looked up again, or held by a reference.
 
 Every access is checked against the region itself, so a wrong record cannot lead to memory that is not mapped.
 """

@@ -112,7 +112,7 @@ cdef class Access:
         """
         cdef PyObject* found = self.table.near
         if smmap_any_zeroed():
-            return NULL  # first the managers are told
+            return NULL  # first it is reported to the managers
         if found is NULL or first < (<Region>found).clear_start or last > (<Region>found).clear_stop:
             found = self.table.at(self.number(first), -1)
             if found is NULL:

@@ -1,6 +1,6 @@
-# What follows where a map has no longer what was read from it; see guard.h. Included by fast.pyx.
+# The consequences where a map no longer has the bytes that were read from it; see guard.h. Included by fast.pyx.
 #
-# Who reads from a region calls nothing else but `region.copy_to`, or, without the interpreter's lock, one of the reads of
+# Code that reads from a region calls nothing else but `region.copy_to`, or, without the interpreter's lock, one of the reads of
 # guard.h with `region.edge`, while it has a reference to the region; and afterwards, with the lock,
 #
 #     if found or region.spoiled:
@@ -17,7 +17,7 @@ cdef tuple _MODES = ("off", "copies", "views")
 def guard(Ledger ledger not None, str how not None, owner):
     """Guard what this ledger's regions are read by, from the next map on: "off", "copies" or "views".
 
-    `owner()` is the manager that is told of what was lost, or None once it is gone.
+    `owner()` is the manager to which lost bytes are reported, or None once it is gone.
     """
     ledger.counts.guard = _MODES.index(how)
     ledger.counts.owner = owner

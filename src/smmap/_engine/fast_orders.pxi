@@ -205,7 +205,7 @@ cdef class Order:
         return link is not NULL and link.order is <void*>self
 
     cdef inline void touch_link(self, Link* link) noexcept:
-        """What is in the order goes last."""
+        """Move a link of this order to its end."""
         if self.ends.older is not link:
             link.older.newer = link.newer
             link.newer.older = link.older
@@ -218,7 +218,7 @@ cdef class Order:
         self.ends.older = link
 
     cdef void put(self, Link* link, PyObject* item) noexcept:
-        """What is not in an order goes into this one, last."""
+        """Put a link that is in no order at the end of this one."""
         Py_INCREF(<object>item)
         Py_XINCREF(link.node)  # the collector may clear `nodes` first
         link.item = item

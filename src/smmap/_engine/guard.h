@@ -1,6 +1,6 @@
 /* Reading from maps of files that others truncate: leaving the read where the kernel sends SIGBUS. Used by fast.pyx.
 
-   A map has no bytes past the end of its file. Whoever touches a page there gets SIGBUS. The functions under "Reads"
+   A map has no bytes past the end of its file. A thread that touches a page there gets SIGBUS. The functions under "Reads"
    mark, for their thread, what they read from; the handler under "The handler" leaves them when a fault lies in there.
    The map stays as it is. Any other fault is passed on to the handler that was there before.
 
@@ -8,8 +8,8 @@
    that it took: if that is zero, it touches the next page, which is gone too if the file was cut within this one. Where
    there is no next page in the map, the caller has to look at the file's size.
 
-   The handler calls nothing that is not async-signal-safe, takes no lock and allocates nothing. What is under
-   "Changing what the handler sees" is called with the interpreter's lock. */
+   The handler calls nothing that is not async-signal-safe, takes no lock and allocates nothing. The functions under
+   "Changing what the handler sees" are called with the interpreter's lock. */
 
 #ifndef SMMAP_GUARD_H
 #define SMMAP_GUARD_H
@@ -124,7 +124,7 @@ SMMAP_ALONE void smmap_never(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* What may be wrong with a read that took this byte, the last one, of a map that can be touched up to `edge`; NULL: of
+/* The fault to expect of a read that took this byte, the last one, of a map that can be touched up to `edge`; NULL: of
    one that is not guarded. After everything else: what is there now was there before. */
 static inline int smmap_look_back(const char *last, const char *edge)
 {
@@ -225,7 +225,7 @@ static int smmap_zero_rest(char *at)
             if (at >= end || __atomic_load_n(&slot->low, __ATOMIC_ACQUIRE) != low)
                 continue;
             page = (char *)((uintptr_t)at & ~(smmap_page - 1));
-            /* first, so that whoever reads a zero sees it */
+            /* first, so that a thread that reads a zero sees it */
             __atomic_store_n(&slot->zeroed, 1, __ATOMIC_SEQ_CST);
             __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST);
             return mmap(page, (size_t)(end - page), PROT_READ, MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0) != MAP_FAILED;
@@ -258,7 +258,7 @@ static void smmap_pass_on(int number, siginfo_t *info, void *context)
     if (smmap_thread.passing && (uintptr_t)frame < (uintptr_t)outer_frame
         && (info == outer_info || (!fault && info->si_pid == getpid())))
         depth = smmap_thread.passing;
-    else if (fault) { /* a handler that repairs nothing and returns would be called for ever */
+    else if (fault) { /* a handler that repairs nothing and returns would be called without an end */
         smmap_thread.times = info->si_addr == smmap_thread.again ? smmap_thread.times + 1 : 1;
         smmap_thread.again = info->si_addr;
         if (smmap_thread.times > SMMAP_TIMES) {

@@ -190,7 +190,7 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
     """A descriptor of our own, read-only and not inherited, of the path or of the user's descriptor; and its status.
 
     A duplicate of a user's descriptor would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write,
-    and keep them after the user closed it; Linux can open the same file anew.
+    and keep them after the user closed it; Linux can open the same file again.
     """
     _close_orphans()
     path: Any = f"/proc/self/fd/{where}" if isinstance(where, int) else where

@@ -1,10 +1,13 @@
 """The command `smmap`: its exit status, and what becomes of interrupts and of errors of the system.
 
-Imports next to nothing before it is inside `main`: an interrupt while the rest is imported ends the command as quietly
-as a later one.
+An interrupt while the rest is imported ends the command as quietly as a later one: see `_starting.py`.
 """
 
 from __future__ import annotations
+
+from .. import _starting
+
+_starting.quiet()
 
 import os
 import sys
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         from . import arguments as command_line
 
+        _starting.restore()
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
         try:
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130
-    except BrokenPipeError:  # as in `smmap bench | head -3`: whoever stopped reading need not be told
+    except BrokenPipeError:  # as in `smmap bench | head -3`: a reader that has stopped needs no message
         _write_nothing_more()
         return 141
     except OSError as error:  # no space left, most likely

@@ -70,6 +70,7 @@ class Result:
     stopped: str = ""
     peak: Usage = NOTHING
     stats: Any = None
+    batched: bool = False
 
     @property
     def ns_per_read(self) -> float | None:
@@ -150,7 +151,7 @@ def few_descriptors(most: int = 1024) -> Iterator[None]:
 
 
 def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Outcome:
-    """Read, time, check and watch; `step` is told the contender's name after each batch."""
+    """Read, time, check and watch; `step` is called with the contender's name after each batch."""
     chosen = found.files
     if len(chosen) > settings.files:
         chosen = sorted(Random(settings.seed).sample(chosen, settings.files))
@@ -216,7 +217,7 @@ class _Bench:
 
     def turn(self, contender: Contender, plan: Sequence[Read], step: Step) -> Result:
         """All reads of one contender."""
-        result = Result(contender.name)
+        result = Result(contender.name, batched=contender.batched)
         gc.collect()
         with open(os.devnull) as spare, closing(contender):
             before = usage(self.files.keys())
@@ -240,7 +241,7 @@ class _Bench:
         return result
 
     def check(self, reads: Iterable[Read], got: Iterable[Got], result: Result) -> None:
-        """Compare with what a plain file gives. What differs because the file changed is not a wrong read."""
+        """Compare with what a plain file gives. A difference because the file changed is not a wrong read."""
         for (path, offset, size), one in zip(reads, got):
             _, _, [truth] = _timed(_plain_read, [(path, offset, size)])
             if isinstance(one, bytes) and one == truth:

@@ -1,7 +1,7 @@
 """The ways to read that are compared, each written as its user would write it.
 
 Each gives the bytes of a range of a file, as `bytes`, so that all have done the same work when a read returns. A
-contender is made anew for a run and closed after it.
+contender is made for one run and closed after it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Contender:
     """What all have in common: nothing kept, nothing to close."""
 
     name: str
-    manager: Any = None  # whose figures tell of hits and misses
+    manager: Any = None  # whose figures count hits and misses
+    batched: bool = False  # its readers take many reads at once
 
     def reader(self) -> Reader:
         """A function (path, offset, size) for one thread."""
@@ -76,6 +77,7 @@ class SmmapGather(SmmapBuffer):
     """The same buffers, asked for many reads at once."""
 
     name = "smmap gather"
+    batched = True
 
     def reader(self) -> Reader:
         return _Gathering(super().reader(), self.manager.buffer, self.buffers)

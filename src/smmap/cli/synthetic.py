@@ -20,7 +20,7 @@ from .policies import Outcome, Smmap
 __all__ = ["Simulated", "Spec", "files_for_real", "parse", "real_steps", "simulate", "steps"]
 
 _CHUNK = 1 << 18
-_SAMPLE = 500_000  # accesses that the curve goes by
+_SAMPLE = 500_000  # accesses that make the curve
 _STAGES = 10
 _MOST_FILES = 20_000  # that are made for real
 _FOR_REAL = 20_000  # accesses between two looks, for real

@@ -63,7 +63,7 @@ class Touches:
 
 
 def reads_of(recorded: Recorded) -> Reads:
-    """The reads of a trace. What was recorded before the rate was lowered is sampled anew, at the last rate."""
+    """The reads of a trace. Reads from before the rate was lowered are sampled again, at the last rate."""
     records = np.frombuffer(recorded.reads, np.dtype([("file", "<u4"), ("size", "<u4"), ("word", "<u8")]))
     start = (records["word"] & np.uint64((1 << 56) - 1)).astype(np.int64)
     kept = np.ones(len(records), bool)

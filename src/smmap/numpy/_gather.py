@@ -120,7 +120,7 @@ def octets(array: Array) -> memoryview:
 def writable(out: Any, dtype: np.dtype[Any], count: int) -> memoryview:
     """The bytes of an array that is to be filled with `count` elements, or of any bytes-like object of that size.
 
-    `TypeError` for what is no array or has another dtype; `ValueError` for one that has another size, cannot be
+    `TypeError` for anything but an array of that dtype; `ValueError` for one that has another size, cannot be
     written, or is not C-contiguous.
     """
     array = out if isinstance(out, np.ndarray) else _array_over(out)

@@ -59,7 +59,7 @@ def load(
 
     The other arguments are those of `np.load`. `mmap_mode=None` reads into memory, and gives arrays that are yours to
     write; modes for writing are refused. `allow_pickle`, which runs what a file says, is for that mode, for members
-    that are not mapped, and for files of nothing but a pickle. A file object is read by `np.load`, in any mode.
+    that are not mapped, and for files that are a pickle alone. A file object is read by `np.load`, in any mode.
 
     O(1) but for the header or the archive's directory. `ValueError` for what is neither kind of file, is truncated, or
     holds Python objects; `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers.
@@ -96,7 +96,7 @@ def memmap(
     *,
     manager: StaticWindowMapManager | None = None,
 ) -> MappedArray:
-    """A read-only array over a file of nothing but elements: as `np.memmap(..., mode="r")`, within limits.
+    """A read-only array over a file that has only elements: as `np.memmap(..., mode="r")`, within limits.
 
     `path`: str, bytes, os.PathLike, a descriptor, which stays yours, or a file object that has one. `dtype`: any
     without Python objects. `mode`: "r" or "readonly"; the others are refused. `offset`: bytes before the array.

@@ -54,7 +54,7 @@ def is_zip(head: bytes) -> bool:
 
 
 class BadArchiveError(ValueError, zipfile.BadZipFile):
-    """A `.npz` file that is none, or is damaged."""
+    """The file is not a `.npz` file, or is damaged."""
 
 
 class MappedNpz(Mapping[str, Any]):

@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable
 
 from .data import MIB, directory, file_of
@@ -51,7 +52,14 @@ def lines(settings: Settings) -> Sequence[Contender]:
         with io.TextIOWrapper(opened(path), "utf-8") as text:
             return sum(1 for _ in text)
 
-    return opened_by_each(work)
+    class Subclass(io.FileIO):
+        """What the standard library's text files make of any other raw file: before each line they ask for `closed`."""
+
+    return [
+        *opened_by_each(work),
+        once("subclass of io.FileIO", partial(work, lambda path: io.BufferedReader(Subclass(path)))),
+        once("io.BytesIO", partial(work, lambda path: io.BytesIO(Path(path).read_bytes()))),
+    ]
 
 
 @row("directory of a zip archive", limit=LIMIT, fast=GOAL)

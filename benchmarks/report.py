@@ -207,6 +207,9 @@ def machine(settings: Settings | None = None) -> dict[str, str]:
     }
     if settings is not None:
         where["Clock"] = "CPU time of the process" if settings.cpu else "the wall's"
+        where["Rounds"] = (
+            f"{settings.rounds} at most, in {settings.processes} process{'es' * (settings.processes > 1)}; fewer of what takes long"
+        )
         where["Date"] = time.strftime("%Y-%m-%d")
     return where
 

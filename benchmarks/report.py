@@ -207,9 +207,8 @@ def machine(settings: Settings | None = None) -> dict[str, str]:
     }
     if settings is not None:
         where["Clock"] = "CPU time of the process" if settings.cpu else "the wall's"
-        where["Rounds"] = (
-            f"{settings.rounds} at most, in {settings.processes} process{'es' * (settings.processes > 1)}; fewer of what takes long"
-        )
+        count = f"{settings.processes} processes" if settings.processes > 1 else "one process"
+        where["Rounds"] = f"{settings.rounds} in {count}, fewer of what takes long"
         where["Date"] = time.strftime("%Y-%m-%d")
     return where
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from . import report
 from .data import ROOT
 from .harness import DERIVED, QUICK, ROWS, Result, Row, Settings, join, measure
 
-SUBJECTS = ["hits", "cold", "files", "sequential", "objects", "collect", "search", "threads", "git", "memory"]
+SUBJECTS = [*report.SUBJECTS]
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -58,15 +60,18 @@ def named(part: str, one: Row) -> bool:
 
 def run(one: Row, settings: Settings, options: argparse.Namespace) -> Result:
     """Measure a row in processes of its own."""
-    if options.inline and not one.free_threaded:
+    if options.inline and not one.python:
         return measure(one, settings, only(options))
-    python, environment = sys.executable, dict(os.environ)
-    if one.free_threaded:
-        python = os.environ.get("SMMAP_FREE_THREADED") or shutil.which("python3.13t") or ""
-        if not python:
-            return skipped(one, "no free-threaded Python: name one in SMMAP_FREE_THREADED")
-        environment.update(PYTHONPATH=str(ROOT / "src"), PYTHON_GIL="0")
+    environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"))
+    python, missing = interpreter(one.python)
+    if missing:
+        return Result.of(one, skipped=missing)
+    if one.python == "free-threaded":
+        environment["PYTHON_GIL"] = "0"
         settings = dataclasses.replace(settings, cpu=False)  # which adds up what runs side by side
+    if one.python == "malloc":
+        environment["PYTHONMALLOC"] = "malloc"
+        settings = dataclasses.replace(settings, processes=1)  # it is counted, not timed
     results = []
     for _ in range(settings.processes):
         command = [python, "-m", __package__ or "benchmarks", "--child", "--only", options.only, one.name]
@@ -79,16 +84,20 @@ def run(one: Row, settings: Settings, options: argparse.Namespace) -> Result:
             env=environment,
         )
         if done.returncode:
-            return skipped(one, "it failed, as told above", failed=True)
+            return Result.of(one, skipped="it failed, as told above", failed=True)
         results.append(Result.of_json(json.loads(done.stdout)))
     return join(results)
 
 
-def skipped(one: Row, why: str, failed: bool = False) -> Result:
-    """What stands for a row that cannot be measured here."""
-    return Result(
-        one.name, one.subject, one.limit, one.goal, one.stretch, one.against, one.figure, skipped=why, failed=failed
-    )
+def interpreter(kind: str) -> tuple[str, str]:
+    """The Python that a row needs, or why there is none."""
+    if kind == "free-threaded":
+        python = os.environ.get("SMMAP_FREE_THREADED") or shutil.which("python3.13t") or ""
+        return python, "" if python else "no free-threaded Python: name one in SMMAP_FREE_THREADED"
+    if kind == "torch" and importlib.util.find_spec("torch") is None:
+        python = os.environ.get("SMMAP_TORCH", "")
+        return python, "" if python else "torch is not installed: name a Python that has it in SMMAP_TORCH"
+    return sys.executable, ""
 
 
 def only(options: argparse.Namespace) -> set[str]:
@@ -97,15 +106,15 @@ def only(options: argparse.Namespace) -> set[str]:
 
 
 def publish(results: Sequence[Result], where: dict[str, str]) -> None:
-    """Write the page's table, the curves, and all figures."""
+    """Write the page's tables, the curves, all figures, and the README's table."""
     from . import plots
 
     assets = ROOT / "docs" / "assets"
     for path in plots.draw(assets, results):
         print(f"wrote {path.relative_to(ROOT)}")
     report.write_json(str(assets / "performance.json"), results, where)
-    report.write_docs(results, where)
-    print(f"wrote {report.PAGE.relative_to(ROOT)}")
+    for path in report.write_docs(results, where):
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,7 +124,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.child:
         settings = Settings(**json.load(sys.stdin))
         (one,) = [one for one in rows if one.name == options.rows[0]]
-        json.dump(measure(one, settings, only(options)).as_json(), sys.stdout)
+        result = measure(one, settings, only(options))
+        if one.python in ("free-threaded", "torch"):
+            result.python = f"{platform.python_implementation()} {platform.python_version()}"
+        json.dump(result.as_json(), sys.stdout)
         return 0
     if not rows:
         raise SystemExit(f"no row is called {options.rows}: see --list")
@@ -132,11 +144,11 @@ def main(arguments: list[str] | None = None) -> int:
     changes = {name: getattr(options, name) for name in ("rounds", "processes") if getattr(options, name)}
     changes["cpu"] = options.cpu
     settings = dataclasses.replace(settings, **changes)
-    where = report.machine()  # before the page is written, and as the code is now
+    where = report.machine(settings)  # before the page is written, and as the code is now
     print(report.head(where), flush=True)
     results = []
     for one in rows:
-        results.append(run(one, settings if one.goal else settings.for_curves(), options))
+        results.append(run(one, settings if one.aims else settings.for_curves(), options))
         print(report.line(results[-1]), flush=True)
     for more in DERIVED:
         result = more.of(results)

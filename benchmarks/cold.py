@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Callable
-
-import smmap
+from typing import Any, Callable
 
 from . import peers
 from .data import MIB, file_of, spread, walk, zipf
-from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, Build, Contender, Settings, loop, row
+from .engines import sides
+from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, Aim, Build, Contender, Settings, loop, row
 
 LENGTH = 256 * MIB
 WINDOW = MIB
@@ -40,8 +39,8 @@ def others(path: str, positions: list[int], limit: int, pread: str) -> list[Cont
     ]
 
 
-def rows(interface: str, limit: str, goal: float) -> Callable[[Build], Build]:
-    """A row for each pattern and each limit of memory, of which 16 MiB is the issue's."""
+def rows(interface: str, limit: str, fast: dict[str, Aim], plain: float) -> Callable[[Build], Build]:
+    """A row for each pattern and each limit of memory; there are aims for 16 MiB."""
 
     def enter(build: Build) -> Build:
         for pattern in ("walk", "zipf", "uniform"):
@@ -50,8 +49,8 @@ def rows(interface: str, limit: str, goal: float) -> Callable[[Build], Build]:
                 build = row(
                     f"{interface} cold, {pattern}" if main else f"{interface} cold, {pattern}, {megabytes} MiB",
                     limit=limit,
-                    goal=goal if main else None,
-                    against=SMMAP_5,
+                    fast=fast[pattern] if main else None,
+                    plain=plain if main else None,
                     figure="cold",
                     panel=f"{interface}, {pattern}",
                     x=megabytes,
@@ -64,18 +63,20 @@ def rows(interface: str, limit: str, goal: float) -> Callable[[Build], Build]:
     return enter
 
 
-@rows("buffer", PREAD, NO_SLOWER)
+@rows("buffer", PREAD, {"uniform": Aim(1.15), "zipf": Aim(1.1), "walk": Aim(1.0)}, NO_SLOWER)
 def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     """Copies: where smmap is free to read instead of mapping."""
     path, positions = file_of(LENGTH), positions_of(settings, pattern)
-    expression = "buf[i:i + 4096]"
-    old = peers.smmap5().SlidingWindowMapManager(WINDOW, memory)
+
+    def contender(name: str, library: Any, role: str) -> Contender:
+        manager = library.SlidingWindowMapManager(WINDOW, memory)
+        buf = library.SlidingWindowMapBuffer(manager.make_cursor(path))
+        return loop(name, "buf[i:i + 4096]", positions, role=role, buf=buf)
+
     contenders = [
         *others(path, positions, memory, "limit"),
-        loop(
-            "smmap", expression, positions, role="ours", buf=smmap.SlidingWindowMapManager(WINDOW, memory).buffer(path)
-        ),
-        loop(SMMAP_5, expression, positions, buf=peers.smmap5().SlidingWindowMapBuffer(old.make_cursor(path))),
+        *(contender(name, library, name) for name, library in sides()),
+        contender(SMMAP_5, peers.smmap5(), "peer"),
     ]
     if not settings.quick and memory == 16 * MIB:
         import numpy as np
@@ -86,15 +87,17 @@ def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     return contenders
 
 
-@rows("cursor", LRU, AT_MOST_DEARER)
+@rows("cursor", LRU, dict.fromkeys(("uniform", "zipf", "walk"), Aim(1.15, stretch=1.0)), AT_MOST_DEARER)
 def cursor(settings: Settings, pattern: str, memory: int) -> list[Contender]:
     """Copies made from a cursor's view, which always maps."""
     path, positions = file_of(LENGTH), positions_of(settings, pattern)
-    expression = "bytes(cursor.use_region(i, 4096).buffer())"
-    own = smmap.SlidingWindowMapManager(WINDOW, memory).make_cursor(path)
-    old = peers.smmap5().SlidingWindowMapManager(WINDOW, memory).make_cursor(path)
+
+    def contender(name: str, library: Any, role: str) -> Contender:
+        mover = library.SlidingWindowMapManager(WINDOW, memory).make_cursor(path)
+        return loop(name, "bytes(cursor.use_region(i, 4096).buffer())", positions, role=role, cursor=mover)
+
     return [
         *others(path, positions, memory, "peer"),
-        loop("smmap", expression, positions, role="ours", cursor=own),
-        loop(SMMAP_5, expression, positions, cursor=old),
+        *(contender(name, library, name) for name, library in sides()),
+        contender(SMMAP_5, peers.smmap5(), "peer"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ def directory(name: str = "") -> Path:
     return path
 
 
+@functools.cache  # it would be read each time
 def file_of(size: int, end: bytes = b"") -> str:
     """The path of a file of so many random bytes, of which the last are `end`; it is in memory after this."""
     path = directory("data") / (f"{size}-{end.hex()}" if end else f"{size}")
@@ -36,6 +38,7 @@ def file_of(size: int, end: bytes = b"") -> str:
     return str(path)
 
 
+@functools.cache
 def files_of(count: int, size: int) -> list[str]:
     """The paths of so many files, each of so many random bytes; they are in memory after this."""
     folder = directory(f"data/{count}x{size}")

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, Callable
 
-import smmap
-
 from . import peers
 from .data import directory
+from .engines import sides
 from .harness import NO_SLOWER, SMMAP_5, Contender, Settings, loop, row
 
 COMMITS = 1200
@@ -127,7 +126,7 @@ def contenders(expression: str, names: Sequence[Any], given: Callable[[Any, Any]
     made = []
     for name, role, library in (
         ("mmap", "limit", bare()),
-        ("smmap", "ours", smmap),
+        *((engine, engine, library) for engine, library in sides()),
         (SMMAP_5, "peer", peers.smmap5()),
     ):
         gitdb = gitdb_on(library)
@@ -146,7 +145,7 @@ def chosen(count: int) -> list[bytes]:
     return random.Random(1).sample(names, min(count, len(names)))
 
 
-@row("gitdb, open", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("gitdb, open", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER)
 def opening(_settings: Settings) -> list[Contender]:
     """A new database and its first object."""
     objects, _ = repository()
@@ -155,25 +154,25 @@ def opening(_settings: Settings) -> list[Contender]:
     )
 
 
-@row("gitdb, index lookup", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("gitdb, index lookup", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER)
 def lookup(_settings: Settings) -> list[Contender]:
     """Whether an object is there, and where in its pack."""
     return contenders("has(i)", chosen(1000), lambda _, database: {"has": packed_of(database).has_object})
 
 
-@row("gitdb, info", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("gitdb, info", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER)
 def info(_settings: Settings) -> list[Contender]:
     """Types and sizes."""
     return contenders("info(i).size", chosen(300), lambda _, database: {"info": database.info})
 
 
-@row("gitdb, stream", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("gitdb, stream", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER)
 def stream(_settings: Settings) -> list[Contender]:
     """The content of objects, most of them deltas."""
     return contenders("stream(i).read()", chosen(100), lambda _, database: {"stream": database.stream})
 
 
-@row("gitdb, whole packs", limit="gitdb on a bare mmap", goal=NO_SLOWER, against=SMMAP_5, quick=False)
+@row("gitdb, whole packs", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER, quick=False)
 def packs(_settings: Settings) -> list[Contender]:
     """Going through the packs from start to end."""
 

@@ -1,11 +1,12 @@
 """Times contenders against each other. Knows nothing of what they do, nor how results are shown.
 
-A *row* is one workload with its *contenders*: ours, the *limits* (what a Python program cannot beat), and *peers*. Its
-goal says how much of the limit's time ours may take, or, with `against`, of that peer's.
+A *row* is one workload with its *contenders*: ours, once for each engine; the *limits* (what a Python program cannot
+beat); and *peers*. An *aim* says how much of another contender's time one of ours may take: the fast engine's is a
+multiple of the limit, the plain engine's of smmap 5, unless the row says otherwise.
 
 All of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that
 what else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth
-timing. The least time of any round counts: noise only ever adds.
+timing. What counts is the least time of any round: noise only ever adds.
 """
 
 from __future__ import annotations
@@ -15,25 +16,27 @@ import itertools
 import statistics
 import time
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable
 
 __all__ = [
     "AT_MOST_DEARER",
     "DERIVED",
+    "ENGINES",
     "NO_SLOWER",
     "ROWS",
     "SMMAP_5",
     "TWICE_AS_FAST",
+    "Aim",
     "Build",
     "Contender",
-    "Derived",
     "Measured",
     "Result",
     "Row",
     "Settings",
     "Sized",
+    "SkippedError",
     "derived",
     "join",
     "loop",
@@ -44,10 +47,16 @@ __all__ = [
 
 Build = Callable[..., "Sequence[Contender] | Sized"]
 
+ENGINES = ("fast", "plain")
+"""The roles, and mostly the names, of our own contenders."""
 SMMAP_5 = "smmap 5"
-TWICE_AS_FAST = 0.5  # as smmap 5: what hits through buffers have to be
+TWICE_AS_FAST = 0.5  # as smmap 5: what the plain engine's hits through buffers have to be
 NO_SLOWER = 1.1  # a tenth is noise
 AT_MOST_DEARER = 2.5  # where smmap 5 leaves out what a promise needs
+
+
+class SkippedError(Exception):
+    """Raised by what builds a row, if it cannot be measured here: why."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Settings:
     rounds: int = 60
     round_time: float = 0.01
     """Seconds that a round should last, for each contender; a single pass may take longer."""
-    budget: float = 4.0
-    """Seconds after which a contender that has had three rounds gets no more."""
+    budget: float = 0.6
+    """Seconds after which a contender that has had three rounds gets no more; a third of it, if no aim is about it."""
     processes: int = 3
     quick: bool = False
     cpu: bool = False
@@ -70,14 +79,14 @@ class Settings:
 
     def for_curves(self) -> Settings:
         """For points of a curve, which no goal depends on."""
-        return replace(self, rounds=min(self.rounds, 15), budget=self.budget / 4, processes=1)
+        return replace(self, rounds=min(self.rounds, 15), processes=1)
 
     def now(self) -> float:
         """The clock, in seconds."""
         return time.process_time() if self.cpu else time.perf_counter()
 
 
-QUICK = Settings(rounds=20, round_time=0.004, budget=0.15, processes=1, quick=True)
+QUICK = Settings(rounds=20, round_time=0.004, budget=0.12, processes=1, quick=True)
 
 
 @dataclass
@@ -90,7 +99,7 @@ class Contender:
     results: Callable[[], Iterable[Any]]
     """What one pass gets, to be compared with the other contenders'."""
     role: str = "peer"
-    """"ours", "limit" or "peer". Of several limits the fastest counts."""
+    """An engine's name for ours, else "limit" or "peer". Of several limits the fastest counts."""
     setup: Callable[[], Any] | None = None
     """What to do before each round, untimed; a round is a single pass then."""
     operations: int = 1
@@ -99,7 +108,7 @@ class Contender:
 
 @dataclass
 class Measured:
-    """A contender's times, in seconds an operation."""
+    """A contender's times, in seconds an operation; or another value, as both `least` and `median`."""
 
     least: float
     median: float
@@ -110,17 +119,21 @@ class Measured:
 
 @dataclass
 class Sized:
-    """What a row gives that measures bytes, not time."""
+    """What a row gives that measures bytes, not time: of each contender."""
 
     sizes: dict[str, int]
 
 
-@dataclass
-class Derived:
-    """What a row gives that is computed from others: growths, for instance, in place of times."""
+@dataclass(frozen=True)
+class Aim:
+    """How much of another contender's time one of ours may take."""
 
-    limit: float
-    ours: float
+    most: float
+    """The multiple; or how many ns more, if `more`; or bytes."""
+    against: str = ""
+    """The other contender; the fastest limit without one."""
+    stretch: float | None = None
+    more: bool = False
 
 
 @dataclass
@@ -130,17 +143,15 @@ class Row:
     name: str
     subject: str
     limit: str
-    goal: float | None
+    aims: dict[str, Aim]
     build: Build
     parameters: dict[str, Any]
     figure: str = ""
     panel: str = ""
     x: float | None = None
-    stretch: float | None = None
-    against: str = ""
-    """The peer that the goal is a multiple of; the limit without one."""
     quick: bool = True
-    free_threaded: bool = False
+    python: str = ""
+    """The interpreter that it needs: "free-threaded", "torch", or "malloc" for this one without Python's own heap."""
 
 
 @dataclass
@@ -150,69 +161,100 @@ class Result:
     name: str
     subject: str
     limit: str
-    goal: float | None
-    stretch: float | None = None
-    against: str = ""
+    aims: dict[str, Aim]
     figure: str = ""
     panel: str = ""
     x: float | None = None
+    unit: str = "s"
+    """What is measured: seconds, bytes ("B"), or factors ("x")."""
     contenders: dict[str, Measured] = field(default_factory=dict)
-    ratio: float | None = None
-    ratios: list[float] = field(default_factory=list)
-    """What is judged, of each process."""
-    size: int | None = None
-    factors: tuple[float, float] | None = None
-    """The limit's and ours, where factors are compared instead of times."""
+    judged: dict[str, list[float]] = field(default_factory=dict)
+    """For each engine with an aim what the aim is about, of each process."""
+    python: str = ""
+    """The interpreter, if it is not the one of the other rows."""
     skipped: str = ""
     failed: bool = False
 
-    @property
-    def judged(self) -> float | None:
-        """What the goal is for: the ratio to the peer that it names, else to the limit, else a size."""
-        if self.size is not None:
-            return self.size
-        if not self.against:
-            return self.ratio
-        peer, ours = self.contenders.get(self.against), self.best("ours")
-        return ours / peer.least if peer is not None and peer.rounds and ours else None
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the goal is met; None without a goal or a measurement."""
-        value = self.judged
-        return None if self.goal is None or value is None else value <= self.goal
+    @classmethod
+    def of(cls, row: Row | DerivedRow, **more: Any) -> Result:
+        """An empty one."""
+        figure = (row.figure, row.panel, row.x) if isinstance(row, Row) else ("", "", None)
+        return cls(row.name, row.subject, row.limit, row.aims, *figure, **more)
 
     def best(self, role: str) -> float | None:
         """The least time of the contenders with that role."""
         return min((one.least for one in self.contenders.values() if one.role == role), default=None)
 
+    def ratio(self, role: str) -> float | None:
+        """Our time with an engine, as a multiple of the limit."""
+        ours, limit = self.best(role), self.best("limit")
+        return ours / limit if ours and limit else None
+
+    def times_of(self, engine: str, name: str) -> float | None:
+        """Our time with an engine, as a multiple of another contender's."""
+        ours, other = self.best(engine), self.contenders.get(name)
+        return ours / other.least if ours and other is not None and other.rounds else None
+
+    def judge(self) -> Result:
+        """Note what the aims are about."""
+        for engine, aim in self.aims.items():
+            if self.unit == "B":
+                value = self.best(engine)
+            elif aim.more:
+                ours, limit = self.best(engine), self.best("limit")
+                value = None if ours is None or limit is None else (ours - limit) * 1e9
+            else:
+                value = self.times_of(engine, aim.against) if aim.against else self.ratio(engine)
+            if value is not None:
+                self.judged[engine] = [value]
+        return self
+
+    def value(self, engine: str) -> float | None:
+        """What an engine's aim is about: the median of the processes."""
+        return statistics.median_low(self.judged[engine]) if engine in self.judged else None
+
+    def holds(self, engine: str) -> bool | None:
+        """Whether an engine's aim is reached; None without an aim or a measurement."""
+        value = self.value(engine)
+        return None if value is None else value <= self.aims[engine].most
+
     def as_json(self) -> dict[str, Any]:
         """For a file, or for the parent process."""
-        return {**asdict(self), "holds": self.holds}
+        return {**asdict(self), "holds": {engine: self.holds(engine) for engine in self.aims}}
 
     @classmethod
     def of_json(cls, record: dict[str, Any]) -> Result:
         """The inverse of `as_json`."""
         record = {name: value for name, value in record.items() if name != "holds"}
         record["contenders"] = {name: Measured(**one) for name, one in record["contenders"].items()}
+        record["aims"] = {name: Aim(**one) for name, one in record["aims"].items()}
         return cls(**record)
 
 
 ROWS: list[Row] = []
 
 
+def aims_of(fast: Aim | float | None, plain: Aim | float | None) -> dict[str, Aim]:
+    """The aims of a row. A number is a multiple: the fast engine's of the limit, the plain engine's of smmap 5."""
+    aims = {}
+    if fast is not None:
+        aims["fast"] = fast if isinstance(fast, Aim) else Aim(fast)
+    if plain is not None:
+        aims["plain"] = plain if isinstance(plain, Aim) else Aim(plain, SMMAP_5)
+    return aims
+
+
 def row(
     name: str,
     *,
     limit: str,
-    goal: float | None = None,
-    stretch: float | None = None,
-    against: str = "",
+    fast: Aim | float | None = None,
+    plain: Aim | float | None = None,
     figure: str = "",
     panel: str = "",
     x: float | None = None,
     quick: bool = True,
-    free_threaded: bool = False,
+    python: str = "",
     **parameters: Any,
 ) -> Callable[[Build], Build]:
     """Enter a row: the decorated function gives its contenders, for the parameters. May be repeated."""
@@ -223,61 +265,48 @@ def row(
         # Decorators work upwards: rows of one function go before those that it has.
         place = next((number for number, other in enumerate(ROWS) if other.build is build), len(ROWS))
         ROWS.insert(
-            place,
-            Row(
-                name=name,
-                subject=subject,
-                limit=limit,
-                goal=goal,
-                build=build,
-                parameters=parameters,
-                figure=figure,
-                panel=panel,
-                x=x,
-                stretch=stretch,
-                against=against if goal else "",
-                quick=quick,
-                free_threaded=free_threaded,
-            ),
+            place, Row(name, subject, limit, aims_of(fast, plain), build, parameters, figure, panel, x, quick, python)
         )
         return build
 
     return enter
 
 
+Compute = Callable[..., Mapping[str, float]]
+
+
 @dataclass
 class DerivedRow:
-    """A row that is computed from others."""
+    """A row that is computed from others: factors, in place of times."""
 
     name: str
     subject: str
     limit: str
-    goal: float
+    aims: dict[str, Aim]
     rows: tuple[str, ...]
-    compute: Callable[..., Derived]
+    compute: Compute
 
     def of(self, results: Sequence[Result]) -> Result | None:
         """The result, if the rows that it needs were measured."""
         found = {one.name: one for one in results if one.contenders}
         if not all(name in found for name in self.rows):
             return None
-        got = self.compute(*(found[name] for name in self.rows))
-        ratio = got.ours / got.limit
-        return Result(
-            self.name, self.subject, self.limit, self.goal, ratio=ratio, ratios=[ratio], factors=(got.limit, got.ours)
-        )
+        factors = self.compute(*(found[name] for name in self.rows))
+        contenders = {name: Measured(value, value, 1, name) for name, value in factors.items()}
+        return Result.of(self, unit="x", contenders=contenders).judge()
 
 
 DERIVED: list[DerivedRow] = []
 
 
 def derived(
-    name: str, *, limit: str, goal: float, rows: tuple[str, ...]
-) -> Callable[[Callable[..., Derived]], Callable[..., Derived]]:
-    """Enter a row that is computed from the results of others."""
+    name: str, *, limit: str, fast: float, plain: Aim | None = None, rows: tuple[str, ...]
+) -> Callable[[Compute], Compute]:
+    """Enter a row that is computed from the results of others: a factor for "limit", and for each engine."""
 
-    def enter(compute: Callable[..., Derived]) -> Callable[..., Derived]:
-        DERIVED.append(DerivedRow(name, compute.__module__.rpartition(".")[2], limit, goal, rows, compute))
+    def enter(compute: Compute) -> Compute:
+        subject = compute.__module__.rpartition(".")[2]
+        DERIVED.append(DerivedRow(name, subject, limit, aims_of(fast, plain), rows, compute))
         return compute
 
     return enter
@@ -361,7 +390,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, str]:
     """Check that all get the same data; notes on those which do not. Ours and the limits must."""
     notes = {}
     expected = None
-    for contender in sorted(contenders, key=lambda one: {"limit": 0, "ours": 1}.get(one.role, 2)):
+    for contender in sorted(contenders, key=lambda one: ("limit", *ENGINES, "peer").index(one.role)):
         if contender.setup is not None:
             contender.setup()
         try:
@@ -382,24 +411,20 @@ def compare(contenders: Sequence[Contender]) -> dict[str, str]:
 
 def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Result:
     """Build a row, check it, time it; with `only`, of the peers those named."""
-    result = Result(
-        chosen.name,
-        chosen.subject,
-        chosen.limit,
-        chosen.goal,
-        chosen.stretch,
-        chosen.against,
-        chosen.figure,
-        chosen.panel,
-        chosen.x,
-    )
-    built = chosen.build(settings, **chosen.parameters)
-    if isinstance(built, Sized):
-        result.size = sum(built.sizes.values())
-        result.limit = " + ".join(f"{name} {size}" for name, size in built.sizes.items())
+    result = Result.of(chosen)
+    try:
+        built = chosen.build(settings, **chosen.parameters)
+    except SkippedError as why:
+        result.skipped = str(why)
         return result
+    if isinstance(built, Sized):
+        result.unit = "B"
+        for name, size in built.sizes.items():
+            result.contenders[name] = Measured(size, size, 1, name if name in ENGINES else "peer")
+        return result.judge()
+    needed = {aim.against for aim in chosen.aims.values()}
     if only:
-        built = [one for one in built if one.role != "peer" or one.name in only or one.name == chosen.against]
+        built = [one for one in built if one.role != "peer" or one.name in only or one.name in needed]
     notes = compare(built)
     contenders = [one for one in built if not notes.get(one.name, "").startswith("fails")]
     passes = {}
@@ -419,13 +444,13 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
         for number in range(settings.rounds):
             turn = number % len(contenders)
             for one in contenders[turn:] + contenders[:turn]:
-                by_the_way = one.role == "peer" and one.name != chosen.against
+                by_the_way = one.role == "peer" and one.name not in needed
                 enough = 3 if not settings.quick else 1 if by_the_way else 2
-                if number >= enough and spent[one.name] > settings.budget:
+                if number >= enough and spent[one.name] > (settings.budget / 3 if by_the_way else settings.budget):
                     continue
-                start = time.perf_counter()
-                times[one.name].append(_timed(one, passes[one.name], now) / passes[one.name] / one.operations)
-                spent[one.name] += time.perf_counter() - start
+                took = _timed(one, passes[one.name], now)
+                times[one.name].append(took / passes[one.name] / one.operations)
+                spent[one.name] += took
     finally:
         gc.enable()
         gc.unfreeze()
@@ -437,17 +462,13 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
     for name, note in notes.items():
         if name not in result.contenders:
             result.contenders[name] = Measured(0, 0, 0, "peer", note)
-    limit, ours = result.best("limit"), result.best("ours")
-    if limit and ours:
-        result.ratio = ours / limit
-    if result.judged:
-        result.ratios = [result.judged]
-    return result
+    return result.judge()
 
 
 def join(results: Sequence[Result]) -> Result:
-    """One result of those that several processes gave: the one whose judged ratio is the median of theirs."""
-    order = sorted(results, key=lambda one: one.judged or 0)
+    """One result of those that several processes gave: the times of the middle one by what is judged first."""
+    first = next((engine for engine in ENGINES if results[0].value(engine) is not None), "")
+    order = sorted(results, key=lambda one: one.value(first) or 0) if first else list(results)
     joined = order[(len(order) - 1) // 2]
-    joined.ratios = [one.judged for one in order if one.judged is not None]
+    joined.judged = {engine: sorted(value for one in order for value in one.judged[engine]) for engine in joined.judged}
     return joined

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any
-
-import smmap
+from typing import Any, Callable
 
 from . import peers
 from .data import MIB, file_of, spread
-from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, TWICE_AS_FAST, Contender, Settings, loop, row
+from .engines import sides
+from .harness import AT_MOST_DEARER, NO_SLOWER, SMMAP_5, TWICE_AS_FAST, Aim, Build, Contender, Settings, loop, row
 
 LENGTH = 64 * MIB
 SIZE = 4096
+SLICE = "struct.unpack of a slice"
 
 
 def place(settings: Settings, where: str, windows: int, size: int) -> tuple[int, list[int]]:
@@ -27,207 +27,148 @@ def place(settings: Settings, where: str, windows: int, size: int) -> tuple[int,
     return LENGTH // windows, spread(count, 0, LENGTH, size)
 
 
-def mapping_all(library: Any, window: int) -> Any:
+def mapping_all(library: Any, window: int, **options: Any) -> Any:
     """A manager that has all windows of the file mapped."""
-    manager = library.SlidingWindowMapManager(window, 4 * LENGTH)
+    manager = library.SlidingWindowMapManager(window, 4 * LENGTH, **options)
     for start in range(0, LENGTH, window):
         manager.make_cursor(file_of(LENGTH)).use_region(start, window)
     return manager
 
 
-def ours(window: int) -> Any:
+def over(library: Any, window: int, **options: Any) -> Any:
     """A buffer over windows that are all mapped."""
-    return mapping_all(smmap, window).buffer(file_of(LENGTH))
+    manager = mapping_all(library, window, **options)
+    return library.SlidingWindowMapBuffer(manager.make_cursor(file_of(LENGTH)))
 
 
-def theirs(window: int) -> Any:
-    """The same with smmap 5."""
-    manager = mapping_all(peers.smmap5(), window)
-    return peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(file_of(LENGTH)))
+def arrays(expression: str, positions: list[int], anew: bool = False) -> list[Contender]:
+    """numpy's map, kept and (if `anew`) made for each read; nothing where numpy is not installed."""
+    try:
+        import numpy as np
+    except ImportError:  # as on free-threaded Pythons, for which it may have to be compiled
+        return []
+    path = file_of(LENGTH)
+    made = [loop("np.memmap kept", expression, positions, buf=np.memmap(path, mode="r"))]
+    if anew:
+        again = "memmap(path, mode='r')[i:i + 4096].tobytes()"
+        made.append(loop("np.memmap anew", again, positions, memmap=np.memmap, path=path))
+    return made
 
 
-def array() -> Any:
-    """numpy's map."""
-    import numpy as np
+def rows(name: str, limit: str, fast: tuple[float, ...], plain: float, panel: str = "") -> Callable[[Build], Build]:
+    """Rows near one another, in one window, and in many; the fast engine's aims for the first two, and for 64."""
 
-    return np.memmap(file_of(LENGTH), mode="r")
+    def enter(build: Build) -> Build:
+        near, one, many = fast
+        for count in (1024, 64, 16, 4, 1):
+            goals: dict[str, float] = {"fast": one if count == 1 else many, "plain": plain} if count in (1, 64) else {}
+            build = row(
+                f"{name} {'one window' if count == 1 else f'{count} windows'}",
+                limit=limit,
+                figure="hits",
+                panel=panel or name,
+                x=count,
+                quick=count in (1, 64),
+                windows=count,
+                **goals,
+            )(build)
+        return row(f"{name} near", limit=limit, fast=near, plain=plain, where="near")(build)
+
+    return enter
 
 
-@row("buf[i] near", limit="mmap[i]", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
-@row("buf[i] one window", limit="mmap[i]", goal=TWICE_AS_FAST, against=SMMAP_5, figure="hits", panel="buf[i]", x=1)
-@row("buf[i] 4 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=4, windows=4, quick=False)
-@row("buf[i] 16 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=16, windows=16, quick=False)
-@row(
-    "buf[i] 64 windows",
-    limit="mmap[i]",
-    goal=TWICE_AS_FAST,
-    against=SMMAP_5,
-    figure="hits",
-    panel="buf[i]",
-    x=64,
-    windows=64,
-)
-@row("buf[i] 1024 windows", limit="mmap[i]", figure="hits", panel="buf[i]", x=1024, windows=1024, quick=False)
+@rows("buf[i]", "mmap[i]", (1.2, 1.1, 1.25), TWICE_AS_FAST)
+@row("buf[i] near, free-threaded", limit="mmap[i]", fast=1.4, quick=False, python="free-threaded", where="near")
 def index(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """One byte."""
     window, positions = place(settings, where, windows, 1)
     return [
         loop("mmap", "buf[i]", positions, role="limit", buf=peers.mapped(file_of(LENGTH))),
-        loop("smmap", "buf[i]", positions, role="ours", buf=ours(window)),
-        loop(SMMAP_5, "buf[i]", positions, buf=theirs(window)),
-        loop("np.memmap kept", "int(buf[i])", positions, buf=array()),
+        *(loop(name, "buf[i]", positions, role=name, buf=over(library, window)) for name, library in sides()),
+        loop(SMMAP_5, "buf[i]", positions, buf=over(peers.smmap5(), window)),
+        *arrays("int(buf[i])", positions),
     ]
 
 
-@row("buf[i:i+4096] near", limit="mmap[i:j]", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
+@rows("buf[i:i+4096]", "mmap[i:j]", (1.1, 1.1, 1.15), TWICE_AS_FAST, panel="buf[i:j]")
 @row(
-    "buf[i:i+4096] one window",
-    limit="mmap[i:j]",
-    goal=TWICE_AS_FAST,
-    against=SMMAP_5,
-    figure="hits",
-    panel="buf[i:j]",
-    x=1,
-)
-@row("buf[i:i+4096] 4 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=4, windows=4, quick=False)
-@row("buf[i:i+4096] 16 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=16, windows=16, quick=False)
-@row(
-    "buf[i:i+4096] 64 windows",
-    limit="mmap[i:j]",
-    goal=TWICE_AS_FAST,
-    against=SMMAP_5,
-    figure="hits",
-    panel="buf[i:j]",
-    x=64,
-    windows=64,
-)
-@row(
-    "buf[i:i+4096] 1024 windows", limit="mmap[i:j]", figure="hits", panel="buf[i:j]", x=1024, windows=1024, quick=False
+    "buf[i:i+4096] near, free-threaded", limit="mmap[i:j]", fast=1.4, quick=False, python="free-threaded", where="near"
 )
 def copies(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """4 KiB as bytes."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
     expression = "buf[i:i + 4096]"
-    contenders = [
+    return [
         loop("mmap", expression, positions, role="limit", buf=peers.mapped(path)),
-        loop("smmap", expression, positions, role="ours", buf=ours(window)),
-        loop(SMMAP_5, f"bytes({expression})", positions, buf=theirs(window)),
-        loop("np.memmap kept", f"{expression}.tobytes()", positions, buf=array()),
+        *(loop(name, expression, positions, role=name, buf=over(library, window)) for name, library in sides()),
+        loop(SMMAP_5, f"bytes({expression})", positions, buf=over(peers.smmap5(), window)),
+        *arrays(f"{expression}.tobytes()", positions, anew=where == "near"),
         loop("os.pread", "pread(fd, 4096, i)", positions, pread=os.pread, fd=os.open(path, os.O_RDONLY)),
     ]
-    if where == "near":
-        import numpy as np
 
-        anew = "memmap(path, mode='r')[i:i + 4096].tobytes()"
-        contenders.append(loop("np.memmap anew", anew, positions, memmap=np.memmap, path=path))
+
+@row("unpack_from near", limit="struct.unpack_from(mmap)", fast=Aim(1.0, f"fast, {SLICE}"), where="near")
+@row("unpack_from 64 windows", limit="struct.unpack_from(mmap)", fast=Aim(1.0, f"fast, {SLICE}"), windows=64)
+def unpacked(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
+    """Six bytes as two numbers."""
+    window, positions = place(settings, where, windows, 6)
+    bare = peers.mapped(file_of(LENGTH))
+    contenders = [
+        loop("mmap", "unpack_from('<HI', buf, i)[1]", positions, role="limit", unpack_from=struct.unpack_from, buf=bare)
+    ]
+    for name, library in sides():
+        buf = over(library, window)
+        slices = loop(f"{name}, {SLICE}", "unpack('<HI', buf[i:i + 6])[1]", positions, unpack=struct.unpack, buf=buf)
+        contenders += [loop(name, "buf.unpack_from('<HI', i)[1]", positions, role=name, buf=buf), slices]
     return contenders
 
 
-@row("buf.unpack_from near", limit="struct.unpack of a slice of the buffer", goal=1.0, where="near")
-@row("buf.unpack_from 64 windows", limit="struct.unpack of a slice of the buffer", goal=1.0, windows=64)
-def unpacked(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
-    """Six bytes as a number."""
-    window, positions = place(settings, where, windows, 6)
-    buf, bare = ours(window), peers.mapped(file_of(LENGTH))
-    return [
-        loop("slice", "unpack('<2xI', buf[i:i + 6])[0]", positions, role="limit", unpack=struct.unpack, buf=buf),
-        loop("smmap", "buf.unpack_from('<2xI', i)[0]", positions, role="ours", buf=buf),
-        loop("mmap", "unpack_from('<2xI', buf, i)[0]", positions, unpack_from=struct.unpack_from, buf=bare),
-    ]
-
-
-@row("buf.view near", limit="memoryview slice", goal=TWICE_AS_FAST, against=SMMAP_5, where="near")
-@row(
-    "buf.view one window",
-    limit="memoryview slice",
-    goal=TWICE_AS_FAST,
-    against=SMMAP_5,
-    figure="hits",
-    panel="buf.view",
-    x=1,
-)
-@row("buf.view 4 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=4, windows=4, quick=False)
-@row("buf.view 16 windows", limit="memoryview slice", figure="hits", panel="buf.view", x=16, windows=16, quick=False)
-@row(
-    "buf.view 64 windows",
-    limit="memoryview slice",
-    goal=TWICE_AS_FAST,
-    against=SMMAP_5,
-    figure="hits",
-    panel="buf.view",
-    x=64,
-    windows=64,
-)
-@row(
-    "buf.view 1024 windows",
-    limit="memoryview slice",
-    figure="hits",
-    panel="buf.view",
-    x=1024,
-    windows=1024,
-    quick=False,
-)
+@rows("buf.view", "memoryview slice", (1.4, 1.4, 1.5), TWICE_AS_FAST)
 def views(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """4 KiB without a copy."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
+    expression = "buf.view(i, i + 4096)"
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
-        loop("smmap", "buf.view(i, i + 4096)", positions, role="ours", buf=ours(window)),
-        loop(SMMAP_5, "memoryview(buf[i:i + 4096])", positions, buf=theirs(window)),
-        loop("np.memmap kept", "buf[i:i + 4096]", positions, buf=array()),
+        *(loop(name, expression, positions, role=name, buf=over(library, window)) for name, library in sides()),
+        loop(SMMAP_5, "memoryview(buf[i:i + 4096])", positions, buf=over(peers.smmap5(), window)),
+        *arrays("buf[i:i + 4096]", positions),
     ]
 
 
-@row("cursor near", limit="memoryview slice", goal=NO_SLOWER, against=SMMAP_5, where="near")
-@row("cursor one window", limit="memoryview slice", figure="hits", panel="cursor", x=1, quick=False)
-@row("cursor 4 windows", limit="memoryview slice", figure="hits", panel="cursor", x=4, windows=4, quick=False)
-@row("cursor 16 windows", limit="memoryview slice", figure="hits", panel="cursor", x=16, windows=16, quick=False)
-@row(
-    "cursor 64 windows",
-    limit="memoryview slice",
-    goal=NO_SLOWER,
-    against=SMMAP_5,
-    figure="hits",
-    panel="cursor",
-    x=64,
-    windows=64,
-)
-@row("cursor 1024 windows", limit="memoryview slice", figure="hits", panel="cursor", x=1024, windows=1024, quick=False)
+@rows("cursor", "memoryview slice", (1.5, 1.5, 1.6), NO_SLOWER)
 def cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """`use_region` and the view that it gives."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
-    expression = "cursor.use_region(i, 4096).buffer()"
-    own = mapping_all(smmap, window).make_cursor(path)
-    old = mapping_all(peers.smmap5(), window).make_cursor(path)
+
+    def contender(name: str, library: Any, role: str) -> Contender:
+        mover = mapping_all(library, window).make_cursor(path)
+        return loop(name, "cursor.use_region(i, 4096).buffer()", positions, role=role, cursor=mover)
+
     return [
         loop("mmap", "view[i:i + 4096]", positions, role="limit", view=memoryview(peers.mapped(path))),
-        loop("smmap", expression, positions, role="ours", cursor=own),
-        loop(SMMAP_5, expression, positions, cursor=old),
+        *(contender(name, library, name) for name, library in sides()),
+        contender(SMMAP_5, peers.smmap5(), "peer"),
     ]
 
 
-@row(
-    "new cursor each time, near", limit="os.stat + memoryview slice", goal=AT_MOST_DEARER, against=SMMAP_5, where="near"
-)
-@row(
-    "new cursor each time, 64 windows",
-    limit="os.stat + memoryview slice",
-    goal=AT_MOST_DEARER,
-    against=SMMAP_5,
-    windows=64,
-)
+@row("new cursor near", limit="os.stat + memoryview slice", fast=1.1, plain=AT_MOST_DEARER, where="near")
+@row("new cursor 64 windows", limit="os.stat + memoryview slice", fast=1.1, plain=AT_MOST_DEARER, windows=64)
 def new_cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
     """A cursor of its own for each read, of a file that is known."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
-    expression = "make(path).use_region(i, 4096).buffer()"
     view = memoryview(peers.mapped(path))
-    own, old = mapping_all(smmap, window).make_cursor, mapping_all(peers.smmap5(), window).make_cursor
+
+    def contender(name: str, library: Any, role: str) -> Contender:
+        make = mapping_all(library, window).make_cursor
+        return loop(name, "make(path).use_region(i, 4096).buffer()", positions, role=role, make=make, path=path)
+
     return [
         loop("mmap", "stat(path) and view[i:i + 4096]", positions, role="limit", stat=os.stat, path=path, view=view),
-        loop("smmap", expression, positions, role="ours", make=own, path=path),
-        loop(SMMAP_5, expression, positions, make=old, path=path),
+        *(contender(name, library, name) for name, library in sides()),
+        contender(SMMAP_5, peers.smmap5(), "peer"),
     ]

@@ -1,76 +1,110 @@
-"""What our objects take: `sys.getsizeof` of everything that each of them brings along, shared things not counted."""
+"""What our objects take: by how much the process's heap grows with each of many.
+
+All of the heap is counted, what the interpreter's own allocator and ours from C take alike: the process that measures
+runs with `PYTHONMALLOC=malloc`, and the C library tells what is in use, its own overhead included.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import sys
-from collections import Counter
-from types import ModuleType
-from typing import Any
+import os
+from typing import Any, Callable
 
-import smmap
-
+from . import peers
 from .data import KIB, MIB, file_of, files_of
-from .harness import Settings, Sized, row
+from .engines import sides
+from .harness import SMMAP_5, Aim, Settings, Sized, SkippedError, row
 
 COUNT = 1000
-NOT_OURS = (type, ModuleType, type(sys.getsizeof), type(lambda: 0), str, bytes)
+LIMIT = "bytes of heap"
 
 
-def taken(start: Any) -> Counter[str]:
-    """The bytes of all that can be reached from an object, by type; code, types and the user's paths left out."""
-    found = set()
-    sizes: Counter[str] = Counter()
-    waiting = [start]
-    while waiting:
-        one = waiting.pop()
-        if id(one) not in found and not isinstance(one, NOT_OURS):
-            found.add(id(one))
-            sizes[type(one).__name__] += sys.getsizeof(one)
-            waiting += gc.get_referents(one)
-    return sizes
+FIELDS = "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
 
 
-def bytes_each(manager: Any, make: Any) -> Sized:
-    """By how much a manager and a list grow with each of many objects that `make` gives, by type."""
-    make(0)  # what the first one brings is shared
-    kept: list[Any] = [None] * COUNT
-    before = taken((manager, kept))
-    for number in range(COUNT):
-        kept[number] = make(number)
-    after = taken((manager, kept))
-    after.subtract(before)
-    return Sized({name: -(-size // COUNT) for name, size in after.items() if size >= COUNT})
+class Heap(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in FIELDS)
 
 
-@row("memory, buffer", limit="sys.getsizeof")
+def in_use() -> int:
+    """The bytes of the heap that are in use now."""
+    try:
+        ask = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        raise SkippedError("the C library does not tell what is in use (glibc 2.33 and later do)") from None
+    if os.environ.get("PYTHONMALLOC") != "malloc":
+        raise SkippedError("it needs a process of its own, with PYTHONMALLOC=malloc")
+    ask.restype = Heap
+    gc.collect()
+    heap = ask()
+    return int(heap.uordblks + heap.hblkhd)
+
+
+def bytes_each(prepare: Callable[[Any], Callable[[int], Any]]) -> Sized:
+    """What each of many things takes, with each engine and with smmap 5; `prepare(library)` says how one is made."""
+    sizes = {}
+    for name, library in (*sides(), (SMMAP_5, peers.smmap5())):
+        make = prepare(library)
+        kept: list[Any] = [None] * COUNT
+        kept[0] = make(0)  # what the first one brings is shared
+        before = in_use()
+        for number in range(1, COUNT):
+            kept[number] = make(number)
+        sizes[name] = -(-(in_use() - before) // (COUNT - 1))
+    return Sized(sizes)
+
+
+@row("memory, buffer", limit=LIMIT, fast=Aim(300), python="malloc")
 def buffer(_settings: Settings) -> Sized:
     """A buffer over a file that has others."""
-    path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(MIB)
-    return bytes_each(manager, lambda number: manager.buffer(path, number, 4096))
+    path = file_of(64 * MIB)
+
+    def prepare(library: Any) -> Callable[[int], Any]:
+        manager = library.SlidingWindowMapManager(MIB)
+        return lambda number: library.SlidingWindowMapBuffer(manager.make_cursor(path), number, 4096)
+
+    return bytes_each(prepare)
 
 
-@row("memory, cursor", limit="sys.getsizeof")
+@row("memory, cursor", limit=LIMIT, fast=Aim(250), python="malloc")
 def cursor(_settings: Settings) -> Sized:
-    """A cursor that uses a region."""
-    path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(MIB)
-    return bytes_each(manager, lambda number: manager.make_cursor(path).use_region(4096 + number, 512))
+    """A cursor that uses a region, as others do."""
+    path = file_of(64 * MIB)
+
+    def prepare(library: Any) -> Callable[[int], Any]:
+        manager = library.SlidingWindowMapManager(MIB)
+        return lambda number: manager.make_cursor(path).use_region(4096 + number, 512)
+
+    return bytes_each(prepare)
 
 
-@row("memory, idle region", limit="sys.getsizeof")
+@row("memory, idle region", limit=LIMIT, fast=Aim(600), python="malloc")
 def region(_settings: Settings) -> Sized:
-    """A region that no one uses any more, its map and its places in the tables included."""
-    path, manager = file_of(64 * MIB), smmap.SlidingWindowMapManager(8 * KIB)
-    mover = manager.make_cursor(path)
+    """A region that no one uses any more, its places in the tables included."""
+    path = file_of(64 * MIB)
 
-    def use(number: int) -> None:
-        mover.use_region(number * 8 * KIB, 1).unuse_region()
+    def prepare(library: Any) -> Callable[[int], Any]:
+        mover = library.SlidingWindowMapManager(8 * KIB).make_cursor(path)
 
-    return bytes_each(manager, use)
+        def use(number: int) -> Any:
+            mover.use_region(number * 8 * KIB, 1).unuse_region()
+            return mover  # which keeps the manager
+
+        return use
+
+    return bytes_each(prepare)
 
 
-@row("memory, buffer and file", limit="sys.getsizeof")
+@row("memory, buffer and file", limit=LIMIT, python="malloc")
 def file(_settings: Settings) -> Sized:
     """The only buffer of its file, whose entry it keeps."""
-    paths, manager = files_of(COUNT, 64 * KIB), smmap.SlidingWindowMapManager(max_open_handles=1)
-    return bytes_each(manager, lambda number: manager.buffer(paths[number]))
+    paths = files_of(COUNT, 64 * KIB)
+
+    def prepare(library: Any) -> Callable[[int], Any]:
+        manager = library.SlidingWindowMapManager()
+        return lambda number: library.SlidingWindowMapBuffer(manager.make_cursor(paths[number]))
+
+    return bytes_each(prepare)

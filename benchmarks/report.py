@@ -1,4 +1,4 @@
-"""Shows results: as lines on a terminal, as JSON, as the table in docs/performance.md."""
+"""Shows results: as lines on a terminal, as JSON, as the tables in docs/performance.md and README.md."""
 
 from __future__ import annotations
 
@@ -6,25 +6,66 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import smmap
-
 from .data import ROOT
-from .harness import Result
+from .engines import sides
+from .harness import ENGINES, SMMAP_5, Result, Settings
 
-__all__ = ["head", "line", "machine", "read_json", "summary", "write_docs", "write_json"]
+__all__ = ["SUBJECTS", "head", "line", "machine", "read_json", "summary", "write_docs", "write_json"]
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 START, END = "<!-- results start: written by `make bench` -->", "<!-- results end -->"
+
+SUBJECTS = {
+    "hits": "Reads of mapped windows",
+    "guard": "The guard against truncated files",
+    "cold": "Reads of more than may be mapped",
+    "files": "Many files, and files opened for one read",
+    "sequential": "Large slices, and whole files from start to end",
+    "search": "find and rfind",
+    "objects": "Under other libraries",
+    "collect": "Unmapping what is idle",
+    "threads": "Several threads",
+    "git": "Under gitdb",
+    "memory": "Memory",
+}
+"""The modules with rows, in the order in which they are measured and shown, and their titles."""
+FIGURES = {
+    "hits": "Time of a read by number of windows",
+    "cold": "Time of a read by limit of mapped memory",
+    "files": "Time of a read by number of files",
+    "collect": "Time of a region by number of regions",
+    "threads": "Time of a read by number of threads",
+}
+IN_README = {
+    "buf[i] one window": "a byte, `buf[i]`, one window",
+    "buf[i:i+4096] one window": "4 KiB at random, one window",
+    "buf[i:i+4096] 64 windows": "4 KiB at random, 64 windows",
+    "buf.view 64 windows": "a view of 4 KiB, 64 windows",
+    "cursor 64 windows": "a cursor moves among 64 windows",
+    "new cursor 64 windows": "a new cursor for each read",
+    "buffer cold, uniform": "4 KiB at random, 256 MiB of which 16 may be mapped",
+    "files, F = 1,000": "4 KiB of 1,000 files, 256 handles",
+    "files, F = 10,000": "4 KiB of 10,000 files, 256 handles",
+    "open, 100 bytes, close: smmap.buffer": "a file opened for one read",
+    "find, 40 bytes away": "`find`, 40 bytes away",
+    "lines of text": "lines of text",
+    "gitdb, stream": "gitdb, reading objects of packs",
+}
+LIMITS_IN_README = {
+    "the better of os.pread and lru_cache of mmaps": "`os.pread`",
+    "the better of lru_cache of mmaps and os.pread with an LRU of descriptors": "`os.pread`, LRU of descriptors",
+}
 
 
 def head(where: dict[str, str]) -> str:
     """What stands above the terminal's table."""
     about = ", ".join(f"{name}: {value}" for name, value in where.items())
-    columns = f"{'row':34} {'limit':>9} {'ours':>9} {'ratio':>6} {'goal':24} {'':5} {'spread':>6}  peers / the limit"
-    return f"{about}\n{columns}"
+    both = " ".join(f"{name:>9} {'x limit':>7} {'goal':28} {'':5}" for name in ENGINES)
+    return f"{about}\n{'row':44} {'limit':>9} {both} {'spread':>6}  others, as multiples of the limit"
 
 
 def seconds(value: float | None) -> str:
@@ -42,46 +83,68 @@ def multiple(value: float | None) -> str:
     return f"x{value:.2f}" if value < 10 else f"x{value:.1f}" if value < 100 else f"x{value:.0f}"
 
 
-def verdict(result: Result) -> str:
+def shown(result: Result, value: float | None) -> str:
+    """What was measured of a contender."""
+    if value is None:
+        return ""
+    return {"s": seconds, "x": multiple, "B": lambda size: f"{size:.0f} B"}[result.unit](value)
+
+
+def verdict(result: Result, engine: str) -> str:
     """Whether the goal is met."""
-    return {None: "", True: "holds", False: "MISS"}[result.holds]
+    return {None: "", True: "holds", False: "MISS"}[result.holds(engine)]
 
 
-def times(result: Result) -> tuple[str, str]:
-    """The limit's and ours."""
-    if result.factors is not None:
-        return multiple(result.factors[0]), multiple(result.factors[1])
-    if result.size is not None:
-        return "", f"{result.size} B"
-    return seconds(result.best("limit")), seconds(result.best("ours"))
+def judged(result: Result, engine: str) -> str:
+    """What an engine's goal is about."""
+    value = result.value(engine)
+    if value is None:
+        return ""
+    return (
+        f"{value:+.1f} ns" if result.aims[engine].more else f"{value:.0f} B" if result.unit == "B" else multiple(value)
+    )
 
 
-def goal(result: Result) -> str:
-    """What is wanted; of a peer's time, also how it is."""
-    if result.size is not None:
-        return f"{result.goal:.0f} B" if result.goal else ""
-    if not result.against:
-        return multiple(result.goal)
-    is_now = f" ({multiple(result.judged)})" if result.judged else ""
-    return f"{multiple(result.goal)} of {result.against}{is_now}"
+def goal(result: Result, engine: str) -> str:
+    """What is wanted of an engine."""
+    aim = result.aims.get(engine)
+    if aim is None:
+        return ""
+    return f"+{aim.most:.0f} ns" if aim.more else f"{aim.most:.0f} B" if result.unit == "B" else multiple(aim.most)
 
 
-def peers(result: Result) -> str:
+def beside(result: Result, engine: str) -> str:
+    """What an engine's goal is a multiple of, if it is not the limit."""
+    aim = result.aims.get(engine)
+    return "" if aim is None else aim.against.removeprefix(f"{engine}, ")
+
+
+def goal_in_line(result: Result, engine: str) -> str:
+    """The goal, and where it is not of the limit, of what, and how it is."""
+    other = beside(result, engine)
+    if not other:
+        return goal(result, engine)
+    return f"{goal(result, engine)} of {other} ({judged(result, engine) or '-'})"
+
+
+def others(result: Result) -> str:
     """What the others take, as multiples of the limit; all the limits, if there are several."""
-    if result.size is not None:
-        return result.limit
     limit = result.best("limit")
     several = sum(one.role == "limit" for one in result.contenders.values()) > 1
-    shown = []
+    parts = []
     for name, one in result.contenders.items():
         if one.role == "peer" or (one.role == "limit" and several):
-            ratio = multiple(one.least / limit) if limit and one.least else ""
-            shown.append(" ".join(filter(None, (name, ratio, f"({one.note})" if one.note else ""))))
-    return ", ".join(shown)
+            value = (
+                multiple(one.least / limit) if limit and one.least else shown(result, one.least) if one.least else ""
+            )
+            parts.append(" ".join(filter(None, (name, value, f"({one.note})" if one.note else ""))))
+    return ", ".join(parts)
 
 
 def spread(result: Result) -> str:
-    """By how much the median of a contender's rounds is above the least: ours, or the limit's if that is more."""
+    """By how much the median of a contender's rounds is above the least: of ours or the limit's the largest."""
+    if result.unit != "s":
+        return ""
     spreads = [one.median / one.least for one in result.contenders.values() if one.role != "peer" and one.least]
     return f"{max(spreads):.2f}" if spreads else ""
 
@@ -89,30 +152,39 @@ def spread(result: Result) -> str:
 def line(result: Result) -> str:
     """One line of the terminal's table."""
     if result.skipped:
-        return f"{result.name:34} skipped: {result.skipped}"
-    limit, ours = times(result)
-    return (
-        f"{result.name:34} {limit:>9} {ours:>9} {multiple(result.ratio):>6} {goal(result):24} {verdict(result):5} "
-        f"{spread(result):>6}  {peers(result)}"
-    ).rstrip()
+        return f"{result.name:44} skipped: {result.skipped}"
+    both = " ".join(
+        f"{shown(result, result.best(name)):>9} {multiple(result.ratio(name)):>7} {goal_in_line(result, name):28} "
+        f"{verdict(result, name):5}"
+        for name in ENGINES
+    )
+    limit = shown(result, result.best("limit"))
+    return f"{result.name:44} {limit:>9} {both} {spread(result):>6}  {others(result)}".rstrip()
 
 
 def balance(results: Sequence[Result]) -> str:
     """How many goals hold."""
-    judged = [one for one in results if one.holds is not None]
-    return f"{sum(bool(one.holds) for one in judged)} of {len(judged)} goals hold"
+    parts = []
+    for engine in ENGINES:
+        verdicts = [one.holds(engine) for one in results if one.holds(engine) is not None]
+        if verdicts:
+            parts.append(f"{engine}: {sum(map(bool, verdicts))} of {len(verdicts)} goals hold")
+    return "; ".join(parts)
 
 
 def summary(results: Sequence[Result]) -> str:
     """How many goals hold, and which do not."""
-    missed = [one for one in results if one.holds is False]
     lines = [balance(results)]
-    lines += [f"  {one.name}: {multiple(one.ratio) or times(one)[1]} of its limit, goal {goal(one)}" for one in missed]
+    for engine in ENGINES:
+        for one in results:
+            if one.holds(engine) is False:
+                of = f" of {beside(one, engine)}" if beside(one, engine) else ""
+                lines.append(f"  {engine}: {one.name}: {judged(one, engine)}{of}, goal {goal(one, engine)}")
     skipped = sum(bool(one.skipped) for one in results)
     return "\n".join([*lines, f"{skipped} rows were skipped"] if skipped else lines)
 
 
-def machine() -> dict[str, str]:
+def machine(settings: Settings | None = None) -> dict[str, str]:
     """What was measured, on what kind of machine."""
 
     def git(*arguments: str) -> str:
@@ -126,13 +198,19 @@ def machine() -> dict[str, str]:
         model = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), model)
     except OSError:
         pass
-    return {
+    where = {
         "Commit": git("rev-parse", "--short=12", "HEAD") + (" and what was not committed yet" if changed else ""),
-        "Engine": smmap.engine,
+        "Engine": ", ".join(name for name, _ in sides()),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "Processor": f"{model}, {os.cpu_count()} cores",
         "System": f"{platform.system()} {platform.release()}",
     }
+    if settings is not None:
+        where["Clock"] = "CPU time of the process" if settings.cpu else "the wall's"
+        count = f"{settings.processes} processes" if settings.processes > 1 else "one process"
+        where["Rounds"] = f"{settings.rounds} in {count}, fewer of what takes long"
+        where["Date"] = time.strftime("%Y-%m-%d")
+    return where
 
 
 def write_json(path: str, results: Sequence[Result], where: dict[str, str]) -> None:
@@ -142,110 +220,125 @@ def write_json(path: str, results: Sequence[Result], where: dict[str, str]) -> N
 
 
 def read_json(*paths: str) -> tuple[list[Result], dict[str, str]]:
-    """What `write_json` wrote, one file after the other: results, and where they were measured, the same for all."""
+    """What `write_json` wrote, one file after the other: results, and where they were measured, the same for all.
+
+    A row that is in several files is taken from the last one.
+    """
     records = [json.loads(Path(path).read_text()) for path in paths]
     where: dict[str, str] = records[0]["machine"]
     if any(record["machine"] != where for record in records):
         raise SystemExit("what was measured at another commit, or elsewhere, does not belong into one table")
-    return [Result.of_json(one) for record in records for one in record["rows"]], where
+    found = {one["name"]: Result.of_json(one) for record in records for one in record["rows"]}
+    return list(found.values()), where
 
 
-SUBJECTS = {
-    "hits": "Reads of what is mapped",
-    "cold": "Reads under a limit of memory",
-    "files": "Many files",
-    "sequential": "From start to end",
-    "search": "Search",
-    "objects": "File objects",
-    "collect": "Collecting",
-    "threads": "Threads",
-    "git": "gitdb",
-    "memory": "Memory of an object",
-}
+def named(result: Result) -> str:
+    """The row's name, and its interpreter if that is another one."""
+    return result.name + (f" ({result.python})" if result.python else "")
 
 
-def shown(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The rows that have a goal, and those which are in no figure, by subject."""
-    groups: dict[str, list[Result]] = {}
-    for one in results:
-        if one.goal is not None or not one.figure:
-            groups.setdefault(one.subject, []).append(one)
-    return groups
+def held(result: Result, engine: str) -> str:
+    """Whether a goal is met, in a table of Markdown."""
+    if engine in result.aims and result.holds(engine) is None:
+        return "skipped" if result.skipped else "not measured"
+    return {True: "yes", False: "**no**", None: ""}[result.holds(engine)]
 
 
-def beside(rows: Sequence[Result], peer: str) -> str:
-    """From the least to the greatest of a peer's times, as multiples of the limit."""
-    pairs = [(one.contenders.get(peer), one.best("limit")) for one in rows]
-    return span([found.least / limit for found, limit in pairs if found is not None and found.least and limit])
-
-
-def span(ratios: Sequence[float]) -> str:
-    """From the least to the greatest."""
-    return " to ".join(dict.fromkeys([multiple(min(ratios)), multiple(max(ratios))])) if ratios else ""
+def theirs(result: Result) -> str:
+    """What smmap 5 takes, as a multiple of the limit."""
+    one = result.contenders.get(SMMAP_5)
+    if one is None:
+        return ""
+    limit = result.best("limit")
+    value = multiple(one.least / limit) if limit and one.least else shown(result, one.least or None)
+    return " ".join(filter(None, (value, f"({one.note})" if one.note else "")))
 
 
 def verdicts(results: Iterable[Result]) -> list[str]:
-    """A line for each subject, in Markdown: narrow enough for any screen."""
-    lines = ["| Subject | Goals that hold | smmap / limit | smmap 5 / limit |", "|---|--:|--:|--:|"]
-    for subject, rows in shown(results).items():
-        held = [one.holds for one in rows if one.holds is not None]
-        ours = span([one.ratio for one in rows if one.ratio is not None and one.factors is None])
-        counts = f"{sum(held)} of {len(held)}" if held else ""
-        lines.append(f"| {SUBJECTS.get(subject, subject)} | {counts} | {ours} | {beside(rows, 'smmap 5')} |")
+    """The rows that have a goal, in Markdown."""
+    lines = [
+        "| Workload | Beside | fast | Goal | Holds | plain | beside smmap 5 | Goal | Holds | smmap 5 |",
+        "|---|---|--:|--:|---|--:|--:|--:|---|--:|",
+    ]
+    for one in results:
+        if one.aims:
+            other = beside(one, "plain")
+            plain = judged(one, "plain") + ("" if other in ("", SMMAP_5) else f" of {other}")
+            mine = shown(one, one.best("plain")) if one.unit == "B" else multiple(one.ratio("plain"))
+            fast = judged(one, "fast") or multiple(one.ratio("fast"))
+            cells = (
+                named(one),
+                beside(one, "fast") or one.limit,
+                fast,
+                goal(one, "fast"),
+                held(one, "fast"),
+                mine,
+                plain,
+                goal(one, "plain"),
+                held(one, "plain"),
+                theirs(one),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def details(results: Iterable[Result]) -> list[str]:
-    """The rows of each subject, folded, in Markdown; peers in a table of their own, or it would be too wide."""
-    lines: list[str] = []
-    for subject, rows in shown(results).items():
-        lines += ["", f'??? note "{SUBJECTS.get(subject, subject)}"', ""]
-        lines += ["    | Workload | Limit | Its time | smmap | Ratio | Goal | Holds | Spread |"]
-        lines += ["    |---|---|--:|--:|--:|--:|---|--:|"]
-        for one in rows:
-            limit, ours = times(one)
-            what = "" if one.size is not None else one.limit
-            holds = "skipped" if one.skipped else {True: "yes", False: "**no**", None: ""}[one.holds]
-            aim = goal(one) + (f" (stretch {multiple(one.stretch)})" if one.stretch else "")
-            cells = (one.name, what, limit, ours, multiple(one.ratio), aim, holds, spread(one))
-            lines.append(f"    | {' | '.join(cells)} |")
-        title = "Consists of" if subject == "memory" else "Peers, as multiples of the limit"
-        lines += [
-            "",
-            f"    | Workload | {title} |",
-            "    |---|---|",
-            *(f"    | {one.name} | {peers(one)} |" for one in rows if peers(one)),
-        ]
+def details(subject: str, results: Sequence[Result]) -> list[str]:
+    """All rows of a subject, with times and every contender, in Markdown, folded."""
+    lines = [
+        "",
+        '<details markdown="1">',
+        f"<summary>{SUBJECTS[subject]}</summary>",
+        "",
+        "| Workload | Limit | its time | fast | | plain | | Spread | Others, as multiples of the limit |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for one in results:
+        if one.skipped:
+            lines.append(f"| {named(one)} | {one.limit} | skipped: {one.skipped} | | | | | | |")
+            continue
+        both = [cell for name in ENGINES for cell in (shown(one, one.best(name)), multiple(one.ratio(name)))]
+        cells = (named(one), one.limit, shown(one, one.best("limit")), *both, spread(one), others(one))
+        lines.append(f"| {' | '.join(cells)} |")
+    if any(one.figure for one in results):
+        lines += ["", f"![{FIGURES[subject]}](assets/{subject}.svg)"]
+    return [*lines, "", "</details>"]
+
+
+def in_readme(results: Iterable[Result], where: dict[str, str]) -> list[str]:
+    """The README's table, and what it is from."""
+    found = {one.name: one for one in results}
+    about = f"{where['Python']}, {where['System'].partition(' ')[0]}, {where['Processor']}, commit {where['Commit']}"
+    lines = [
+        f"{about}, {where.get('Date', '')}, least {'CPU' if 'CPU' in where.get('Clock', '') else 'wall clock'} times:",
+        "",
+        "| workload | the limit | fast | plain | smmap 5 |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for name, text in IN_README.items():
+        if name in found and found[name].contenders:
+            one = found[name]
+            limit = LIMITS_IN_README.get(one.limit, one.limit)
+            cells = (text, limit, multiple(one.ratio("fast")), multiple(one.ratio("plain")), theirs(one))
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-CURVES = {
-    "hits": ("Hits by number of windows", "Time of a read by number of windows"),
-    "cold": ("Cold reads by pattern and limit", "Time of a read by limit of mapped memory"),
-    "files": ("Many files", "Time of a read by number of files"),
-    "collect": ("Collecting", "Time of a region by number of regions"),
-    "threads": ("Threads", "Time of a read by number of threads"),
-}
-
-
-def curves(results: Sequence[Result]) -> list[str]:
-    """The figures that were drawn, in Markdown."""
-    drawn = {one.figure for one in results if one.contenders}
-    lines = ["", "All numbers, with every contender's times, are in [performance.json](assets/performance.json)."]
-    lines += ["", "Lower is better in the curves. Both axes are logarithmic, but for the times of threads."]
-    for name, (title, text) in CURVES.items():
-        if name in drawn:
-            lines += ["", f"### {title}", "", f"![{text}](assets/{name}.svg)"]
-    return lines
-
-
-def write_docs(results: Sequence[Result], where: dict[str, str]) -> None:
-    """Put the table into the page, in place of the one before."""
-    text = PAGE.read_text()
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise SystemExit(f"{PAGE} has no place for results: {START} ... {END}")
-    about = [f"- {name}: {value}" for name, value in where.items()]
-    body = [*about, f"- {balance(results)}", "", *verdicts(results), *details(results), *curves(results)]
-    PAGE.write_text("\n".join([before + start, "", *body, "", end + after]))
+def write_docs(results: Sequence[Result], where: dict[str, str]) -> list[Path]:
+    """Put the tables into the page and into the README, in place of those before."""
+    results = sorted(results, key=lambda one: list(SUBJECTS).index(one.subject))
+    body = [f"- {name}: {value}" for name, value in where.items()]
+    body += [f"- {balance(results)}", "", *verdicts(results), "", "### Details", ""]
+    body += ["All numbers, with every contender's times, are in [performance.json](assets/performance.json)."]
+    body += ["Lower is better in the curves. Both axes are logarithmic, but for the times of threads."]
+    for subject in SUBJECTS:
+        own = [one for one in results if one.subject == subject]
+        if own:
+            body += details(subject, own)
+    for path, lines in ((PAGE, body), (README, in_readme(results, where))):
+        text = path.read_text()
+        before, start, rest = text.partition(START)
+        _, end, after = rest.partition(END)
+        if not start or not end:
+            raise SystemExit(f"{path} has no place for results: {START} ... {END}")
+        path.write_text("\n".join([before + start, "", *lines, "", end + after]))
+    return [PAGE, README]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import zlib
-
-import smmap
+from functools import partial
+from typing import Any
 
 from . import peers
-from .data import GIB, MIB, file_of
+from .data import GIB, KIB, MIB, file_of
+from .engines import sides
 from .harness import NO_SLOWER, SMMAP_5, Contender, Settings, once, row
 
 WINDOW = 8 * MIB
 PIECE = MIB
 
 
-@row("sequential, crc32", limit="whole-file mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("sequential, crc32", limit="whole-file mmap", fast=1.05, plain=NO_SLOWER)
 def crc32(settings: Settings) -> list[Contender]:
     """The checksum of views of 1 MiB."""
     length = GIB // 4 if settings.quick else GIB
@@ -28,16 +29,16 @@ def crc32(settings: Settings) -> list[Contender]:
                     checksum = zlib.crc32(piece, checksum)
         return checksum
 
-    def ours() -> int:
+    def ours(library: Any) -> int:
         checksum = 0
-        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+        with library.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
             for piece in buffer.iter_views(size=PIECE):
                 checksum = zlib.crc32(piece, checksum)
         return checksum
 
-    def ours_by_cursor() -> int:
+    def ours_by_cursor(library: Any) -> int:
         checksum = 0
-        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.make_cursor(path) as cursor:
+        with library.SlidingWindowMapManager(WINDOW) as manager, manager.make_cursor(path) as cursor:
             for start in range(0, length, PIECE):
                 checksum = zlib.crc32(cursor.use_region(start, PIECE).buffer(), checksum)
         return checksum
@@ -61,14 +62,14 @@ def crc32(settings: Settings) -> list[Contender]:
     pieces = length // PIECE
     return [
         once("mmap", bare, role="limit", operations=pieces),
-        once("smmap", ours, role="ours", operations=pieces),
-        once("smmap, cursor", ours_by_cursor, operations=pieces),
+        *(once(name, partial(ours, library), role=name, operations=pieces) for name, library in sides()),
+        *(once(f"{name}, cursor", partial(ours_by_cursor, library), operations=pieces) for name, library in sides()),
         once(SMMAP_5, theirs, operations=pieces),
         once("file.read", read, operations=pieces),
     ]
 
 
-@row("sequential, copy", limit="whole-file mmap", goal=NO_SLOWER, against=SMMAP_5)
+@row("sequential, copy", limit="whole-file mmap", fast=1.1, plain=NO_SLOWER)
 def copy(settings: Settings) -> list[Contender]:
     """Slices of 1 MiB as bytes."""
     length = GIB // 4 if settings.quick else GIB
@@ -80,8 +81,8 @@ def copy(settings: Settings) -> list[Contender]:
             for start in pieces:
                 whole[start : start + PIECE]
 
-    def ours() -> None:
-        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+    def ours(library: Any) -> None:
+        with library.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
             for start in pieces:
                 buffer[start : start + PIECE]
 
@@ -100,8 +101,8 @@ def copy(settings: Settings) -> list[Contender]:
         with peers.mapped(path) as whole:
             return [whole[start : start + PIECE] for start in pieces]
 
-    def of_ours() -> list[bytes]:
-        with smmap.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
+    def of_ours(library: Any) -> list[bytes]:
+        with library.SlidingWindowMapManager(WINDOW) as manager, manager.buffer(path) as buffer:
             return [buffer[start : start + PIECE] for start in pieces]
 
     def of_theirs() -> list[bytes]:
@@ -115,7 +116,51 @@ def copy(settings: Settings) -> list[Contender]:
 
     return [
         once("mmap", bare, role="limit", results=of_bare, operations=len(pieces)),
-        once("smmap", ours, role="ours", results=of_ours, operations=len(pieces)),
+        *(
+            once(name, partial(ours, library), role=name, results=partial(of_ours, library), operations=len(pieces))
+            for name, library in sides()
+        ),
         once(SMMAP_5, theirs, results=of_theirs, operations=len(pieces)),
         once("file.read", read, results=of_read, operations=len(pieces)),
+    ]
+
+
+@row("one slice of 24 MB, 64 KiB windows", limit="open, seek, read", fast=1.2, plain=NO_SLOWER)
+def large(settings: Settings) -> list[Contender]:
+    """A slice of many windows, of which the limit lets few be mapped; it is joined into one `bytes`."""
+    path = file_of(64 * MIB)
+    size = 24_000_000
+    starts = [number * 5_000_000 + 12_345 for number in range(8)]
+
+    def read() -> None:
+        with open(path, "rb") as file:
+            for start in starts:
+                file.seek(start)
+                file.read(size)
+
+    def ours(library: Any) -> None:
+        with library.SlidingWindowMapManager(64 * KIB, 4 * MIB) as manager, manager.buffer(path) as buffer:
+            for start in starts:
+                buffer[start : start + size]
+
+    def slices(library: Any) -> list[bytes]:
+        with library.SlidingWindowMapManager(64 * KIB, 4 * MIB) as manager, manager.buffer(path) as buffer:
+            return [buffer[start : start + size] for start in starts]
+
+    def theirs() -> list[bytes]:
+        manager = peers.smmap5().SlidingWindowMapManager(64 * KIB, 4 * MIB)
+        buffer = peers.smmap5().SlidingWindowMapBuffer(manager.make_cursor(path))
+        return [buffer[start : start + size] for start in starts]
+
+    def expected() -> list[bytes]:
+        with open(path, "rb") as file:
+            return [file.seek(start) and file.read(size) for start in starts]
+
+    return [
+        once("open, read", read, role="limit", results=expected, operations=len(starts)),
+        *(
+            once(name, partial(ours, library), role=name, results=partial(slices, library), operations=len(starts))
+            for name, library in sides()
+        ),
+        once(SMMAP_5, theirs, results=theirs, operations=len(starts)),
     ]

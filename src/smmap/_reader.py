@@ -171,20 +171,18 @@ class FileReader(io.RawIOBase):
         if self.closed:
             self._check_open()
         position, data = self._position, self._buffer
-        # Few bytes, as `BufferedReader` wants them, are copied twice: a slice of a mapped window has the shortest way
-        if (
-            type(target) is memoryview
-            and 0 < target.nbytes <= _FEW
-            and target.format == "B"
-            and target.ndim == 1
-            and target.c_contiguous
-        ):
-            piece: bytes = data[position : position + target.nbytes]
+        # Few bytes, as `BufferedReader` wants them, are copied twice: a slice of a mapped window has the shortest way.
+        # To ask a memoryview whether it is plain takes longer than to be refused where it is not.
+        if type(target) is memoryview and 0 < (size := target.nbytes) <= _FEW and target.c_contiguous:
+            piece: bytes = data[position : position + size]
             count = len(piece)
-            if count == target.nbytes:
-                target[:] = piece
-            else:
-                target[:count] = piece
+            try:
+                if count == size:
+                    target[:] = piece
+                else:
+                    target[:count] = piece
+            except (NotImplementedError, TypeError, ValueError):  # of another format, of several dimensions, read-only
+                count = data.readinto(position, target)
         else:
             count = data.readinto(position, target)
         self._position = position + count

@@ -384,7 +384,7 @@ def draw(points: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
 
     from .plots import STYLES, plain_ticks
 
-    names = {"gather": "smmap", "loop of os.pread": "os.pread", "np.memmap": "np.memmap kept"}
+    names = {"gather": "fast", "loop of os.pread": "os.pread", "np.memmap": "np.memmap kept"}
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.2), layout="constrained")
     for axis, (state, lines) in zip(axes, points.items()):
         for name, found in lines.items():

@@ -20,7 +20,7 @@ from typing import Any, Callable, NamedTuple, Union
 
 from ._errors import FileChangedError
 from ._places import mark_of
-from ._system import WINDOWS, Where, called, is_readable, look_at, named
+from ._system import WINDOWS, Where, called, is_readable, look_at, named, raised_by_handler
 
 try:
     from fcntl import ioctl

@@ -6,7 +6,7 @@ multiple of the limit, the plain engine's of smmap 5, unless the row says otherw
 
 All of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that
 what else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth
-timing. What counts is the least time of any round: noise only ever adds.
+timing. The least time of any round counts: noise only ever adds.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class File:
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
         self.mark = mark_of(status)
-        """What stands for it where places are hashed."""
+        """The number that stands for it where places are hashed."""
         self.later: File | None = None
         """A later version, if it is known to be of the same file, and not shorter."""
         self.name: str | bytes = ""

@@ -15,7 +15,7 @@ __all__ = ["Rents", "patience", "price"]
 
 _PRICE_OF_MAP = 8  # in small reads: mapping a window, faulting it in and unmapping it
 _BYTES_PER_READ = 8192  # where a window is read instead: bytes of it that cost about as much as one small read
-_SHIFT = 15  # so many bytes, as a power of two, cost another small read
+_SHIFT = 15  # eight pages, as a power of two of bytes: to read them costs about as much as another small read
 _MOST = 4096
 
 

@@ -71,7 +71,8 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   or several that are made together, the engine calls `trace.before(access, kind, [(start, stop), ...])` with ranges of
   the file, and after it what that returned; not if it failed. `trace.searched(access, start, stop)` says what of a
   mapped region was searched; where the policy searches it calls `access.searched(start, stop)` for that.
-  `access.sampled(start)` says whether reads from there are recorded. Whoever holds a view or region reads unrecorded.
+  `access.sampled(start)` says whether reads from there are recorded. Reads through a view or region that a program
+  holds are not.
   All other reads are served, counted and ordered as without a trace, and at no cost: each region knows a part of itself
   which is `clear`, of which no place is sampled, and a hit is what lies within that in place of the whole region. That
   is all of it while nothing is traced, nothing when a trace starts or the region is new, and then found by the hits

@@ -145,13 +145,17 @@ $(VENV)/.python-$(TAG):
 		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade 'pip>=25.1' # which knows dependency groups
+	@touch $@
+
+# The one that Python brings may not know dependency groups.
+$(VENV)/.pip: $(VENV)/.python-$(TAG)
+	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
 # What the installation is made from: it is made anew when one of them changes.
 SOURCES := pyproject.toml setup.py src/smmap/_engine/_sources.py $(wildcard $(foreach kind,pyx pxi h,src/smmap/_engine/*.$(kind)))
 
-$(VENV)/.docs: $(VENV)/.python-$(TAG) $(SOURCES)
+$(VENV)/.docs: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group docs
 	@touch $@
 
@@ -160,14 +164,14 @@ $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 	@touch $@
 
 # Not all of the libraries that tests use: they take minutes to install.
-$(VENV)/.lint: $(VENV)/.python-$(TAG) $(SOURCES)
+$(VENV)/.lint: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group lint
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.python-$(TAG) $(SOURCES)
+$(VENV)/.test: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group $(TESTS)
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.python-$(TAG) $(SOURCES)
+$(VENV)/.bench: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group bench
 	@touch $@

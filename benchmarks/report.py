@@ -258,7 +258,7 @@ def theirs(result: Result) -> str:
 def verdicts(results: Iterable[Result]) -> list[str]:
     """The rows that have a goal, in Markdown."""
     lines = [
-        "| Workload | Beside | fast | Goal | Holds | plain / limit | plain / smmap 5 | Goal | Holds | smmap 5 / limit |",
+        "| Workload | Beside | fast | Goal | Holds | plain / limit | / smmap 5 | Goal | Holds | smmap 5 / limit |",
         "|---|---|--:|--:|---|--:|--:|--:|---|--:|",
     ]
     for one in results:

@@ -129,7 +129,7 @@ MUTANTS = [
            "while self.limits.hard and self.ledger.mapped >= self.limits.handles:",
            "while self.ledger.mapped >= self.limits.handles:"),
     Mutant("core/eviction core/errors", "a move cannot have the place of the cursor's own region",
-           "if cursor._use[0] is None or cursor._use[0].pins > 1 or not refused:",
+           "if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not refused:",
            "if True:"),
     Mutant("core/eviction core/errors", "a failed move loses the cursor's region",
            "                cursor._pin(self._obtain(client, window) or self._obtain(client, window), start, stop)\n",

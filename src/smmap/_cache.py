@@ -19,7 +19,7 @@ from ._log import Log
 from ._system import HandleLimits, Where, called, named, span_of
 from ._window import ALLOCATIONGRANULARITY
 
-__all__ = ["Cache", "Stats"]
+__all__ = ["Cache", "Stats", "users_of"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,11 @@ class Stats(NamedTuple):
         """Which part of all reads found their window mapped: from 0 to 1, and 0 before the first read."""
         reads = self.hits + self.misses + self.cold_reads
         return self.hits / reads if reads else 0.0
+
+
+def users_of(region: Any, but: Any = None) -> int:
+    """How many cursors, `but` for one, use a region. `pins` also has those whose `_pin` an exception cut short."""
+    return sum(cursor is not but and cursor._use[0] is region for cursor in region.holders())
 
 
 class Cache:

@@ -27,7 +27,7 @@ from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
-from ._cache import Cache
+from ._cache import Cache, users_of
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
@@ -440,7 +440,7 @@ class Manager:
             region = self._region(client, offset, size, flags)
         except LimitError as error:
             refused = error.errno == errno.ENOMEM or not self._cache.has_room()
-            if cursor._use[0] is None or cursor._use[0].pins > 1 or not refused:
+            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not refused:
                 raise
             region = self._region_instead(cursor, client, offset, size, flags)
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop

@@ -388,13 +388,13 @@ class Order:
 
 if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change an `OrderedDict` at once can crash Python
 
-    def _one_at_a_time(method: Callable[..., T]) -> Callable[..., T]:
+    def _one_at_a_time(method: Callable[..., T], guard: Any) -> Callable[..., T]:
         def guarded(self: Order, *args: Any) -> T:
-            with _guard:
+            with guard:  # not a global one: finalizers come here when those are gone
                 return method(self, *args)
 
         return guarded
 
     _guard = threading.RLock()  # a finalizer may come in while it is held
     for _name in ("__len__", "__contains__", "__iter__", "add", "touch", "remove", "oldest", "pop_oldest"):
-        setattr(Order, _name, _one_at_a_time(getattr(Order, _name)))
+        setattr(Order, _name, _one_at_a_time(getattr(Order, _name), _guard))

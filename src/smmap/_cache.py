@@ -143,7 +143,7 @@ class Cache:
 
     # Limits
 
-    def has_room(self) -> bool:
+    def has_handle(self) -> bool:
         """Whether one more region fits the hard limit of handles, if need be after an eviction."""
         return not self.limits.hard or self.ledger.mapped < self.limits.handles or len(self.idle) > 0
 
@@ -187,8 +187,8 @@ class Cache:
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
         """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; how many went.
 
-        The last `keep` of them stay. A `pinned` region larger than the limit of memory makes no room for itself, nor
-        does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
+        The last `keep` of them stay. Nothing is evicted for the memory of a request, or of a `pinned` region, that
+        is larger than the limit itself. Descriptors go before regions: they are easily opened again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
         ledger.settle()  # so that no other is evicted for a region that died

@@ -394,3 +394,24 @@ def test_a_sample_with_more_or_fewer_places_than_its_share_predicts_the_same_mis
 def _windows_of(reads: Any) -> Any:
     touches = touches_of(reads, W)
     return touches.window, touches.sizes
+
+
+def test_recommended_limits_give_the_predicted_misses_though_copies_are_read_cold(tmp_path: Path) -> None:
+    rng = Random(5)
+    paths = [tmp_path / f"{number}" for number in range(400)]
+    for path in paths:
+        path.write_bytes(bytes(200_000))
+    with smmap.SlidingWindowMapManager(W, 2 << 20, 3000) as manager:
+        buffers = [manager.buffer(path) for path in paths]
+        with manager.trace(tmp_path / "trace"):
+            for _ in range(20_000):
+                start = rng.randrange(190_000)
+                buffers[int(400 ** rng.random()) - 1][start : start + 500]
+        for buffer in buffers:
+            buffer.close()
+    reads = reads_of(form.load(str(tmp_path / "trace")))
+    costs = prices.Prices(2000.0, 40_000.0, 3500.0, None, None)
+    best = advice.advise(reads, form.TracedManager(W, 2 << 20, 3000), costs, sys.maxsize).recommended
+    real = again.again(reads, best.window, best.memory, best.handles)
+    assert real.cold_reads > 1000
+    assert abs(real.miss_ratio - best.outcome.miss_ratio) < 0.01

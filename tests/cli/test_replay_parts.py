@@ -383,9 +383,10 @@ def test_a_sample_with_more_or_fewer_places_than_its_share_predicts_the_same_mis
         found.seen = count
         found.files = {number: one._replace(mark=number + files * shift) for number, one in found.files.items()}
         sample = reads_of(found)
-        distances = distances_of(*_windows_of(sample), 0.25, float(sample.expected(len(sample))))
+        window, sizes = _windows_of(sample)
+        distances = distances_of(window, sizes, 0.25, float(sample.expected(len(sample))))
         off.append(abs(distances.misses(memory) - wanted))
-        plainly.append(abs(distances_of(*_windows_of(sample), 0.25).misses(memory) - wanted))
+        plainly.append(abs(distances_of(window, sizes, 0.25).misses(memory) - wanted))
     assert sum(off) / len(off) < 0.02
     assert max(off) < 0.05
     assert sum(off) < 1.2 * sum(plainly)

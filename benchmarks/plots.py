@@ -89,6 +89,7 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
                 axis.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+                axis.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_title(panel, fontsize=9)

@@ -466,8 +466,11 @@ def test_unpickled_buffer_that_two_threads_open_at_once_is_read_by_both(
 # Between any two steps of the interpreter
 
 
-def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any]) -> bool:
-    """`call()`, with `act()` by another thread before the library's step of this number; whether it has so many."""
+def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any], first: Callable[[], Any]) -> bool:
+    """`first()`, and then `call()`, with `act()` by another thread before the library's step of this number.
+
+    Whether the call has so many.
+    """
     left = number
     thread = threading.Thread(target=act)
 
@@ -485,6 +488,7 @@ def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any]) -> boo
         return trace
 
     before = sys.gettrace()
+    first()
     sys.settrace(trace)
     try:
         call()
@@ -498,7 +502,7 @@ def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any]) -> boo
 @pytest.mark.parametrize("what", ["unuse_region", "use_region", "close", "copy", "drop"])
 def test_cursor_at_the_address_of_one_that_was_dropped_beside_collect(what: str, world: World) -> None:
     """Whatever is known of that one, the call is answered, at whichever step the other thread collects."""
-    file = world.file(SIZE)
+    path = str(world.file(SIZE).path)
     manager = world.manager(W)
     unraisable: list[Any] = []
     before = sys.unraisablehook
@@ -510,11 +514,14 @@ def test_cursor_at_the_address_of_one_that_was_dropped_beside_collect(what: str,
         "copy": lambda cursor: copy.copy(cursor).unuse_region(),
         "drop": lambda cursor: None,
     }
+
+    def drop() -> None:
+        manager.make_cursor(path).use_region(0, 9).buffer()
+
     try:
         number = 1
-        while at_step(number, manager.collect, lambda: calls[what](manager.make_cursor(file.path))):
+        while at_step(number, manager.collect, lambda: calls[what](manager.make_cursor(path)), drop):
             number += 1
-            manager.make_cursor(file.path).use_region(0, 9).buffer()
     finally:
         sys.unraisablehook = before
     assert unraisable == []

@@ -312,8 +312,13 @@ def test_buffer_switched_by_two_threads_reads_one_file_or_the_other(kind: str, w
     buffer.close()
 
 
-def trace_before(number: int, lock: Any, act: Callable[[], Any], call: Callable[[], Any]) -> tuple[bool, Any]:
-    """`call()`, with `act()` before its line of this number, of those without the lock; whether it has so many."""
+def trace_before(
+    number: int, lock: Any, act: Callable[[], Any], call: Callable[[], Any], later: Callable[[], Any] = lambda: None
+) -> tuple[bool, Any]:
+    """`call()`, with `act()` before its line of this number, of those without the lock; whether it has so many.
+
+    `later()` comes before each line that follows.
+    """
     left = number
 
     def trace(frame: Any, event: str, _argument: Any) -> Any:
@@ -325,6 +330,8 @@ def trace_before(number: int, lock: Any, act: Callable[[], Any], call: Callable[
             left -= 1
             if left == -1:
                 act()
+            elif left < -1:
+                later()
         return trace
 
     before = sys.gettrace()
@@ -379,6 +386,38 @@ def test_buffer_changed_between_two_lines_of_a_read_is_of_before_or_after(kind: 
                     break
             else:
                 pytest.fail("there is no end of lines")
+
+
+@reads_of
+def test_read_that_ends_after_a_change_of_file_leads_no_other_thread_to_the_old_one(kind: str, world: World) -> None:
+    """Not even for a moment: the other reads the buffer before each line that is left of the older read."""
+    one, two = world.file(6 * W, "one"), world.file(6 * W, "two")
+    wrong = []
+
+    def turn(manager: Any, number: int) -> bool:
+        buffer = manager.buffer(one.path)
+        views = [buffer.view(start + 8, start + 9) for start in range(0, 6 * W, W)]
+
+        def look() -> None:
+            for place in (5, W + 5, 5 * W + 5):
+                if (buffer[place], buffer[place : place + 9]) != (two.data[place], two.data[place : place + 9]):
+                    wrong.append((number, place))
+
+        acted, _ = trace_before(
+            *(number, manager._lock._rlock),
+            lambda: buffer.begin_access(manager.make_cursor(two.path)),
+            lambda: answer(READS[kind], buffer),
+            look,
+        )
+        buffer.close()
+        del views
+        return acted
+
+    with smmap.SlidingWindowMapManager(W) as manager:
+        number = 0
+        while turn(manager, number):
+            number += 1
+    assert wrong == []
 
 
 @pytest.mark.parametrize("change", ["close", "another file"])

@@ -71,6 +71,28 @@ def manager_of(limit: int, guard: str = "off") -> Any:
     return smmap.SlidingWindowMapManager(W, limit, 64, guard=guard)
 
 
+def test_hits_of_several_threads_keep_all_windows_in_the_order(tmp_path: Path) -> None:
+    """Each hit moves a window to the end of the order: what moves two at once loses some."""
+    manager = smmap.SlidingWindowMapManager(W)
+    path, data = file_of(tmp_path, 0)
+    buffer = manager.buffer(path)
+    for at in range(0, 16 * W, W):
+        buffer.view(at, at + 1)
+
+    def read(chance: random.Random) -> None:
+        places = [chance.randrange(16) * W + 5 for _ in range(1000)]
+        wanted = bytes(map(data.__getitem__, places))
+        for _ in range(100):
+            assert bytes(map(buffer.__getitem__, places)) == wanted
+
+    together(read, read, read, read)
+    assert manager.stats()[:4] == (16, 0, 16, 0)
+    manager._check()
+    buffer.close()
+    del buffer
+    gone(manager)
+
+
 def test_buffer_gets_files_of_two_managers_while_others_read_it(tmp_path: Path) -> None:
     managers = [manager_of(4 * W), manager_of(8 * W)]
     files = [file_of(tmp_path, number) for number in range(2)]

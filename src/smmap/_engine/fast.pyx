@@ -148,6 +148,8 @@ cdef extern from "guard.h":
     void smmap_start_taking() noexcept
     size_t smmap_take_zeroed(void**, size_t) noexcept
     void smmap_stop_taking() noexcept
+    void smmap_after_fork() noexcept
+    smmap_mutex smmap_slots
 
 cdef enum:
     LARGE = 1 << 16  # copies of so many bytes give up the interpreter's lock

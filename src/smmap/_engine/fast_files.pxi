@@ -269,15 +269,15 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
     if ledger.counts.guard:
-        smmap_lock(&_slots)
+        smmap_lock(&smmap_slots)
         smmap_install()
-        smmap_unlock(&_slots)
+        smmap_unlock(&smmap_slots)
         # Where reads are at random, to touch the next page may be to read it from the disk
         region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
         if ledger.counts.guard == VIEWS:
-            smmap_lock(&_slots)
+            smmap_lock(&smmap_slots)
             region.slot = smmap_take_slot(region.base, region.stop - region.start, <void*>region)
-            smmap_unlock(&_slots)
+            smmap_unlock(&smmap_slots)
             if region.slot is NULL:
                 raise MemoryError
     return 0

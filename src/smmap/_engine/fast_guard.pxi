@@ -11,9 +11,18 @@ cdef enum:
     COPIES = 1
     VIEWS = 2
 
-cdef smmap_mutex _slots  # guards what guard.h keeps for all regions
-
 cdef tuple _MODES = ("off", "copies", "views")
+
+
+def _forked():
+    """In a child."""
+    smmap_after_fork()
+
+
+if SMMAP_FREE_THREADED:
+    import os
+
+    os.register_at_fork(after_in_child=_forked)
 
 
 def guard(Ledger ledger not None, str how not None, owner):
@@ -36,7 +45,7 @@ cdef int _notice() except -1:
     cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
     if found is NULL:
         raise MemoryError
-    smmap_lock(&_slots)  # whoever comes here meanwhile waits until all are spoiled: he may have read zeros
+    smmap_lock(&smmap_slots)  # whoever comes here meanwhile waits until all are spoiled: he may have read zeros
     smmap_start_taking()
     count = min(smmap_take_zeroed(<void**>found, most), most)
     most = 0
@@ -46,7 +55,7 @@ cdef int _notice() except -1:
             found[most] = found[place]
             most += 1
     smmap_stop_taking()
-    smmap_unlock(&_slots)
+    smmap_unlock(&smmap_slots)
     regions = _all_of(found, most)
     for region in regions:
         (<Region>region).file.cut = True

@@ -202,9 +202,9 @@ cdef class Region:
             self.leave()
             smmap_unlock(&self.counts.mutex)
         if self.slot is not NULL:
-            smmap_lock(&_slots)
+            smmap_lock(&smmap_slots)
             smmap_give_slot(self.slot)
-            smmap_unlock(&_slots)
+            smmap_unlock(&smmap_slots)
             self.slot = NULL
 
     cdef void leave(self) noexcept:

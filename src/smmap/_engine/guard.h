@@ -14,6 +14,8 @@
 #ifndef SMMAP_GUARD_H
 #define SMMAP_GUARD_H
 
+#include "threads.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -85,6 +87,7 @@ static struct smmap_slot *smmap_free_slots;
 static struct smmap_chain smmap_chains[SMMAP_CHAINS];
 static unsigned smmap_chain_now;
 static uintptr_t smmap_page = 4096;
+static smmap_mutex smmap_slots __attribute__((unused)); /* guards all of this but what the handler reads */
 static int smmap_zeroed; /* 1: a slot was zeroed since it was looked for those; 2: somebody is doing that now */
 
 /* ---- Reads ---- */
@@ -389,6 +392,14 @@ static void smmap_give_slot(struct smmap_slot *slot)
 static int smmap_any_zeroed(void)
 {
     return __atomic_load_n(&smmap_zeroed, __ATOMIC_RELAXED);
+}
+
+/* In the child of a fork: a thread of the parent's may have been in the middle of changing things. */
+static void smmap_after_fork(void)
+{
+    static const smmap_mutex free_again;
+    smmap_slots = free_again;
+    __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST); /* look at all of them again */
 }
 
 /* From here on, until `smmap_stop_taking`: take note of what was zeroed. All who read meanwhile are in doubt. */

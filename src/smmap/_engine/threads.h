@@ -4,7 +4,9 @@
 
    - One mutex per manager (in `Counts`) guards its tables, orders, counters and pins. It is held for moments: under it
      no Python code runs, nothing is allocated by Python, no reference is given up, and no other mutex is waited for. So
-     a thread that holds it is never suspended by the interpreter, and a fork finds it free.
+     a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it free.
+   - Each `Order`, `Rents` and `Descriptor` has one for what only it knows, and guard.h has one. Of an order's and of
+     guard.h's, the manager's mutex may be waited for, never the other way round.
    - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. Who wants its lock
      takes the mutex that it has now, and looks whether it still has that.
    - What is found by a borrowed pointer may be dying in another thread. It takes itself out of where it is found under

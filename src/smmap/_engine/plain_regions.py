@@ -390,8 +390,13 @@ if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change a
 
     def _one_at_a_time(method: Callable[..., T]) -> Callable[..., T]:
         def guarded(self: Order, *args: Any) -> T:
-            with _guard:
-                return method(self, *args)
+            inside = _guard._is_owned()  # type: ignore[attr-defined]
+            try:
+                with _guard:
+                    return method(self, *args)
+            finally:
+                while not inside and _guard._is_owned():  # type: ignore[attr-defined]
+                    _guard.release()  # an exception came after it was taken and before the block started
 
         return guarded
 

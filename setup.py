@@ -7,6 +7,7 @@ SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), as for sani
 """
 
 import os
+import re
 import runpy
 import sys
 import sysconfig
@@ -62,6 +63,14 @@ def c_sources() -> list[str]:
     return cythonize(str(ENGINES / "fast.pyx"))[0].sources
 
 
+def short(error: str) -> str:
+    """What a user has to know of an error of the compiler's, which has the whole command in it."""
+    failed = re.match(r"[Cc]ommand '(?:\['([^']+)'.*|([^' ]+).*')", error, re.DOTALL)
+    if failed is None:
+        return error
+    return f"the C compiler, {failed[1] or failed[2]}, failed; `SMMAP_BUILD=fast pip install -v .` shows how"
+
+
 class Build(build_ext):
     """Builds what can be built, and says why the rest cannot."""
 
@@ -78,7 +87,7 @@ class Build(build_ext):
             print(f"smmap: the fast engine cannot be built ({error}); the plain one is installed", file=sys.stderr)
             self.extensions = []
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"it could not be built: {error}\n", encoding="utf-8")
+            path.write_text(f"it could not be built: {short(str(error))}\n", encoding="utf-8")
 
 
 class Modules(build_py):

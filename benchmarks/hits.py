@@ -68,7 +68,7 @@ def rows(name: str, limit: str, fast: tuple[float, ...], plain: float, panel: st
                 figure="hits",
                 panel=panel or name,
                 x=count,
-                quick=count in (1, 64),
+                quick=count == 64,
                 windows=count,
                 **goals,
             )(build)

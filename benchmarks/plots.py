@@ -8,7 +8,7 @@ from typing import Any
 
 from .harness import Result
 
-__all__ = ["STYLES", "draw", "plain_ticks"]
+__all__ = ["STYLES", "draw", "panels_of", "plain_ticks"]
 
 LABELS = {
     "hits": ("windows, all mapped", "ns a read", 1e9),
@@ -54,8 +54,17 @@ def plain_ticks(axis: Any) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
+def panels_of(results: Sequence[Result], figure: str) -> list[str]:
+    """The panels of a figure for which there is more than one point."""
+    points: dict[str, set[float | None]] = {}
+    for one in results:
+        if one.figure == figure and one.contenders:
+            points.setdefault(one.panel, set()).add(one.x)
+    return [panel for panel, places in points.items() if len(places) > 1]
+
+
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write an SVG for each figure that has points."""
+    """Write an SVG for each figure that has curves."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -68,7 +77,7 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
     written = []
     for name, (across, up, scale) in LABELS.items():
         own = [one for one in results if one.figure == name and one.contenders]
-        panels = list(dict.fromkeys(one.panel for one in own))
+        panels = panels_of(results, name)
         if not panels:
             continue
         columns = min(len(panels), 2)  # more would be too small to read on a phone

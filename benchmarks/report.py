@@ -13,6 +13,7 @@ from pathlib import Path
 from .data import ROOT
 from .engines import sides
 from .harness import ENGINES, SMMAP_5, Result, Settings
+from .plots import panels_of
 
 __all__ = ["SUBJECTS", "head", "line", "machine", "read_json", "summary", "write_docs", "write_json"]
 
@@ -257,7 +258,7 @@ def theirs(result: Result) -> str:
 def verdicts(results: Iterable[Result]) -> list[str]:
     """The rows that have a goal, in Markdown."""
     lines = [
-        "| Workload | Beside | fast | Goal | Holds | plain | beside smmap 5 | Goal | Holds | smmap 5 |",
+        "| Workload | Beside | fast | Goal | Holds | plain / limit | / smmap 5 | Goal | Holds | smmap 5 / limit |",
         "|---|---|--:|--:|---|--:|--:|--:|---|--:|",
     ]
     for one in results:
@@ -299,7 +300,7 @@ def details(subject: str, results: Sequence[Result]) -> list[str]:
         both = [cell for name in ENGINES for cell in (shown(one, one.best(name)), multiple(one.ratio(name)))]
         cells = (named(one), one.limit, shown(one, one.best("limit")), *both, spread(one), others(one))
         lines.append(f"| {' | '.join(cells)} |")
-    if any(one.figure for one in results):
+    if panels_of(results, subject):
         lines += ["", f"![{FIGURES[subject]}](assets/{subject}.svg)"]
     return [*lines, "", "</details>"]
 

@@ -127,7 +127,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         if flags != client.flags:
             client = client._replace(flags=flags)
         if flags:
-            client.manager._check_opens(client, flags)
+            client.manager._check_readable(client, flags)
         if size and client.size:
             client.manager._map_first(client, offset)
         self._most = size
@@ -276,7 +276,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
                 what = "it was written to, or is another file of the same size"
             raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make a new one", then.where)
         client = client._replace(given=then.given, flags=then.flags)
-        client.manager._check_opens(client, 0)
+        client.manager._check_readable(client, 0)
         client.manager._swap(self, pending, _access(client, pending.offset, pending.size))
         return self._ready()
 

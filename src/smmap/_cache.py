@@ -19,7 +19,7 @@ from ._log import Log
 from ._system import HandleLimits, Where, called, named, span_of
 from ._window import ALLOCATIONGRANULARITY
 
-__all__ = ["Cache", "Stats"]
+__all__ = ["Cache", "Stats", "users_of"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,11 @@ class Stats(NamedTuple):
         """Which part of all reads found their window mapped: from 0 to 1, and 0 before the first read."""
         reads = self.hits + self.misses + self.cold_reads
         return self.hits / reads if reads else 0.0
+
+
+def users_of(region: Any, but: Any = None) -> int:
+    """How many cursors, `but` for one, use a region. `pins` also has those whose `_pin` an exception cut short."""
+    return sum(cursor is not but and cursor._use[0] is region for cursor in region.holders())
 
 
 class Cache:
@@ -138,7 +143,7 @@ class Cache:
 
     # Limits
 
-    def has_room(self) -> bool:
+    def has_handle(self) -> bool:
         """Whether one more region fits the hard limit of handles, if need be after an eviction."""
         return not self.limits.hard or self.ledger.mapped < self.limits.handles or len(self.idle) > 0
 
@@ -182,8 +187,8 @@ class Cache:
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
         """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; how many went.
 
-        The last `keep` of them stay. A `pinned` region larger than the limit of memory makes no room for itself, nor
-        does a request, since they cannot fit anyway. Descriptors go before regions: they are easily opened again.
+        The last `keep` of them stay. Nothing is evicted for the memory of a request, or of a `pinned` region, that
+        is larger than the limit itself. Descriptors go before regions: they are easily opened again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
         ledger.settle()  # so that no other is evicted for a region that died

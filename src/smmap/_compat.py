@@ -7,6 +7,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from . import _system
+from ._cache import users_of
 from ._engine import chosen as engine
 from ._errors import ClosedError, refuse_state
 from ._files import Client, File, absolute, examine
@@ -163,7 +164,7 @@ class MapRegion:
         region = self._region()
         if region is None:
             return 0
-        return 1 + int(self._by_hand if self._manager is None else region.pins)
+        return 1 + int(self._by_hand if self._manager is None else users_of(region))
 
     def increment_client_count(self, ofs: int = 1) -> bool:
         """Count `ofs` clients more (or fewer, if negative); True if the region was released by it.

@@ -26,7 +26,7 @@ def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
         client = manager._client(path_or_fd, advice)
         try:
             if attempts == _ATTEMPTS:
-                manager._check_opens(client, 0)
+                manager._check_readable(client, 0)
                 return client
             return _version(manager, client, client.file, True)
         except FileChangedError:  # it was written, or replaced, since the first look

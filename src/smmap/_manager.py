@@ -14,7 +14,8 @@ worst a region is mapped again that might have been found, or one use is missing
 One lock guards all decisions (see _lock.py). What is called under it stands below "Files"; what calls it, above. Reads
 that find their window mapped, and cold reads by a cached descriptor, are the engine's and take no lock. Letting go
 never waits for the lock: it is noted, and done at once if the lock is free, else by its next holder before anything
-else. Serving a mapped window, mapping, evicting and letting go are each O(1); what is linear says so.
+else. A window whose bytes are only copied is mapped once reading them has cost about as much as mapping it would: see
+_rents.py. Serving a mapped window, mapping, evicting and letting go are each O(1); what is linear says so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
-from ._cache import Cache
+from ._cache import Cache, users_of
 from ._engine import chosen as engine
 from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
 from ._files import Client, File, Files, Status, absolute, examine, verify
@@ -42,7 +43,7 @@ __all__ = ["Manager"]
 T = TypeVar("T")
 
 _DROPPED_AT_ONCE = 64  # regions of an outdated version of a file; the others go as the least recently used
-_DEARER = 4  # a power of two: by this factor the price of a file's windows rises when the system refuses to map one
+_DEARER = 16  # by this factor the price of a file's windows rises when the system refuses to map one
 _DEAREST = 4096  # in small reads: a refusal in so many costs nothing to speak of, and there may be room again
 
 
@@ -105,7 +106,7 @@ class Manager:
         """A region that has all of [start, stop), for a view: a wide one where no window reaches so far."""
         return self._serve(self._map_range_locked, client, start, stop)
 
-    def _check_opens(self, client: Client, flags: int) -> None:
+    def _check_readable(self, client: Client, flags: int) -> None:
         """Open the client's file and verify it, so that what cannot be read is an error now."""
         descriptor = client.file.descriptor
         if descriptor is None or descriptor.closed or flags or client.flags or self._closed:
@@ -143,13 +144,6 @@ class Manager:
         self._cache.open.hits += 1
         self._cache.open.touch(client.file)
         return data
-
-    def _window_of(self, client: Client, offset: int, size: int) -> Window:
-        """The window that serves a request; where that has to be read, only the request itself, aligned."""
-        window = serving(offset, size, self._window, client.size)
-        if size and self._reads(client.file) and client.file.table.find(window.key) is None:
-            return within(offset, min(size, self._window or size, client.size - offset), client.size)
-        return window
 
     # The lock
 
@@ -261,7 +255,7 @@ class Manager:
     # Descriptors
 
     def _open(self, client: Client, start: int, stop: int, flags: int, attempt: Callable[..., Any]) -> Any:
-        """A descriptor of the client's file, in use until `_done`: the cached one, or a new one that was verified."""
+        """A descriptor of the client's file, in use until `_done`: cached, or new and verified. Needs no lock."""
         file, where, flags = client.file, client.where, flags | client.flags
         self._check_whole(client)
         descriptor = file.descriptor
@@ -322,15 +316,25 @@ class Manager:
         """Whether windows of a file are read into memory."""
         return self._backing == "read" or file.reads
 
+    def _window_of(self, client: Client, offset: int, size: int) -> Window:
+        """The window that serves a request; where that has to be read, only the request itself, aligned."""
+        window = serving(offset, size, self._window, client.size)
+        if size and self._reads(client.file) and client.file.table.find(window.key) is None:
+            return within(offset, min(size, self._window or size, client.size - offset), client.size)
+        return window
+
     def _region(self, client: Client, offset: int, size: int, flags: int = 0) -> Any:
         """The region that serves a request."""
-        region = self._obtain(client, self._window_of(client, offset, size), flags)
-        if region is None:  # it turned out that the file is to be read instead: then less will do
-            region = self._obtain(client, self._window_of(client, offset, size), flags)
-        return region
+        region = self._try(client, self._window_of(client, offset, size), flags)
+        return self._region(client, offset, size, flags) if region is None else region  # it is to be read: less will do
 
-    def _obtain(self, client: Client, window: Window, flags: int = 0, advice: str = "") -> Any:
-        """The region of a window, mapped now if it was not. None if the file turned out to be one to be read."""
+    def _obtain(self, client: Client, window: Window, advice: str = "") -> Any:
+        """The region of a window, mapped or read now if it was not."""
+        region = self._try(client, window, 0, advice)
+        return self._try(client, window, 0, advice) if region is None else region
+
+    def _try(self, client: Client, window: Window, flags: int = 0, advice: str = "") -> Any:
+        """The same; None if mapping it showed, for the first time, that the file can only be read."""
         self._check_open(client.where)
         region = client.file.table.find(window.key)
         if region is None:
@@ -381,26 +385,26 @@ class Manager:
         return region
 
     def _buy(self, client: Client, offset: int) -> Any:
-        """The region of the grid window at `offset`, for copying from it; None if there is no room for it."""
+        """The region of the grid window at `offset`, for copying from it; None if no handle is left for it."""
         window = serving(offset, 1, self._window, client.size)
-        if not self._cache.has_room() and client.file.table.find(window.key) is None:
+        if not self._cache.has_handle() and client.file.table.find(window.key) is None:
             self._check_open(client.where)
             return None
         try:
             advice = client.advice
             if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
                 advice = "scattered"
-            return self._use(self._obtain(client, window, 0, advice) or self._obtain(client, window, 0, advice))
+            return self._use(self._obtain(client, window, advice))
         except LimitError:
             if client.file.price < _DEAREST:
-                client.file.price <<= _DEARER  # else each purchase would evict what is idle, in vain
+                client.file.price *= _DEARER  # else each purchase would evict what is idle, in vain
             return None
 
     def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:
         if 0 < self._window < stop - start:
             low = start - start % ALLOCATIONGRANULARITY
             window = Window((low, stop), low, stop)
-            region = self._use(self._obtain(client, window) or self._obtain(client, window))
+            region = self._use(self._obtain(client, window))
         else:
             region = self._use(self._region(client, start, stop - start))
         self._cache.look_for_views(region)
@@ -439,8 +443,8 @@ class Manager:
         try:
             region = self._region(client, offset, size, flags)
         except LimitError as error:
-            refused = error.errno == errno.ENOMEM or not self._cache.has_room()
-            if cursor._use[0] is None or cursor._use[0].pins > 1 or not refused:
+            refused = error.errno == errno.ENOMEM or not self._cache.has_handle()
+            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not refused:
                 raise
             region = self._region_instead(cursor, client, offset, size, flags)
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop
@@ -459,7 +463,7 @@ class Manager:
             return self._region(client, offset, size, flags)
         except BaseException:
             try:
-                cursor._pin(self._obtain(client, window) or self._obtain(client, window), start, stop)
+                cursor._pin(self._obtain(client, window), start, stop)
             except (LimitError, FileChangedError):
                 pass  # even this is refused now: the cursor has no region, and the first error says why
             raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from . import _batches, _report, _system
 from ._buffer import Advice, SlidingWindowMapBuffer
-from ._cache import Stats
+from ._cache import Stats, users_of
 from ._cursor import WindowCursor
 from ._engine import chosen as engine
 from ._errors import ReentryError, refuse_state
@@ -241,7 +241,7 @@ class StaticWindowMapManager(Manager):
 
     def _regions(self) -> list[RegionInfo]:
         found = [
-            RegionInfo(self._files.name_of(region.file), region.start, region.stop, region.pins, state, age)
+            RegionInfo(self._files.name_of(region.file), region.start, region.stop, users_of(region), state, age)
             for region, state, age in self._cache.states()
         ]
         return sorted(found, key=lambda one: (os.fsdecode(one.file), one.start))

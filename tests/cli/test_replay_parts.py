@@ -365,3 +365,54 @@ def test_real_files_are_read_by_a_real_manager() -> None:
     stages = synthetic.files_for_real(synthetic.Spec(300, 9000, W, 512), W, 10 * W, 50)
     assert 250 < stages[-1].files <= 300
     assert smmap.default_manager().stats().mapped == 0
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_a_sample_with_more_or_fewer_places_than_its_share_predicts_the_same_misses(even: bool) -> None:
+    """Whether the places are read alike, or a few of them most of the time."""
+    rng = Random(3)
+    count, files = 40_000, 2000
+    order = [rng.randrange(files) if even else int(files ** rng.random()) - 1 for _ in range(count)]
+    reads = [(number, 0, 100, CURSOR) for number in order]
+    every = reads_of(recorded(reads, [100] * files))
+    memory = 100 * files // 8
+    wanted = distances_of(*_windows_of(every)).misses(memory)
+    off, plainly = [], []
+    for shift in range(20):  # other samples: each by other marks
+        found = recorded(reads, [100] * files, FULL // 4)
+        found.seen = count
+        found.files = {number: one._replace(mark=number + files * shift) for number, one in found.files.items()}
+        sample = reads_of(found)
+        window, sizes = _windows_of(sample)
+        distances = distances_of(window, sizes, 0.25, float(sample.expected(len(sample))))
+        off.append(abs(distances.misses(memory) - wanted))
+        plainly.append(abs(distances_of(window, sizes, 0.25).misses(memory) - wanted))
+    assert sum(off) / len(off) < 0.02
+    assert max(off) < 0.05
+    assert sum(off) < 1.2 * sum(plainly)
+
+
+def _windows_of(reads: Any) -> Any:
+    touches = touches_of(reads, W)
+    return touches.window, touches.sizes
+
+
+def test_recommended_limits_give_the_predicted_misses_though_copies_are_read_cold(tmp_path: Path) -> None:
+    rng = Random(5)
+    paths = [tmp_path / f"{number}" for number in range(400)]
+    for path in paths:
+        path.write_bytes(bytes(200_000))
+    with smmap.SlidingWindowMapManager(W, 2 << 20, 3000) as manager:
+        buffers = [manager.buffer(path) for path in paths]
+        with manager.trace(tmp_path / "trace"):
+            for _ in range(20_000):
+                start = rng.randrange(190_000)
+                buffers[int(400 ** rng.random()) - 1][start : start + 500]
+        for buffer in buffers:
+            buffer.close()
+    reads = reads_of(form.load(str(tmp_path / "trace")))
+    costs = prices.Prices(2000.0, 40_000.0, 3500.0, None, None)
+    best = advice.advise(reads, form.TracedManager(W, 2 << 20, 3000), costs, sys.maxsize).recommended
+    real = again.again(reads, best.window, best.memory, best.handles)
+    assert real.cold_reads > 1000
+    assert abs(real.miss_ratio - best.outcome.miss_ratio) < 0.01

@@ -6,6 +6,7 @@ are exact, no lock stays taken, and nothing stays mapped or open once everything
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import random
@@ -551,38 +552,64 @@ def test_what_a_handler_raised_comes_out_where_the_interpreter_wrapped_it(
     assert manager.buffer(path)[:] == file.data
 
 
-@pytest.mark.skipif(sys.getprofile() is not None, reason="calls are profiled already")
+profiled = pytest.mark.skipif(sys.getprofile() is not None, reason="calls are profiled already")
+
+
+def interrupted_after(number: int, call: Callable[[], object]) -> bool:
+    """Raise after the library's `number`-th call of C code; whether there were so many."""
+    left = number
+
+    def look(frame: Any, event: str, _argument: object) -> None:
+        nonlocal left
+        if event == "c_return" and frame.f_code.co_filename.startswith(SOURCES):
+            left -= 1
+            if not left:
+                sys.setprofile(None)
+                raise Interrupt
+
+    sys.setprofile(look)
+    try:
+        call()
+    except Interrupt as error:
+        forget(error)
+    finally:
+        sys.setprofile(None)
+    return left <= 0
+
+
+@profiled
 @pytest.mark.skipif(not LINUX, reason="looks into /proc")
 def test_exception_after_any_call_of_c_code_as_an_empty_file_is_examined_leaves_nothing_open(
     world: World, unraisable: list[BaseException | None]
 ) -> None:
     """It takes no room on its disk, so it is opened to see whether its size is true."""
-    file = world.file(0)
+    path = str(world.file(0).path)
     manager = world.manager(W)
-    ended = False
-    number = 0
-    while not ended:
+    number = 1
+    while interrupted_after(number, lambda: manager.make_cursor(path)):
         number += 1
-        left = number
-
-        def look(frame: Any, event: str, _argument: object) -> None:
-            nonlocal left
-            if event == "c_return" and frame.f_code.co_filename.startswith(SOURCES):
-                left -= 1
-                if not left:
-                    sys.setprofile(None)
-                    raise Interrupt
-
-        sys.setprofile(look)
-        try:
-            manager.make_cursor(str(file.path))
-        except Interrupt as error:
-            forget(error)
-        else:
-            ended = left > 0
-        finally:
-            sys.setprofile(None)
         unraisable.clear()  # what was raised in a finalizer
         reclaim()
-        assert world.descriptors() == [], f"after call {number}"
+        assert world.descriptors() == [], f"after call {number - 1}"
     assert number > 5
+
+
+@profiled
+def test_cursor_that_was_cut_short_as_it_was_copied_does_not_keep_the_region_of_the_other(
+    world: World, unraisable: list[BaseException | None]
+) -> None:
+    """Which may go for a move of the other, where there is no room for two."""
+    file = world.file(SIZE)
+    manager = world.manager(W, 4 * W, 1)
+    cursor = manager.make_cursor(str(file.path))
+    more, number = True, 0
+    while more:
+        number += 1
+        cursor.use_region(0, 9)
+        more = interrupted_after(number, lambda: copy.copy(cursor) and None)
+        unraisable.clear()
+        reclaim()
+        assert cursor.region().client_count() == 2, f"after call {number}"
+        assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
+        manager._check()
+    cursor.close()

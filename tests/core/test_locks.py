@@ -127,7 +127,7 @@ def test_what_others_let_go_of_meanwhile_is_tidied_by_who_holds_the_lock(
         return real(*args)
 
     monkeypatch.setattr(engine, "open_file", slow)
-    manager._check_opens(manager._client(file.path), os.O_RDONLY | getattr(os, "O_NOATIME", 0))
+    manager._check_readable(manager._client(file.path), os.O_RDONLY | getattr(os, "O_NOATIME", 0))
     assert manager._lock._notes == type(manager._lock._notes)()
     assert manager._cache.ledger.mapped == 1
 

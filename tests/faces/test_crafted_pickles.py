@@ -116,10 +116,15 @@ STATES: dict[str, Callable[[], Any]] = {
 }
 
 
+# From CPython 3.13 on, `io` reports that it cannot close what was never initialised.
+uninitialized = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.mark.parametrize("unpickler", ["C", "Python"])
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@uninitialized
 def test_state_that_a_pickle_sets_is_refused(victim: str, state: str, unpickler: str, path: str) -> None:
     if PYPY and unpickler == "C":
         pytest.skip("PyPy has only one")
@@ -141,6 +146,7 @@ def test_state_that_a_pickle_sets_is_refused(victim: str, state: str, unpickler:
 
 @pytest.mark.parametrize("victim", [victim for victim in VICTIMS if victim != "bare mapped array"])  # any array
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@uninitialized
 def test_item_that_a_pickle_sets_is_refused(victim: str, path: str) -> None:
     """Also without the file being opened for it."""
     data = VICTIMS[victim](path)
@@ -182,6 +188,7 @@ def test_file_at_no_position_is_refused(position: Any, buffering: int, path: str
         smmap._reader._reopened(buffer, position, buffering)
 
 
+@uninitialized
 def test_file_over_anything_else_is_refused(path: str) -> None:
     class Pretender:
         _access = smmap.buffer(path)._access

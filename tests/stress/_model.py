@@ -59,6 +59,7 @@ Key = tuple[int, Any]
 
 LIBRARY = os.path.dirname(smmap.__file__)
 moment = st.one_of(st.integers(1, 12), st.integers(1, 150))
+switches = st.lists(st.one_of(st.integers(1, 12), st.integers(1, 200), st.integers(1, 1000)), min_size=1, max_size=9)
 
 
 class Alarm(Exception):
@@ -74,31 +75,47 @@ def forgetful(error: BaseException) -> BaseException:
 class Moments:
     """Counts the moments of a call at which an interpreter may run a signal handler or another thread.
 
-    Those are where a function of the library starts and where it has called C code. At the one that was chosen, `do` is
-    called, once.
+    Those are where a function of the library starts and where it has called C code; with `every_step`, between any two
+    steps of the interpreter, as for threads on Python 3.9 and on free-threaded ones. `do` is called at those that were
+    chosen, each of which is counted from the one before.
     """
 
-    def __init__(self, chosen: int, do: Callable[[], object]) -> None:
-        self.left = chosen
+    def __init__(self, chosen: list[int], do: Callable[[], object], every_step: bool = False) -> None:
+        self.left = list(reversed(chosen))
         self.do = do
+        self.every_step = every_step and sys.gettrace() is None
+        self.came = False
 
-    @property
-    def came(self) -> bool:
-        return self.left <= 0
-
-    def look(self, frame: Any, event: str, _arg: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(LIBRARY):
-            self.left -= 1
+    def count(self) -> None:
+        self.left[-1] -= 1
+        if not self.left[-1]:
+            self.left.pop()
+            self.came = True
             if not self.left:
-                sys.setprofile(None)
-                self.do()
+                self.watch(None)
+            self.do()
+
+    def watch(self, function: Any) -> None:
+        if self.every_step:
+            sys.settrace(function)
+        else:
+            sys.setprofile(function)
+
+    def look(self, frame: Any, event: str, _arg: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(LIBRARY):
+            return None
+        if self.every_step:
+            frame.f_trace_opcodes = True
+        if self.left and event in (["opcode"] if self.every_step else ["call", "c_return"]):
+            self.count()
+        return self.look
 
     def __call__(self, function: Callable[[], Any]) -> Any:
-        sys.setprofile(self.look)
+        self.watch(self.look)
         try:
             return function()
         finally:
-            sys.setprofile(None)
+            self.watch(None)
 
 
 class Layers:
@@ -146,9 +163,11 @@ class Layers:
 
 CALLS_OF_CURSORS = {"use_region", "unuse_region", "copy", "close"}
 kind_of_call = st.sampled_from(
-    ["glance", "slice", "index", "view", "drop_view", "collect", "make_cursor", *sorted(CALLS_OF_CURSORS)]
+    ["glance", "slice", "index", "view", "drop_view", "collect", "collect", "make_cursor", *sorted(CALLS_OF_CURSORS)]
 )
-STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_")]
+FIRST = "mode", "ino", "dev", "nlink", "uid", "gid", "size"
+# Those that the first ten do not have: the times with fractions, and what only some systems tell.
+STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_") and name[3:] not in FIRST]
 
 
 class Inode:
@@ -862,8 +881,7 @@ class Model(RuleBasedStateMachine):
         else:
             holds = sum(other.obj.region() is region for other in self.cursors if other.state == "valid")
             clients = 1 + holds + manager.counted.count(region)
-            unsure = manager.litter or manager.misses >= 0  # an alarm may leave a count that is too high
-            assert region.client_count() == clients or (unsure and region.client_count() > clients)
+            assert region.client_count() == clients or (manager.litter and region.client_count() > clients)
 
     # Buffers
 
@@ -1280,14 +1298,16 @@ class Model(RuleBasedStateMachine):
                 ]
         if self.views:
             calls.append(("drop_view", lambda: self.views[:1] and self.views.pop(0) and None, self.nothing))
-        return next((call for call in calls if call[0] == what), calls[0])
+        return next((call for call in calls if call[0] == what), calls[len(what) % len(calls)])
 
     def glance(self, manager: Manager, path: str, place: int) -> None:
-        """With a cursor and a view that are dropped at once."""
-        cursor = manager.obj.make_cursor(path)
-        if cursor.file_size():
-            cursor.use_region(place % cursor.file_size(), 9).buffer()
-        del cursor
+        """With a cursor and a view that are dropped at once; the next cursor often gets the address of this one."""
+        for _ in range(2):
+            cursor = manager.obj.make_cursor(path)
+            if cursor.file_size():
+                cursor.use_region(place % cursor.file_size(), 9).buffer()
+            del cursor
+            manager.obj.make_cursor(path).unuse_region()
 
     def nothing(self) -> None:
         """Nothing follows."""
@@ -1305,9 +1325,12 @@ class Model(RuleBasedStateMachine):
         self.cursors.remove(cursor)
 
     def copied(self, cursor: Any) -> None:
-        other = copy.copy(cursor)
-        other.unuse_region()
-        other.close()
+        """By some that are dropped, and some that are closed, often at the addresses of those."""
+        for _ in range(3):
+            copy.copy(cursor)
+            other = copy.copy(cursor)
+            other.unuse_region()
+            other.close()
 
     def checked(self, buffer: Buffer, start: int, stop: int, call: Any = None) -> None:
         data = call(start, stop) if call else buffer.obj[start:stop]
@@ -1343,7 +1366,7 @@ class Model(RuleBasedStateMachine):
         seen: list[BaseException | None] = []
         before = sys.unraisablehook
         sys.unraisablehook = lambda unraisable: seen.append(unraisable.exc_value)
-        moments = Moments(moment, ring)
+        moments = Moments([moment], ring)
         try:
             self.tried(lambda: moments(call))
         except (Alarm, TimeoutError, KeyboardInterrupt) as found:
@@ -1360,22 +1383,38 @@ class Model(RuleBasedStateMachine):
             self.met[f"alarm in {name}"] += 1
         after()
 
-    @rule(what=kind_of_call, chosen=pick, at=place, size=count, moment=moment, what2=kind_of_call, other=pick, to=place)
-    def beside(self, what: str, chosen: int, at: int, size: int, moment: int, what2: str, other: int, to: int) -> None:
-        """Another thread makes a call in the middle of a call; each is answered as if it were alone."""
+    @rule(
+        what=kind_of_call,
+        chosen=pick,
+        at=place,
+        size=count,
+        steps=switches,
+        what2=kind_of_call,
+        other=pick,
+        to=place,
+    )
+    def beside(
+        self, what: str, chosen: int, at: int, size: int, steps: list[int], what2: str, other: int, to: int
+    ) -> None:
+        """Another thread makes calls in the middle of a call; each is answered as if it were alone."""
         self.unsure = True
-        name, call, after = self.any_call(what, chosen, at, size)
-        name2, call2, after2 = self.any_call(what2, other, to, size)
-        if {name, name2} <= CALLS_OF_CURSORS and self.cursor(chosen) is self.cursor(other):
-            return  # a cursor belongs to one thread
-        self.at_once(moment, call, call2)
-        self.met[f"{name2} beside {name}"] += 1
-        after()
-        if after2 is not after:
-            after2()
+        for shift in range(0, 60, 7):
+            name, call, after = self.any_call(what, chosen, at, size)
+            name2, call2, after2 = self.any_call(what2, other, to, size)
+            if {name, name2} <= CALLS_OF_CURSORS and self.cursor(chosen) is self.cursor(other):
+                return  # a cursor belongs to one thread
+            self.at_once([steps[0] + shift, *steps[1:]], call, call2)
+            self.met[f"{name2} beside {name}"] += 1
+            after()
+            if after2 is not after:
+                after2()
+            if "close" in (name, name2):  # that cursor is gone
+                return
 
-    def at_once(self, moment: int, first: Callable[[], Any], second: Callable[[], Any]) -> None:
+    def at_once(self, steps: list[int], first: Callable[[], Any], second: Callable[[], Any]) -> None:
+        """One call, and the other one by other threads: once at least."""
         errors: list[BaseException] = []
+        threads: list[threading.Thread] = []
 
         def other() -> None:
             try:
@@ -1383,42 +1422,46 @@ class Model(RuleBasedStateMachine):
             except BaseException as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=other)
-
         def switch() -> None:
-            thread.start()
-            thread.join(0.005)  # if it waits for a lock, it goes on when this call is done
+            if not threads or not threads[-1].is_alive():
+                threads.append(threading.Thread(target=other))
+                threads[-1].start()
+                threads[-1].join(0.005)  # if it waits for a lock, it goes on when this call is done
 
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda unraisable: errors.append(unraisable.exc_value or AssertionError("in a finalizer"))
         try:
-            self.tried(lambda: Moments(moment, switch)(first))
+            self.tried(lambda: Moments(steps, switch, every_step=True)(first))
         finally:
-            if thread.ident is None:
-                thread.start()
-            thread.join()
+            switch()
+            for thread in threads:
+                thread.join()
+            sys.unraisablehook = before
         if errors:
             raise errors[0]
 
-    @precondition(lambda self: self.buffers and len(self.cursors) > 1)
-    @rule(chosen=pick, one=pick, two=pick, moment=moment)
-    def begin_access_twice(self, chosen: int, one: int, two: int, moment: int) -> None:
+    @precondition(lambda self: self.buffers and len(self.files) > 1)
+    @rule(chosen=pick, one=pick, two=pick, steps=switches)
+    def begin_access_twice(self, chosen: int, one: int, two: int, steps: list[int]) -> None:
         """Two threads start a buffer on two files: then it is on one of them."""
         self.unsure = True
         buffer = self.buffer(chosen)
-        cursors = [self.cursor(one), self.cursor(two)]
-        refs = [cursor.ref for cursor in cursors if cursor.ref and cursor.state != "closed" and cursor.ref.length > 9]
-        if len(refs) < 2 or refs[0].inode is refs[1].inode:
+        manager = buffer.ref.manager
+        names = [self.existing(one), self.existing(two)]
+        refs = [Ref(manager, self.files[name], self.path(name), os.path.basename(name)[:3]) for name in names]
+        if manager.closed or refs[0].inode is refs[1].inode or min(ref.length for ref in refs) < 9:
             return  # else nobody could tell which of them it is on
+        first, second = (manager.obj.make_cursor(ref.where) for ref in refs)
         self.stopped(buffer)
         self.cursors = [mine for mine in self.cursors if mine.owner is not buffer]
         buffer.unopened = False
-        first, second = cursors
-        self.at_once(moment, lambda: buffer.obj.begin_access(first.obj), lambda: buffer.obj.begin_access(second.obj))
-        self.met["begin_access beside begin_access"] += 1
+        for shift in range(0, 60, 7):
+            again = [steps[0] + shift, *steps[1:]]
+            self.at_once(again, lambda: buffer.obj.begin_access(first), lambda: buffer.obj.begin_access(second))
+            self.met["begin_access beside begin_access"] += 1
+            if not buffer.obj.closed:
+                self.one_of(buffer, refs)
         if buffer.obj.closed:
-            self.buffers.remove(buffer)
-            return
-        found = self.tried(lambda: self.one_of(buffer, refs))
-        if isinstance(found, Exception):
             self.buffers.remove(buffer)
 
     def one_of(self, buffer: Buffer, refs: list[Ref]) -> None:

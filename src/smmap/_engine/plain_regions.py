@@ -388,18 +388,18 @@ class Order:
 
 if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change an `OrderedDict` at once can crash Python
 
-    def _one_at_a_time(method: Callable[..., T]) -> Callable[..., T]:
+    def _one_at_a_time(method: Callable[..., T], guard: Any) -> Callable[..., T]:
         def guarded(self: Order, *args: Any) -> T:
-            inside = _guard._is_owned()  # type: ignore[attr-defined]
+            inside = guard._is_owned()  # `guard` is no global: finalizers come here when those are gone
             try:
-                with _guard:
+                with guard:
                     return method(self, *args)
             finally:
-                while not inside and _guard._is_owned():  # type: ignore[attr-defined]
-                    _guard.release()  # an exception came after it was taken and before the block started
+                while not inside and guard._is_owned():
+                    guard.release()  # an exception came after it was taken and before the block started
 
         return guarded
 
     _guard = threading.RLock()  # a finalizer may come in while it is held
     for _name in ("__len__", "__contains__", "__iter__", "add", "touch", "remove", "oldest", "pop_oldest"):
-        setattr(Order, _name, _one_at_a_time(getattr(Order, _name)))
+        setattr(Order, _name, _one_at_a_time(getattr(Order, _name), _guard))

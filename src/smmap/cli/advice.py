@@ -125,6 +125,10 @@ def advise(
         choice.handles = choice.outcome.most_windows + min(len(reads.file_sizes), _SPARE)
     if good:
         chosen = min(good, key=lambda choice: (choice.memory, -choice.window))
+        # So many that fewer rents are not remembered for them; and what these limits do, not what more handles would
+        handles = max(chosen.handles, chosen.memory // (chosen.window or int(reads.file_sizes.max())))
+        limits = TracedManager(chosen.window, chosen.memory, handles)
+        chosen = _choice(reads, touches_of(reads, chosen.window), limits, prices)
         fewer = chosen.ns_per_read < advice.present.ns_per_read / _NEAR or (
             chosen.outcome.miss_ratio < advice.present.outcome.miss_ratio / 2
             and chosen.ns_per_read < advice.present.ns_per_read * _NEAR

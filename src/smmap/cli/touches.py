@@ -31,16 +31,23 @@ class Reads:
     """The share of places that was recorded."""
     seen: int = 0
     """How many reads there were, those that sampling left out included."""
+    evenness: float = 0.0
+    """How alike the places of a sample are in how often they are read: from near 0 to 1, where they all are."""
 
     def __len__(self) -> int:
         return len(self.file)
 
     def expected(self, uses: int) -> int:
-        """How many of so many uses there would be if the sample had just its share of all reads (SHARDS-adj).
+        """How many of so many uses there would be if the sample had just its share of the most popular places.
 
-        The few most popular places are in a sample or not, which changes how many hits there are, but hardly misses.
+        These are in a sample or not, which changes how many hits there are, but hardly misses: so as many hits more or
+        less as make the sample's share of all reads right (SHARDS-adj). But where all places are read alike, that share
+        is wrong since there are more or fewer places in the sample, and misses and hits both are.
         """
-        return round(uses * self.seen * self.rate / max(len(self), 1)) if self.rate < 1 else uses
+        if self.rate == 1:
+            return uses
+        share = self.seen * self.rate / max(len(self), 1)
+        return round(uses * (share + (1 - share) * self.evenness))
 
 
 @dataclass
@@ -74,6 +81,8 @@ def reads_of(recorded: Recorded) -> Reads:
         below = [place_hash(marks[int(file)], int(at)) < recorded.threshold for file, at in pairs.T]
         kept = np.array(below, bool)[inverse.reshape(-1)]
     records, start = records[kept], start[kept]
+    places = np.stack([records["file"].astype(np.int64), start >> recorded.place_shift])
+    counts = np.unique(places, axis=1, return_counts=True)[1].astype(float) if recorded.threshold < FULL else np.ones(1)
     numbers, file = np.unique(records["file"], return_inverse=True)
     known = [recorded.files[int(number)] for number in numbers]
     last = (records["word"] >> np.uint64(56)).astype(np.int64)
@@ -87,6 +96,7 @@ def reads_of(recorded: Recorded) -> Reads:
         paths=[one.path for one in known],
         rate=recorded.threshold / FULL,
         seen=len(records) if recorded.seen is None else recorded.seen,
+        evenness=float(counts.mean() ** 2 / np.square(counts).mean()) if len(counts) else 0.0,
     )
 
 

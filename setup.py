@@ -1,7 +1,8 @@
 """Builds the fast engine where there is a C compiler; everything else stands in pyproject.toml.
 
-Without a compiler, and on PyPy and Windows, the plain engine is installed; so it is on free-threaded Python 3.14 and later,
-where the fast one has not been run yet, unless SMMAP_BUILD is "fast". pip hides what a build prints, so the reason is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
+Without a compiler, and on PyPy and Windows, the plain engine is installed; on free-threaded Python 3.14 and later, too,
+since the fast one has not been run there yet: SMMAP_BUILD=fast builds it. pip hides what a build prints, so the reason
+is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
 SMMAP_BUILD=plain in the environment builds without the fast engine, SMMAP_BUILD=fast fails where it cannot be built.
 SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), as for sanitizers.
 """

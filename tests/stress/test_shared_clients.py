@@ -67,8 +67,8 @@ def gone(*managers: Any) -> None:
         assert manager.stats()[:5] == (0,) * 5, manager.stats()
 
 
-def manager_of(limit: int, guard: str = "off") -> Any:
-    return smmap.SlidingWindowMapManager(W, limit, 64, guard=guard)
+def manager_of(limit: int) -> Any:
+    return smmap.SlidingWindowMapManager(W, limit, 64)
 
 
 def test_hits_of_several_threads_keep_all_windows_in_the_order(tmp_path: Path) -> None:
@@ -89,7 +89,6 @@ def test_hits_of_several_threads_keep_all_windows_in_the_order(tmp_path: Path) -
     assert manager.stats()[:4] == (16, 0, 16, 0)
     manager._check()
     buffer.close()
-    del buffer
     gone(manager)
 
 
@@ -121,7 +120,6 @@ def test_buffer_gets_files_of_two_managers_while_others_read_it(tmp_path: Path) 
 
     together(change, change, read, read)
     buffer.end_access()
-    del buffer
     gone(*managers)
 
 
@@ -198,8 +196,6 @@ def test_one_cursor_used_by_several_threads_does_not_crash(tmp_path: Path) -> No
     one.close()
     for cursor in cursors:
         cursor.close()
-    del one, cursor
-    cursors.clear()
     gone(*managers)
 
 

@@ -489,13 +489,17 @@ cdef class BufferBase:
     @cython.final
     cdef inline PyObject* hold(self, long long start, long long size, long long* first) noexcept:
         """The same, without the lock afterwards, but with a reference."""
-        cdef PyObject* found = self.hit(start, size, first)
-        cdef bint held
-        if found is NULL:
-            return NULL
-        held = smmap_hold(found)
+        cdef PyObject* access
+        cdef PyObject* found = NULL
+        self.lock()
+        access = <PyObject*>self.record
+        if 0 <= start <= (<Access>access).size - size:
+            first[0] = start + (<Access>access).offset
+            found = (<Access>access).hit(first[0], first[0] + size)
+            if found is not NULL and not smmap_hold(found):
+                found = NULL
         self.unlock()
-        return found if held else NULL
+        return found
 
     def __len__(self):
         cdef Py_ssize_t size

@@ -26,8 +26,18 @@
 enum { SMMAP_FREE_THREADED = 1 };
 typedef PyMutex smmap_mutex;
 typedef struct { char bytes[64]; } smmap_gap; /* between what different threads write */
+#ifndef __SANITIZE_THREAD__
 #define smmap_lock(mutex) PyMutex_Lock(mutex)
 #define smmap_unlock(mutex) PyMutex_Unlock(mutex)
+#else /* the sanitizer does not see what the interpreter does where a mutex has to be waited for */
+#include <sched.h>
+static void smmap_lock(smmap_mutex *mutex)
+{
+    while (__atomic_exchange_n(&mutex->_bits, 1, __ATOMIC_SEQ_CST))
+        sched_yield();
+}
+#define smmap_unlock(mutex) __atomic_store_n(&(mutex)->_bits, 0, __ATOMIC_SEQ_CST)
+#endif
 #define smmap_publish() __atomic_thread_fence(__ATOMIC_RELEASE) /* what was written before is seen before what follows */
 
 /* A reference to what is borrowed, unless it is dying; whether there is one. Under the mutex. */

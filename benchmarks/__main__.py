@@ -136,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.from_json:
         results, where = report.read_json(*options.from_json)
+        known = {one.name for one in results}  # what is computed from rows of several files is missing in each
+        results += [found for more in DERIVED if more.name not in known and (found := more.of(results)) is not None]
         print(report.head(where), *map(report.line, results), report.summary(results), sep="\n")
         if options.write:
             publish(results, where)

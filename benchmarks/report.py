@@ -264,7 +264,9 @@ def verdicts(results: Iterable[Result]) -> list[str]:
     for one in results:
         if one.aims:
             other = beside(one, "plain")
-            plain = judged(one, "plain") + ("" if other in ("", SMMAP_5) else f" of {other}")
+            plain = judged(one, "plain")
+            if plain and other != SMMAP_5:
+                plain += f" of {other or 'the limit'}"
             mine = shown(one, one.best("plain")) if one.unit == "B" else multiple(one.ratio("plain"))
             fast = judged(one, "fast") or multiple(one.ratio("fast"))
             cells = (

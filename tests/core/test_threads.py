@@ -461,3 +461,68 @@ def test_unpickled_buffer_that_two_threads_open_at_once_is_read_by_both(
     monkeypatch.setattr(type(manager), "_client", lambda self, *args: racing(*args))
     assert buffer[W - 5 : W + 5] == file.data[W - 5 : W + 5]
     buffer.close()
+
+
+# Between any two steps of the interpreter
+
+
+def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any], first: Callable[[], Any]) -> bool:
+    """`first()`, and then `call()`, with `act()` by another thread before the library's step of this number.
+
+    Whether the call has so many.
+    """
+    left = number
+    thread = threading.Thread(target=act)
+
+    def trace(frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(SOURCES):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                thread.start()
+                thread.join(0.05)  # where it waits for a lock, it goes on afterwards
+        return trace
+
+    before = sys.gettrace()
+    first()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+        if left <= 0:
+            thread.join()
+    return left <= 0
+
+
+@pytest.mark.parametrize("what", ["unuse_region", "use_region", "close", "copy", "drop"])
+def test_cursor_at_the_address_of_one_that_was_dropped_beside_collect(what: str, world: World) -> None:
+    """Whatever is known of that one, the call is answered, at whichever step the other thread collects."""
+    path = str(world.file(SIZE).path)
+    manager = world.manager(W)
+    unraisable: list[Any] = []
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda found: unraisable.append(found.exc_value)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "unuse_region": lambda cursor: cursor.unuse_region(),
+        "use_region": lambda cursor: cursor.use_region(9, 9) and None,
+        "close": lambda cursor: cursor.close(),
+        "copy": lambda cursor: copy.copy(cursor).unuse_region(),
+        "drop": lambda cursor: None,
+    }
+
+    def drop() -> None:
+        manager.make_cursor(path).use_region(0, 9).buffer()
+
+    try:
+        number = 1
+        while at_step(number, manager.collect, lambda: calls[what](manager.make_cursor(path)), drop):
+            number += 1
+    finally:
+        sys.unraisablehook = before
+    assert unraisable == []
+    manager._check()

@@ -26,7 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import smmap
-from core._tools import LATE, File, G, World, agree, linux, maps, payload
+from core._tools import LATE, PYPY, File, G, World, agree, linux, maps, payload
 from smmap import _engine, _search
 
 WINDOW = 2 * G
@@ -187,8 +187,9 @@ def test_the_wide_window_is_kept_while_it_is_exported(world: World) -> None:
     manager.collect()
     third = memoryview(buffer)  # the detached region is found again
     assert (manager.stats().mapped, manager.stats().misses) == (1, 1)
-    with pytest.raises((BufferError, TypeError)):
-        (ctypes.c_char * LENGTH).from_buffer(buffer)
+    if not PYPY:  # its ctypes takes everything that is read-only, also bytes
+        with pytest.raises((BufferError, TypeError)):
+            (ctypes.c_char * LENGTH).from_buffer(buffer)
     buffer.close()
     assert first == second == third == file.data
     with pytest.raises(ValueError, match="closed"):

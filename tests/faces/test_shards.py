@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +294,7 @@ def test_blocks_take_no_second_copy_of_all(world: World, tmp_path: Path) -> None
     shards = Shards(paths, "<u4", manager=world.manager(1 << 20, 4 << 20))
     out = np.empty((40, 1_000_000), "<u4")
     starts = np.arange(40) * 75_000
+    tracemalloc = pytest.importorskip("tracemalloc")  # PyPy has none
     tracemalloc.start()
     try:
         shards.blocks(starts, 1_000_000, out)

@@ -2,14 +2,13 @@
 
 Two depths: "seam" is what the policy asks of the engine and of `_files` (`open_file`, `map_window`, ...); "system" is
 what those call in turn (`os.open`, `mmap.mmap`, ...), seen by the library alone: its modules get stand-ins for `os`,
-`io`, `fcntl` and `resource`, and regions that check first. "duplicates" is the latter on a system where what a
+`fcntl` and `resource`, and regions that check first. "duplicates" is the latter on a system where what a
 descriptor refers to cannot be opened anew. The fast engine's own calls are made to fail by its `seams`.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import posixpath
 import sys
@@ -97,10 +96,10 @@ class Seam:
             patch.setattr(module, "examine", examine)
 
     def _go_below(self, patch: pytest.MonkeyPatch, can_open_anew: bool) -> None:
-        seam = self
         guarded = {name: self._guard(f"os.{name}", getattr(os, name)) for name in _OS if hasattr(os, name)}
         guarded["close"] = self._guard("os.close", os.close, after=True)
-        patch.setattr(_files, "os", _StandIn(os, guarded))
+        for module in (_files, _system):
+            patch.setattr(module, "os", _StandIn(os, guarded))
         if _engine.engine == "fast":
             self._go_below_fast(patch, can_open_anew)
         else:
@@ -109,14 +108,6 @@ class Seam:
             posixpath, "os", _StandIn(os, {name: self._guard(f"os.{name}", getattr(os, name)) for name in _PATHS})
         )
 
-        class FileIO(io.FileIO):
-            """A file of which one byte is read, to see whether there is any."""
-
-            def read(self, *args: Any) -> bytes:
-                seam.check("io.read")
-                return super().read(*args)
-
-        patch.setattr(_files, "io", _StandIn(io, {"FileIO": FileIO}))
         patch.setattr(_files, "ioctl", self._guard("fcntl.ioctl", _files.ioctl))
         patch.setattr(_system, "open", self._guard("open", open), raising=False)
         for module, name in (("fcntl", "fcntl"), ("resource", "getrlimit")):

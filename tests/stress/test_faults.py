@@ -281,7 +281,7 @@ def test_without_faults(depth: str, backing: str, folder: Path, monkeypatch: pyt
         wanted |= {"read_at"} if smmap.engine == "plain" else set()
     else:
         wanted = {"os.stat", "os.fstat", "os.open", "os.dup", "os.pread", "os.close", "mmap.mmap", "mmap.madvise"}
-        wanted |= {"fcntl.fcntl", "os.lstat", "open", "resource.getrlimit", "io.read"}
+        wanted |= {"fcntl.fcntl", "os.lstat", "open", "resource.getrlimit"}
         if LINUX and depth != "duplicates":
             wanted -= {"os.dup"}
         if smmap.engine == "fast":  # no error of these is looked at

@@ -397,6 +397,7 @@ cdef object _struct_of(fmt):
 
 cdef Table _NO_TABLE = Table()
 cdef Ledger _NO_LEDGER = Ledger()
+_NO_LEDGER.counts = _NO_LEDGER.idle.counts = _NO_LEDGER.open.counts = _NO_COUNTS  # a client that reads nothing stays at home
 cdef Access _NO_ACCESS = Access(None, 0, 0, 1, _NO_LEDGER, False)
 
 
@@ -421,7 +422,7 @@ cdef class BufferBase:
 
     @cython.final
     cdef inline void lock(self) noexcept:
-        """Let nobody else change the record, nor the tables and orders that it goes by."""
+        """Let nobody else change the record, nor the tables and orders that it uses."""
         cdef PyObject* home
         while SMMAP_FREE_THREADED:
             home = <PyObject*>self.home
@@ -775,7 +776,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef inline void lock(self) noexcept:
-        """Let nobody else change it, nor the tables and orders that it goes by."""
+        """Let nobody else change it, nor the tables and orders that it uses."""
         cdef PyObject* home
         while SMMAP_FREE_THREADED:
             home = <PyObject*>self.home

@@ -45,7 +45,7 @@ cdef int _notice() except -1:
     cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
     if found is NULL:
         raise MemoryError
-    smmap_lock(&smmap_slots)  # whoever comes here meanwhile waits until all are spoiled: he may have read zeros
+    smmap_lock(&smmap_slots)  # a thread that comes here meanwhile waits until all are spoiled: it may have read zeros
     smmap_start_taking()
     count = min(smmap_take_zeroed(<void**>found, most), most)
     most = 0

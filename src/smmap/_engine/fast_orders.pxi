@@ -38,7 +38,7 @@ cdef class Table:
         return self.count
 
     cdef int belong(self, Counts counts) except -1:
-        """Be guarded by the lock of this manager's regions, for ever."""
+        """Be guarded by the lock of this manager's regions from now on."""
         if self.counts is counts:
             return 0
         smmap_lock(&_NO_COUNTS.mutex)

@@ -63,7 +63,7 @@ cdef class Entry:
 
 
 cdef bint _has_room(PyObject*** found, Py_ssize_t* room, Py_ssize_t count) except -1:
-    """Make an array anew, with room for `count` things; `True`."""
+    """Make a new array, with room for `count` things; `True`."""
     free(found[0])
     room[0] = count + 1
     found[0] = <PyObject**>malloc(room[0] * sizeof(PyObject*))

@@ -1,4 +1,4 @@
-/* What takes the place of the interpreter's lock where there is none: on free-threaded Python. Used by fast.pyx.
+/* The replacement of the interpreter's lock where there is none: on free-threaded Python. Used by fast.pyx.
 
    With the interpreter's lock all of this is nothing, or what it says. Without it:
 
@@ -7,13 +7,13 @@
      a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it free.
    - Each `Order`, `Rents` and `Descriptor` has one for what only it knows, and guard.h has one. Of an order's and of
      guard.h's, the manager's mutex may be waited for, never the other way round.
-   - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. Who wants its lock
-     takes the mutex that it has now, and looks whether it still has that.
+   - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. To take its lock is
+     to take the mutex that it has now, and to look whether it still has that.
    - What is found by a borrowed pointer may be dying in another thread. It takes itself out of where it is found under
      the mutex, before anything of it goes, and before anything counts it as alive again: so under the mutex it can be
      looked at, and `smmap_hold` gives a reference unless it is dying.
    - References are counted by the thread that made an object, and those of other threads apart: who drops the last one
-     elsewhere leaves the object's end to that thread. Regions must go at once, or limits would evict ever more: their
+     elsewhere leaves the object's end to that thread. Regions must go at once, or limits would evict more and more: their
      references are counted in one place from the start (`smmap_share`). */
 
 #ifndef SMMAP_THREADS_H
@@ -83,7 +83,7 @@ static inline void smmap_share(PyObject *thing)
     Py_SET_REFCNT(thing, count);
 }
 
-/* What is borrowed, and held by somebody else for as long as the mutex is. */
+/* Whether a borrowed object may be looked at: under the mutex, always. */
 #define smmap_lives(thing) 1
 
 #else /* with the interpreter's lock */

@@ -308,6 +308,7 @@ def test_going_through_a_buffer_goes_on_while_it_is_refreshed(manager: Any, path
 
 
 def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> None:
+    """Right bytes; or an error if the descriptor had to go for others, and the file grew since it was refreshed."""
     buffer = manager.buffer(path)
     wrong: list[object] = []
     done = threading.Event()
@@ -316,8 +317,12 @@ def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> No
         try:
             while not done.is_set():
                 size = buffer.refresh()
-                if buffer[size - 50 : size] != DATA[size - 50 : size] or buffer[7:90] != DATA[7:90]:
-                    wrong.append(size)
+                try:
+                    if buffer[size - 50 : size] != DATA[size - 50 : size] or buffer[7:90] != DATA[7:90]:
+                        wrong.append(size)
+                except FileChangedError as error:
+                    if "(grown to " not in str(error):
+                        raise
         except Exception as error:
             wrong.append(error)
 
@@ -332,6 +337,8 @@ def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> No
         for thread in threads:
             thread.join()
     assert wrong == []
+    assert buffer.refresh() == stop
+    assert buffer[:] == DATA[:stop]
     manager._check()
 
 

@@ -1,7 +1,8 @@
 """Builds the fast engine where there is a C compiler; everything else stands in pyproject.toml.
 
-Without a compiler, and on PyPy, Windows and free-threaded Python, the plain engine is installed. pip hides what a
-build prints, so the reason is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
+Without a compiler, and on PyPy and Windows, the plain engine is installed; on free-threaded Python 3.14 and later, too,
+since the fast one has not been run there yet: SMMAP_BUILD=fast builds it. pip hides what a build prints, so the reason
+is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
 SMMAP_BUILD=plain in the environment builds without the fast engine, SMMAP_BUILD=fast fails where it cannot be built.
 SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), as for sanitizers.
 """
@@ -35,8 +36,8 @@ def missing() -> str:
         return f"it is not built for {sys.implementation.name}"
     if os.name != "posix":
         return "it is only built on Linux and macOS"
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return "it is not built for free-threaded Python"
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info >= (3, 14) and wish != "fast":
+        return "it has not been run on this free-threaded Python yet (it is built if SMMAP_BUILD is fast)"
     return ""
 
 

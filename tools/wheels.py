@@ -62,7 +62,9 @@ def run(*command: object, **environment: str) -> str:
 def takes_fast(command: str) -> bool:
     """Whether the fast engine is built for this Python."""
     ask = "import sys, sysconfig; print(sys.implementation.name, bool(sysconfig.get_config_var('Py_GIL_DISABLED')))"
-    return run(command, "-c", ask).split() == ["cpython", "False"]
+    name, free = run(command, "-c", ask).split()
+    older = run(command, "-c", "import sys; print(sys.version_info < (3, 14))").strip() == "True"
+    return name == "cpython" and (free == "False" or older)  # as setup.py has it
 
 
 def try_wheel(command: str, wheel: Path, engine: str) -> None:

@@ -84,8 +84,9 @@ class WindowCursor(engine.CursorBase):
         self.unuse_region()
         self._manager = rhs._manager
         self._access = rhs._access
-        if rhs._use[0] is not None:
-            self._pin(*rhs._use)
+        use = rhs._use  # once: another thread may take the region away
+        if use[0] is not None:
+            self._pin(*use)
 
     # Moving
 

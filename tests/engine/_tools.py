@@ -198,7 +198,7 @@ class Bench:
         operation(*args)
 
     def _tidy(self, region: Any, last: Any) -> None:
-        self.asked.append(("tidy", region().key, last().key))
+        self.asked.append(("tidy", region().key, None if last is None else last().key))
 
 
 def dead() -> None:

@@ -134,7 +134,7 @@ def _reason(error: ImportError) -> str:
         with open(os.path.join(os.path.dirname(__file__), "fast-not-built.txt"), encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
-        where = "for CPython with the interpreter's lock, on Linux and macOS, where there is a C compiler"
+        where = "for CPython, on Linux and macOS, where there is a C compiler"
         return f"{error}: it is built {where}"
 
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: cdivision=True, auto_pickle=False, embedsignature=True, embedsignature.format=clinic
+# cython: cdivision=True, freethreading_compatible=True, auto_pickle=False, embedsignature=True, embedsignature.format=clinic
 """The fast engine: what `__init__.py` promises, compiled. Read `plain.py` first; what is the same is not said again.
 
 It is one module in several files, by subject: those that are included at the end.
@@ -10,7 +10,8 @@ Three ideas carry it:
   regions, which take themselves out when they die; the order of idle regions is a list whose links lie in the regions.
 - The interpreter's lock is the only one. Whatever is changed together is changed between two points at which it can be
   given up, and no Python code can run: no call of Python, no allocation of what the collector tracks (up to 3.11 that
-  may run finalizers), and references are dropped last.
+  may run finalizers), and references are dropped last. Where there is no such lock, `smmap_lock` takes one of the
+  manager's at the first of these points, and `smmap_unlock` gives it back at the second: see threads.h.
 - Nothing that is borrowed is used after such a point. It is looked up again, or held by a reference.
 
 Every access is checked against the region itself, so a wrong record cannot lead to memory that is not mapped.
@@ -25,7 +26,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.long cimport PyLong_CheckExact
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.number cimport PyNumber_AsSsize_t, PyNumber_Index
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -125,6 +126,22 @@ cdef extern from *:
     int PySys_Audit(const char*, const char*, ...) except -1
     long long PyLong_AsLongLongAndOverflow(object, int*) noexcept
 
+cdef extern from "threads.h":
+    bint SMMAP_FREE_THREADED
+    ctypedef struct smmap_mutex:
+        pass
+    ctypedef struct smmap_gap:
+        pass
+    void smmap_lock(smmap_mutex*) noexcept
+    void smmap_unlock(smmap_mutex*) noexcept
+    bint smmap_hold(PyObject*) noexcept
+    bint smmap_lives(PyObject*) noexcept
+    void smmap_watch(PyObject*) noexcept
+    void smmap_share(PyObject*) noexcept
+    object smmap_held(PyObject*)
+    void smmap_publish() noexcept
+    void PyObject_GC_UnTrack(PyObject*) noexcept
+
 cdef extern from "guard.h":
     ctypedef struct smmap_slot "struct smmap_slot":
         pass
@@ -137,7 +154,11 @@ cdef extern from "guard.h":
     smmap_slot* smmap_take_slot(char*, size_t, void*) noexcept
     void smmap_give_slot(smmap_slot*) noexcept
     bint smmap_any_zeroed() noexcept
+    void smmap_start_taking() noexcept
     size_t smmap_take_zeroed(void**, size_t) noexcept
+    void smmap_stop_taking() noexcept
+    void smmap_after_fork() noexcept
+    smmap_mutex smmap_slots
 
 cdef enum:
     LARGE = 1 << 16  # copies of so many bytes give up the interpreter's lock

@@ -508,16 +508,15 @@ cdef class Batch:
         for file in range(self.files):
             group = &self.groups[file]
             buffer = buffers[group.file]
-            if buffer is None or not (<BufferBase?>buffer).record.opened:
+            access = None if buffer is None else (<BufferBase?>buffer).now()
+            if access is None or not access.opened:
                 rest.append((file, -1))
                 continue
-            access = (<BufferBase>buffer).record
             left = self.serve(file, access)
             if self.failed >= 0:
                 return [(file, left)], due
             descriptor = access.file.descriptor
-            if left == 2 and not (descriptor is None or descriptor.retired or descriptor.own < 0 or access.client.flags):
-                descriptor.users += 1
+            if left == 2 and not (descriptor is None or access.client.flags) and descriptor.take():
                 try:
                     self.announce(file, descriptor.own)
                 finally:
@@ -537,6 +536,7 @@ cdef class Batch:
         cdef Piece* piece
         cdef Piece swapped
         cdef Region region
+        cdef bint held
         cdef PyObject* found
         cdef Py_ssize_t each
         cdef long long mapped = 0
@@ -546,21 +546,25 @@ cdef class Batch:
             raise SystemError("a buffer that is not open")
         group = &self.groups[file]
         self.accesses[file] = access
-        if access.ledger.trace is not None and self.reads():
+        if access.counts.traced and self.reads():
             self.note(file, access)
         self.lay(group, access)
         group.memory = True
         for each in range(group.count):
             piece = &group.pieces[each]
+            smmap_lock(&access.counts.mutex)
             found = access.hit(piece.start, piece.start + piece.size)
-            if found is NULL:
+            held = found is not NULL and smmap_hold(found)
+            smmap_unlock(&access.counts.mutex)
+            if not held:
                 region = access.found(piece.start, piece.start + piece.size)
                 if region is None:
                     continue
                 found = <PyObject*>region
+                Py_INCREF(region)
             if (<Region>found).spoiled:
-                raise (<Region>found).lost(piece.start, piece.start + piece.size)
-            Py_INCREF(<object>found)
+                region = <Region>smmap_held(found)
+                raise region.lost(piece.start, piece.start + piece.size)
             swapped = piece[0]
             piece[0] = group.pieces[group.mapped]
             piece = &group.pieces[group.mapped]
@@ -604,6 +608,8 @@ cdef class Batch:
         cdef long long first
         cdef Span* span
         trace = access.ledger.trace
+        if trace is None:  # it ended just now
+            return 0
         found = []
         for place in range(self.groups[file].first, self.groups[file].last):
             span = &self.spans[place]
@@ -875,8 +881,6 @@ cdef class Batch:
         cdef Group* group = &self.groups[file]
         cdef Piece* piece
         cdef Access access
-        cdef Order cold
-        cdef Link* link
         cdef Py_ssize_t each
         cdef long long number, before = -1
         if not 0 <= file < self.files or self.accesses[file] is None:
@@ -888,11 +892,7 @@ cdef class Batch:
             if (<Region>piece.region).spoiled:
                 raise (<Region>piece.region).lost(piece.start, piece.start + piece.size)
         if self.reads() and group.count > group.mapped:
-            cold = access.ledger.open
-            cold.hits += group.count - group.mapped
-            link = cold.link_of(access.file)
-            if cold.has(link):
-                cold.touch_link(link)
+            access.ledger.open.used(access.file, group.count - group.mapped)
             for each in range(group.mapped, group.count):
                 if not group.pieces[each].waited and access.pay(group.pieces[each].start, group.pieces[each].size):
                     number = access.number(group.pieces[each].start)
@@ -914,6 +914,8 @@ cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
     cdef const char* format
     cdef int overflow
     if isinstance(given, list):
+        if SMMAP_FREE_THREADED:
+            given = (<list>given)[:]  # one that no other thread changes meanwhile
         count[0] = len(given)
         found = <long long*>malloc((count[0] + 1) * sizeof(long long))
         if found is NULL:

@@ -11,6 +11,7 @@ cdef class Access:
     cdef readonly long long offset
     cdef readonly Ledger ledger
     cdef readonly Order idle
+    cdef Counts counts  # the ledger's
     cdef readonly object client
     cdef readonly bint opened
     cdef readonly bint pending
@@ -36,12 +37,14 @@ cdef class Access:
         self.offset = offset
         self.ledger = ledger
         self.idle = ledger.idle
+        self.counts = ledger.counts
         self.opened = opened
         self.pending = pending
         if opened:
             file = self.file = client.file
             self.file_size = file_size
             self.table = <Table?>file.table
+            self.table.belong(self.counts)
             self.serial = PyLong_AsUnsignedLongLongMask(file.serial)
             self.manager = client.manager
         self.shift = -1 if self.window & (self.window - 1) else __builtin_ctzll(<unsigned long long>self.window)
@@ -56,9 +59,12 @@ cdef class Access:
         return place >> self.shift if self.shift >= 0 else place // self.window
 
     cdef bint watched(self, PyObject* found, long long first) noexcept:
-        """Whether a read of a region from there may have to be recorded; else the region is clear around there."""
+        """Whether a read of a region from there may have to be recorded; else the region is clear around there.
+
+        Under the lock of `counts`.
+        """
         cdef long long place, low, high
-        if self.ledger.trace is None:
+        if not self.counts.traced:
             (<Region>found).unclear(False)
             return False
         if first >= (<Region>found).clear_start and first < (<Region>found).clear_stop:
@@ -84,31 +90,37 @@ cdef class Access:
         return False
 
     cdef inline bint chosen(self, long long place) noexcept:
-        """Whether reads of a place are to be recorded."""
+        """Whether reads of a place are to be recorded. Under the lock of `counts`."""
         return smmap_place_hash(self.mark, place) < self.ledger.threshold
 
     cdef bint is_sampled(self, long long first) except -1:
         """Whether reads from there are to be recorded, while there is a trace."""
-        if not self.mark:
-            self.mark = self.file.mark
-        return self.chosen(first >> PLACE_SHIFT)
+        cdef unsigned int mark = self.mark or self.file.mark  # without the lock: the latter is Python's; it never changes
+        cdef bint found
+        smmap_lock(&self.counts.mutex)
+        self.mark = mark
+        found = self.chosen(first >> PLACE_SHIFT)
+        smmap_unlock(&self.counts.mutex)
+        return found
 
     def sampled(self, long long first):
         """Whether reads that start there, at an offset in the file, are to be recorded."""
-        return self.ledger.trace is not None and self.opened and self.is_sampled(first)
+        return self.counts.traced and self.opened and self.is_sampled(first)
 
     cdef inline object noted(self, long long first, long long last, int kind):
         """What a trace notes before a read, to be called after it; None if that is not recorded."""
-        return None if self.ledger.trace is None else self.note(first, last, kind)
+        # `traced` is read without the lock here and where Python code follows: what a trace that starts or ends at the
+        # same moment makes of a read is not defined anyway, and `note` takes the trace under the lock
+        return self.note(first, last, kind) if self.counts.traced else None
 
     cdef object note(self, long long first, long long last, int kind):
         trace = self.ledger.trace
-        return trace.before(self, kind, [(first, last)]) if self.is_sampled(first) else None
+        return trace.before(self, kind, [(first, last)]) if trace is not None and self.is_sampled(first) else None
 
     cdef inline PyObject* hit(self, long long first, long long last) noexcept:
         """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it.
 
-        NULL also if that is to be recorded.
+        NULL also if that is to be recorded. Under the lock of `counts`.
         """
         cdef PyObject* found = self.table.near
         if smmap_any_zeroed():
@@ -132,27 +144,57 @@ cdef class Access:
         """The same, also where that is recorded, and of a detached region, which the manager takes back."""
         cdef PyObject* near
         cdef Region region
+        cdef bint kept
         if smmap_any_zeroed():
             _notice()
+        smmap_lock(&self.counts.mutex)
         near = self.hit(first, last)
-        if near is not NULL:
-            return <Region>near
-        near = self.table.at(self.number(first), -1)
-        if near is NULL or first < (<Region>near).start or last > (<Region>near).stop:
+        kept = near is not NULL
+        if not kept:
+            near = self.table.at(self.number(first), -1)
+            if near is not NULL and first >= (<Region>near).start and last <= (<Region>near).stop:
+                self.idle.hits += 1
+                kept = (<Region>near).pins > 0
+                if self.idle.has(&(<Region>near).link):
+                    self.idle.touch_link(&(<Region>near).link)
+                    kept = True
+            else:
+                near = NULL
+        if near is not NULL and not smmap_hold(near):
+            near = NULL
+        smmap_unlock(&self.counts.mutex)
+        if near is NULL:
             return None
-        region = <Region>near
-        self.idle.hits += 1
-        if self.idle.has(&region.link):
-            self.idle.touch_link(&region.link)
-        elif not region.pins:
+        region = <Region>smmap_held(near)
+        if not kept:
             self.manager._keep(self.client, region)
         return region
+
+    cdef inline Region at_hand(self, long long first, long long last):
+        """As `hit`, without the lock, and with a reference."""
+        cdef PyObject* near
+        cdef bint held
+        smmap_lock(&self.counts.mutex)
+        near = self.hit(first, last)
+        held = near is not NULL and smmap_hold(near)
+        smmap_unlock(&self.counts.mutex)
+        return <Region>smmap_held(near) if held else None
 
     cpdef searched(self, long long first, long long last):
         """[first, last) of a mapped region was searched."""
         trace = self.ledger.trace
         if trace is not None and self.is_sampled(first):
             trace.searched(self, first, last)
+
+    cdef bint has(self, long long first, long long last) noexcept:
+        """Whether [first, last) of one grid window is mapped."""
+        cdef PyObject* near
+        cdef bint found
+        smmap_lock(&self.counts.mutex)
+        near = self.table.at(self.number(first), -1)
+        found = near is not NULL and last <= (<Region>near).stop
+        smmap_unlock(&self.counts.mutex)
+        return found
 
     cdef bint pay(self, long long first, Py_ssize_t size) except -1:
         """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
@@ -169,10 +211,9 @@ cdef class Access:
         if not self.pay(first, size):
             return False
         descriptor = self.file.descriptor
-        if descriptor is None or descriptor.retired or descriptor.own < 0:
+        if descriptor is None or not descriptor.take():
             return True
         number = descriptor.own
-        descriptor.users += 1
         with nogil:
             if smmap_read_resident(number, &byte, 1, first) < 0 and errno == EAGAIN:
                 there = False
@@ -185,9 +226,7 @@ cdef class Access:
         """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
         cdef bint anew = descriptor is None
-        cdef Order cold
         cdef Py_ssize_t count
-        cdef Link* link
         if anew:
             descriptor = _open_anew(self)
             if descriptor is None:
@@ -204,11 +243,7 @@ cdef class Access:
             return False
         if count < size:
             return False
-        cold = self.ledger.open
-        cold.hits += pieces
-        link = cold.link_of(self.file)
-        if cold.has(link):
-            cold.touch_link(link)
+        self.ledger.open.used(self.file, pieces)
         return True
 
     cdef Region bought(self, long long first, long long last, bint rented):
@@ -216,8 +251,10 @@ cdef class Access:
         cdef Region region = _shortcut(self, self.number(first), rented)
         if region is None or first < region.start or last > region.stop:
             return None
+        smmap_lock(&self.counts.mutex)
         if not (region.pins or self.idle.has(&region.link)):
             self.idle.put(&region.link, <PyObject*>region)
+        smmap_unlock(&self.counts.mutex)
         return region
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
@@ -226,15 +263,13 @@ cdef class Access:
 
     cdef int copy(self, char* target, long long start, Py_ssize_t size) except -1:
         """Copy what follows `start`, which must lie in the buffer, to memory of the caller's."""
-        cdef PyObject* near
         cdef Region region
         if not size:
             return 0
         if start < 0 or size < 0 or start > self.size or size > self.size - start:
             raise SystemError("a range outside of its buffer")
-        near = self.hit(start + self.offset, start + self.offset + size)
-        if near is not NULL:
-            region = <Region>near
+        region = self.at_hand(start + self.offset, start + self.offset + size)
+        if region is not None:
             return region.copy_to(target, start + self.offset, size)
         note = self.noted(start + self.offset, start + self.offset + size, COPY)
         self.fill(target, start, size)
@@ -281,11 +316,9 @@ cdef class Access:
         How much was read, up to `most`; `ahead` says whether the piece after it is due, if it paid.
         """
         cdef Py_ssize_t done = size, count, pieces = 1
-        cdef PyObject* found
         while done < most and done < LONGEST:
             count = min(self.window - (first + done) % self.window, min(most - done, STEP))
-            found = self.table.at(self.number(first + done), -1)
-            if found is not NULL and first + done + count <= (<Region>found).stop:
+            if self.has(first + done, first + done + count):
                 break
             ahead[0] = self.due(first + done, count)
             if ahead[0]:
@@ -311,13 +344,11 @@ cdef class Access:
     cdef bytes bytes_of(self, long long start, long long stop):
         """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
         cdef long long first = start + self.offset, last = stop + self.offset
-        cdef PyObject* near
         cdef Region region
         if start >= stop:
             return b""
-        near = self.hit(first, last)
-        if near is not NULL:
-            region = <Region>near
+        region = self.at_hand(first, last)
+        if region is not None:
             return region.copy(first, last - first)
         note = self.noted(first, last, COPY)
         data = self.joined(first, last)
@@ -366,7 +397,15 @@ cdef object _struct_of(fmt):
 
 cdef Table _NO_TABLE = Table()
 cdef Ledger _NO_LEDGER = Ledger()
+_NO_LEDGER.counts = _NO_LEDGER.idle.counts = _NO_LEDGER.open.counts = _NO_COUNTS  # a client that reads nothing stays at home
 cdef Access _NO_ACCESS = Access(None, 0, 0, 1, _NO_LEDGER, False)
+
+
+cdef inline void _move_in(Counts before) noexcept:
+    """Before a client gets another home. The one before is never freed: others may be about to take its lock."""
+    if SMMAP_FREE_THREADED and before is not _NO_COUNTS:
+        Py_INCREF(before)
+    smmap_publish()
 
 
 @cython.no_gc_clear
@@ -375,62 +414,127 @@ cdef class BufferBase:
 
     cdef object __weakref__
     cdef Access record
+    cdef Counts home  # its lock guards `record`: the record's, unless that is of no manager
 
     def __cinit__(self):  # takes any arguments, which are for __init__
         self.record = _NO_ACCESS
+        self.home = _NO_COUNTS
+
+    @cython.final
+    cdef inline void lock(self) noexcept:
+        """Let nobody else change the record, nor the tables and orders that it uses."""
+        cdef PyObject* home
+        while SMMAP_FREE_THREADED:
+            home = <PyObject*>self.home
+            smmap_lock(&(<Counts>home).mutex)
+            if home is <PyObject*>self.home:
+                break
+            smmap_unlock(&(<Counts>home).mutex)
+
+    @cython.final
+    cdef inline void unlock(self) noexcept:
+        smmap_unlock(&self.home.mutex)
+
+    @cython.final
+    cdef inline Access now(self):
+        """The record that reads go by."""
+        cdef Access access
+        self.lock()
+        access = self.record
+        self.unlock()
+        return access
 
     @property
     def _access(self):
         """The record that reads go by."""
-        return self.record
+        return self.now()
 
     @_access.setter
     def _access(self, Access access not None):
+        cdef Access before
+        cdef Counts home, counts = access.counts
+        self.lock()
+        home = self.home
+        before = self.record
         self.record = access
+        if counts is not home and counts is not _NO_COUNTS:
+            _move_in(home)
+            self.home = counts  # from here on, others may take the new lock
+        smmap_unlock(&home.mutex)
 
     def _ready(self):
         """The record that reads go by, of a file that is open now."""
         raise NotImplementedError
 
     cdef Access opened(self):
-        cdef Access access = self.record
+        cdef Access access = self.now()
         return access if access.opened else <Access?>self._ready()
 
+    @cython.final
+    cdef inline PyObject* hit(self, long long start, long long size, long long* first) noexcept:
+        """As `Access.hit`: the region of so many bytes of the buffer, and where they start in the file.
+
+        If there is one, the lock is held afterwards.
+        """
+        cdef PyObject* access
+        cdef PyObject* found = NULL
+        self.lock()
+        access = <PyObject*>self.record
+        if 0 <= start <= (<Access>access).size - size:
+            first[0] = start + (<Access>access).offset
+            found = (<Access>access).hit(first[0], first[0] + size)
+        if found is NULL:
+            self.unlock()
+        return found
+
+    @cython.final
+    cdef inline PyObject* hold(self, long long start, long long size, long long* first) noexcept:
+        """The same, without the lock afterwards, but with a reference."""
+        cdef PyObject* access
+        cdef PyObject* found = NULL
+        self.lock()
+        access = <PyObject*>self.record
+        if 0 <= start <= (<Access>access).size - size:
+            first[0] = start + (<Access>access).offset
+            found = (<Access>access).hit(first[0], first[0] + size)
+            if found is not NULL and not smmap_hold(found):
+                found = NULL
+        self.unlock()
+        return found
+
     def __len__(self):
-        return self.record.size
+        cdef Py_ssize_t size
+        self.lock()
+        size = self.record.size
+        self.unlock()
+        return size
 
     def __getitem__(self, key):
-        cdef Access access
         cdef PyObject* found
-        cdef Region region
         cdef PySliceObject* given
         cdef long long start, stop
         cdef int byte
         if PyLong_CheckExact(key):
-            start = _number(key)
-            access = self.record
-            if 0 <= start < access.size:
-                start += access.offset
-                found = access.hit(start, start + 1)
-                if found is not NULL:
-                    byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
-                    if byte >= 0:
-                        return byte
-                    access.idle.hits -= 1  # it is read again, with a look at the file
+            found = self.hit(_number(key), 1, &start)
+            if found is not NULL:
+                # As with the interpreter's lock, others wait meanwhile: a reference would cost more than the byte
+                byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
+                if byte < 0:
+                    self.record.idle.hits -= 1  # it is read again, with a look at the file
+                self.unlock()
+                if byte >= 0:
+                    return byte
             return self.item(key)
         if PySlice_Check(key):
             given = <PySliceObject*>key
             if given.step is Py_None and PyLong_CheckExact(<object>given.start) and PyLong_CheckExact(<object>given.stop):
                 start = _number(<object>given.start)
                 stop = _number(<object>given.stop)
-                access = self.record
-                if 0 <= start < stop <= access.size:
-                    start += access.offset
-                    stop += access.offset
-                    found = access.hit(start, stop)
+                if 0 <= start < stop:
+                    stop -= start
+                    found = self.hold(start, stop, &start)
                     if found is not NULL:
-                        region = <Region>found
-                        return region.copy(start, stop - start)
+                        return (<Region>smmap_held(found)).copy(start, stop)
             return self._slice(key)
         return self.item(PyNumber_Index(key))
 
@@ -516,7 +620,7 @@ cdef class BufferBase:
 
         If they are not there, the range that is left to search; None where nothing was searched.
         """
-        cdef Access access = self.record
+        cdef Access access = self.now()
         cdef Region region
         cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
         cdef Py_ssize_t size
@@ -543,7 +647,7 @@ cdef class BufferBase:
                 place = _last(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
             else:
                 place = _first(region, first - region.start, stop - region.start, PyBytes_AS_STRING(sub), size)
-        if access.ledger.trace is not None:
+        if access.counts.traced:
             if place >= 0:
                 first, stop = (place + region.start, stop) if last else (first, place + region.start + size)
             access.searched(first, stop)
@@ -577,14 +681,18 @@ cdef class BufferBase:
         if PyLong_CheckExact(start) and PyLong_CheckExact(stop):
             first = _number(start)
             last = _number(stop)
-            access = self.record
-            if 0 <= first < last <= access.size:
-                first += access.offset
-                last += access.offset
-                found = access.hit(first, last)
+            if 0 <= first < last:
+                found = NULL
+                self.lock()  # as `hold`, which compilers put in place only where it is called once: a tenth of the time
+                if last <= self.record.size:
+                    first += self.record.offset
+                    last += self.record.offset
+                    found = self.record.hit(first, last)
+                    if found is not NULL and not smmap_hold(found):
+                        found = NULL
+                self.unlock()
                 if found is not NULL:
-                    region = <Region>found
-                    return region.view_of(first, last)
+                    return (<Region>smmap_held(found)).view_of(first, last)
         access = self.opened()
         PySlice_Unpack(slice(start, stop), &low, &high, &step)
         PySlice_AdjustIndices(access.size, &low, &high, 1)
@@ -635,6 +743,12 @@ cdef inline long long _number(object number) noexcept:
     return -2 if overflow else found
 
 
+cdef enum:  # what became of a cursor's move
+    ELSEWHERE
+    MOVED
+    WATCHED
+
+
 @cython.no_gc_clear
 cdef class CursorBase:
     """Zero-copy access to one window at a time. See `WindowCursor`."""
@@ -644,33 +758,91 @@ cdef class CursorBase:
     cdef Region region
     cdef long long start
     cdef long long stop
-    cdef PyObject* pinned  # the same, borrowed, but for moments in the policy
     cdef tuple nowhere  # what `_use` is without a region
+    cdef Counts home  # its lock guards all of this; the record's, or that of the region which is pinned
+    cdef PyObject* pinned  # the region, borrowed, but for moments in the policy
     cdef PyObject* before  # others that use the region
     cdef PyObject* after
 
     def __cinit__(self):  # takes any arguments, which are for __init__
         self.record = _NO_ACCESS
+        self.home = _NO_COUNTS
         self.nowhere = _NOWHERE
+        smmap_watch(<PyObject*>self)
 
     def __del__(self):
-        if self.region is not None:
-            self.let_go(self.region, None)
+        cdef Region region
+        self.lock()
+        region = self.region
+        self.unlock()
+        if region is not None:
+            self.let_go(region, None)
 
     def __dealloc__(self):
         self.unpin()
 
+    @cython.final
+    cdef inline void lock(self) noexcept:
+        """Let nobody else change it, nor the tables and orders that it uses."""
+        cdef PyObject* home
+        while SMMAP_FREE_THREADED:
+            home = <PyObject*>self.home
+            smmap_lock(&(<Counts>home).mutex)
+            if home is <PyObject*>self.home:
+                break
+            smmap_unlock(&(<Counts>home).mutex)
+
+    @cython.final
+    cdef inline void unlock(self) noexcept:
+        smmap_unlock(&self.home.mutex)
+
+    @cython.final
+    cdef void live_at(self, Counts counts) noexcept:
+        """Be guarded by the lock of these, with no region of others pinned. Without the lock."""
+        cdef Counts home
+        if self.home is counts or counts is _NO_COUNTS:
+            return
+        self.lock()
+        home = self.home
+        self.unlink()
+        if counts is not home:
+            _move_in(home)
+            self.home = counts  # from here on, others may take the new lock
+        smmap_unlock(&home.mutex)
+
+    @cython.final
+    cdef inline Access now(self):
+        """The record of the cursor's file."""
+        cdef Access access
+        self.lock()
+        access = self.record
+        self.unlock()
+        return access
+
     @property
     def _access(self):
         """The record of the cursor's file."""
-        return self.record
+        return self.now()
 
     @_access.setter
     def _access(self, Access access not None):
+        cdef Access before
+        self.live_at(access.counts)
+        self.lock()
+        before = self.record
         self.record = access
+        self.unlock()
 
+    @cython.final
     cdef void unpin(self) noexcept:
         """Pin no region any more."""
+        self.lock()
+        self.unlink()
+        self.unlock()
+
+    @cython.final
+    cdef void unlink(self) noexcept:
+        """The same, under the lock."""
         cdef PyObject* region = self.pinned
         if region is NULL:
             return
@@ -682,13 +854,22 @@ cdef class CursorBase:
             (<CursorBase>self.after).before = self.before
         self.before = self.after = NULL
         self.pinned = NULL
-        (<Region>region).pins -= 1
+        (<Region>region).pins = (<Region>region).pins - 1  # `-=` would count a reference, also to a dying one
 
+    @cython.final
     cdef void pin(self, Region region) noexcept:
         """Pin this region, and no other."""
-        if self.pinned is <PyObject*>region:
+        self.live_at(region.counts)
+        self.lock()
+        self.link(region)
+        self.unlock()
+
+    @cython.final
+    cdef void link(self, Region region) noexcept:
+        """The same, under the lock, which is the region's."""
+        if self.pinned is <PyObject*>region or self.home is not region.counts:
             return
-        self.unpin()
+        self.unlink()
         self.pinned = <PyObject*>region
         self.after = region.cursors
         if self.after is not NULL:
@@ -699,46 +880,79 @@ cdef class CursorBase:
     @property
     def _use(self):
         """The region, and what of it is accessible."""
-        return self.nowhere if self.region is None else (self.region, self.start, self.stop)
+        cdef Region region
+        cdef tuple nowhere
+        cdef long long start, stop
+        self.lock()
+        region = self.region
+        nowhere = self.nowhere
+        start = self.start
+        stop = self.stop
+        self.unlock()
+        return nowhere if region is None else (region, start, stop)
 
     @_use.setter
     def _use(self, tuple use not None):
         cdef long long start, stop
-        cdef Region region
+        cdef Region region, before
+        cdef tuple nowhere
         given, start, stop = use
         region = <Region?>given if given is not None else None
+        self.lock()
+        before = self.region  # these are let go of without the lock
+        nowhere = self.nowhere
         if region is None:
             self.nowhere = use
         self.region = region
         self.start = start
         self.stop = stop
+        self.unlock()
 
     def _pin(self, Region region not None, long long start, long long stop):
         """Use [start, stop) of a mapped region in place of what is used now."""
         self.take(region, start, stop)
 
+    @cython.final
     cdef int take(self, Region region, long long start, long long stop) except -1:
-        cdef Region own = self.region
-        cdef Order idle = self.record.idle
-        self.pin(region)
-        self.region = region
-        self.start = start
-        self.stop = stop
-        if idle.has(&region.link):
-            Py_DECREF(<object>idle.take(&region.link))
+        cdef Region own
+        cdef PyObject* item
+        self.live_at(region.counts)
+        self.lock()
+        own = self.region
+        item = self.change(region, start, stop)
+        self.unlock()
+        Py_XDECREF(item)
         if own is not None and own is not region:
             self.let_go(own, region.entry)
         return 0
+
+    @cython.final
+    cdef inline PyObject* change(self, Region region, long long start, long long stop) noexcept:
+        """Pin and use it, under the lock, with a reference to what was used before; a reference that is to be dropped."""
+        cdef Order idle = self.record.idle
+        self.link(region)
+        self.region = region
+        self.start = start
+        self.stop = stop
+        return idle.take(&region.link) if idle.has(&region.link) else NULL
 
     def _let_go(self, Region region not None, used=None):
         """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
         self.let_go(region, used)
 
+    @cython.final
     cdef int let_go(self, Region region, object used) except -1:
-        cdef Access access = self.record
+        cdef Access access
+        cdef bint rests
+        smmap_lock(&region.counts.mutex)
         if self.pinned is <PyObject*>region:
-            self.unpin()
-        if not region.pins and region.rest(access.idle):
+            self.unlink()
+        smmap_unlock(&region.counts.mutex)
+        access = self.now()
+        smmap_lock(&region.counts.mutex)
+        rests = region.rest(access.idle)
+        smmap_unlock(&region.counts.mutex)
+        if rests and (access.idle.crowded or region.file.gone):
             manager = access.client.manager
             manager._soon(manager._tidy, region.entry, used)  # not the region itself: it may have to be evicted
         return 0
@@ -755,6 +969,90 @@ cdef class CursorBase:
         """The error of a cursor that has no region."""
         raise NotImplementedError
 
+    @cython.final
+    cdef int move(self, long long start, long long count, bint noted) except -1:
+        """Use what its region or another mapped grid window has of a request: MOVED if so; WATCHED if first a trace must
+        be asked, which it was for a `noted` one; else ELSEWHERE.
+        """
+        cdef PyObject* found
+        cdef PyObject* item = NULL
+        cdef PyObject* access
+        cdef long long stop
+        cdef Region own, region
+        cdef bint held = False
+        self.lock()
+        access = <PyObject*>self.record
+        if not self.is_plain(start, count):
+            self.unlock()
+            return ELSEWHERE
+        stop = start + (count or (<Access>access).window // 2)
+        if count and self.region is not None and (
+            self.region.start <= start and stop <= self.region.stop and not self.region.spoiled
+        ):
+            if not noted and (<Access>access).watched(<PyObject*>self.region, start):
+                self.unlock()
+                return WATCHED
+            self.start = start
+            self.stop = stop
+            self.unlock()
+            return MOVED
+        found = (<Access>access).table.at((<Access>access).number(start), -1)
+        if (<Access>access).counts.traced and not noted and (found is NULL or (<Access>access).watched(found, start)):
+            self.unlock()
+            return WATCHED
+        if found is NULL or not (stop <= (<Region>found).stop or (<Region>found).stop == (<Access>access).size):
+            self.unlock()
+            return ELSEWHERE
+        if not count or stop > (<Access>access).size:
+            stop = (<Region>found).stop
+        if found is <PyObject*>self.region:
+            self.start = start
+            self.stop = stop
+            self.unlock()
+            return MOVED
+        if not (<Access>access).idle.crowded:
+            held = self.home is (<Region>found).counts and smmap_hold(found)
+        if not held:
+            self.unlock()
+            return ELSEWHERE
+        (<Access>access).idle.hits += 1
+        own = self.region
+        item = self.change(<Region>found, start, stop)
+        self.unlock()
+        Py_XDECREF(item)
+        region = <Region>smmap_held(found)
+        if own is not None:
+            self.let_go(own, region.entry)
+        return MOVED
+
+    @cython.final
+    cdef inline bint is_plain(self, long long start, long long count) noexcept:
+        """Whether a request is one that a mapped region may serve. Under the lock."""
+        cdef PyObject* access = <PyObject*>self.record
+        return 0 <= start < (<Access>access).size and 0 <= count <= (<Access>access).window and (
+            not SMMAP_FREE_THREADED or (<Access>access).counts is self.home
+        )
+
+    @cython.final
+    cdef bint shortcut(self, long long start, long long count) except -1:
+        """The same, of a grid window that is mapped now, in place of the policy where there is nothing to decide."""
+        cdef Access access = self.now()
+        cdef Region region
+        cdef long long stop, border
+        if not (0 <= start < access.size and 0 <= count <= access.window):
+            return False
+        stop = start + (count or access.window // 2)
+        border = start - start % access.window + access.window
+        if (stop > border and border < access.size) or access.has(start, start + 1):
+            return False
+        region = _shortcut(access, start // access.window, False)
+        if region is None:
+            return False
+        if not count or stop > access.size:
+            stop = region.stop
+        self.take(region, start, stop)
+        return True
+
     def use_region(self, offset=0, size=0, flags=0):
         """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
 
@@ -765,36 +1063,70 @@ cdef class CursorBase:
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
         """
-        cdef Access access = self.record
-        cdef Region region
-        cdef long long start = 0, count = 0, stop
+        cdef long long start = 0, count = 0
         cdef bint quick = False  # whether a mapped region may do
         if PyLong_CheckExact(offset) and PyLong_CheckExact(size) and PyLong_CheckExact(flags) and flags == 0 and (
             not smmap_any_zeroed()
         ):
             start = _number(offset)
             count = _number(size)
-            if 0 <= start < access.size and 0 <= count <= access.window:
-                quick = True
-                region = self.region
-                if region is not None and count and not region.spoiled:
-                    stop = start + count
-                    if region.clear_start <= start and stop <= region.clear_stop:
-                        self.start = start
-                        self.stop = stop
-                        return self
-                region = None
-        return _go(self, access, offset, size, flags, start, count, quick, UNTRACED if access.ledger.trace is None else WATCHED)
+            self.lock()
+            quick = self.is_plain(start, count)
+            if quick and count and self.region is not None and (
+                self.region.clear_start <= start and start + count <= self.region.clear_stop and not self.region.spoiled
+            ):
+                self.start = start
+                self.stop = start + count
+                self.unlock()
+                return self
+            self.unlock()
+        return self.go(offset, size, flags, start, count, quick, False)
+
+    @cython.final
+    cdef object go(self, offset, size, flags, long long start, long long count, bint quick, bint noted):
+        """`use_region` beyond what is clear of the region that the cursor has; recorded if it is watched."""
+        cdef int done
+        if quick:
+            done = self.move(start, count, noted)
+            if done == WATCHED:
+                return self.recorded(offset, size, flags, start, count, quick)
+            if done == MOVED or self.shortcut(start, count):
+                return self
+        elif not noted and self.now().counts.traced:
+            return self.recorded(offset, size, flags, start, count, quick)
+        return self._move(offset, size, flags)
+
+    @cython.final
+    cdef object recorded(self, offset, size, flags, long long start, long long count, bint quick):
+        """The same while there is a trace, which may have to record it."""
+        cdef Access access = self.now()
+        cdef long long most = count
+        note = None
+        if access.opened:
+            if not quick and hasattr(offset, "__index__") and hasattr(size, "__index__"):
+                start, most = _number(PyNumber_Index(offset)), _number(min(PyNumber_Index(size), access.window))
+            if 0 <= start < access.size and 0 <= most:
+                most = min(most, access.window) or access.window - access.window // 2
+                note = access.noted(start, min(start + most, access.size), CURSOR)
+        self.go(offset, size, flags, start, count, quick, True)
+        if note is not None:
+            note()
+        return self
 
     def buffer(self):
         """A read-only view of the accessible bytes, valid until you drop it, whatever happens. O(1), no copy."""
         cdef Region region
+        cdef long long start, stop
         if smmap_any_zeroed():
             _notice()
+        self.lock()
         region = self.region
+        start = self.start
+        stop = self.stop
+        self.unlock()
         if region is None:
             raise self._lost()
-        return region.view_of(self.start, self.stop)
+        return region.view_of(start, stop)
 
     def map(self):
         """The region's map itself: its index 0 is the region's start. O(1), no copy.
@@ -804,78 +1136,37 @@ cdef class CursorBase:
         cdef Region region
         if smmap_any_zeroed():
             _notice()
+        self.lock()
         region = self.region
+        self.unlock()
         if region is None:
             raise self._lost()
         return region.shared()
 
 
-cdef object _recorded(
-    CursorBase self, Access access, offset, size, flags, long long start, long long count, bint quick
-):
-    """`use_region` while there is a trace, which may have to record it."""
-    cdef long long most = count
-    note = None
-    if access.opened:
-        if not quick and hasattr(offset, "__index__") and hasattr(size, "__index__"):
-            start, most = _number(PyNumber_Index(offset)), _number(min(PyNumber_Index(size), access.window))
-        if 0 <= start < access.size and 0 <= most:
-            most = min(most, access.window) or access.window - access.window // 2
-            note = access.noted(start, min(start + most, access.size), CURSOR)
-    _go(self, access, offset, size, flags, start, count, quick and self.record is access, NOTED)
-    if note is not None:
-        note()
-    return self
+# Before an object is torn down, its count of references says for a moment that it lives. Where other threads look at
+# the count, all that leads to it goes before that.
+
+ctypedef void (*End)(PyObject*) noexcept
+
+cdef End _end_region = NULL
+cdef End _end_cursor = NULL
 
 
-cdef enum:
-    UNTRACED
-    WATCHED
-    NOTED
+cdef void _region_ends(PyObject* region) noexcept:
+    PyObject_GC_UnTrack(region)  # the collector may come in while the lock is waited for
+    (<Region>region).withdraw()
+    _end_region(region)
 
 
-cdef inline object _go(
-    CursorBase self, Access access, offset, size, flags, long long start, long long count, bint quick, int how
-):
-    """`use_region` beyond what is clear of the region that the cursor has; recorded if it is watched."""
-    cdef Region region
-    cdef PyObject* found
-    cdef long long stop = start + (count or access.window // 2)
-    if quick:
-        region = self.region
-        if how and region is not None and count and region.start <= start and stop <= region.stop and not region.spoiled:
-            if how == WATCHED and access.watched(<PyObject*>region, start):
-                region = None  # the move may have to evict it
-                return _recorded(self, access, offset, size, flags, start, count, quick)
-            self.start = start
-            self.stop = stop
-            return self
-        found = access.table.at(access.number(start), -1)
-        if how == WATCHED and (found is NULL or access.watched(found, start)):
-            region = None  # as above
-            return _recorded(self, access, offset, size, flags, start, count, quick)
-        if found is not NULL and (stop <= (<Region>found).stop or (<Region>found).stop == access.size):
-            if not count or stop > access.size:
-                stop = (<Region>found).stop
-            if found is <PyObject*>region:
-                self.start = start
-                self.stop = stop
-                return self
-            if not access.idle.crowded:
-                region = <Region>found
-                access.idle.hits += 1
-                self.take(region, start, stop)
-                return self
-        region = None  # as above
-        start -= start % access.window
-        if found is NULL and (stop <= start + access.window or start + access.window >= access.size):
-            region = _shortcut(access, start // access.window, False)
-            if region is not None:
-                start = _number(offset)
-                if not count or stop > access.size:
-                    stop = region.stop
-                self.take(region, start, stop)
-                return self
-    elif how == WATCHED:
-        return _recorded(self, access, offset, size, flags, start, count, quick)
-    return self._move(offset, size, flags)
+cdef void _cursor_ends(PyObject* cursor) noexcept:
+    PyObject_GC_UnTrack(cursor)
+    (<CursorBase>cursor).unpin()
+    _end_cursor(cursor)
+
+
+if SMMAP_FREE_THREADED:
+    _end_region = <End>(<PyTypeObject*>Region).tp_dealloc
+    (<PyTypeObject*>Region).tp_dealloc = <destructor>_region_ends
+    _end_cursor = <End>(<PyTypeObject*>CursorBase).tp_dealloc
+    (<PyTypeObject*>CursorBase).tp_dealloc = <destructor>_cursor_ends

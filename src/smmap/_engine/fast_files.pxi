@@ -22,20 +22,36 @@ cdef class Descriptor:
     cdef int own  # -1: it was closed
     cdef Py_ssize_t users
     cdef bint retired
+    cdef smmap_mutex mutex
     cdef public bint cached
 
     def __cinit__(self):
         self.own = -1
 
     def __dealloc__(self):
+        self.users = 0
         self.shut()
 
     cdef void shut(self) noexcept:
-        cdef int number = self.own
-        self.own = -1
+        """Close it, if it is retired or dying, and nobody uses it."""
+        cdef int number = -1
+        smmap_lock(&self.mutex)
+        if self.users <= 0:
+            number = self.own
+            self.own = -1
+        smmap_unlock(&self.mutex)
         if number >= 0:
             with nogil:
                 close(number)
+
+    cdef bint take(self) noexcept:
+        """Keep it from being closed until `release`, unless it was closed before; whether that is so."""
+        cdef bint there
+        smmap_lock(&self.mutex)
+        there = not self.retired and self.own >= 0
+        self.users += there
+        smmap_unlock(&self.mutex)
+        return there
 
     @property
     def closed(self):
@@ -49,22 +65,27 @@ cdef class Descriptor:
 
     def use(self):
         """Keep it from being closed until `done`, by this thread."""
+        smmap_lock(&self.mutex)
         self.users += 1
+        smmap_unlock(&self.mutex)
 
     def done(self):
         """The opposite of `use`."""
         self.release()
 
     cdef void release(self) noexcept:
+        cdef bint last
+        smmap_lock(&self.mutex)
         self.users -= 1
-        if self.users <= 0 and self.retired:
+        last = self.users <= 0 and self.retired
+        smmap_unlock(&self.mutex)
+        if last:
             self.shut()
 
     def read(self, Py_ssize_t size, long long offset):
         """Up to `size` bytes at `offset`, fewer only where the file ends; nothing if it was closed."""
-        if self.retired or self.own < 0:
+        if not self.take():
             return b""
-        self.users += 1
         try:
             return read_at(self.own, size, offset)
         finally:
@@ -72,9 +93,8 @@ cdef class Descriptor:
 
     cdef Py_ssize_t read_to(self, char* target, Py_ssize_t size, long long offset) except -1:
         """Read to memory of the caller's; how many bytes."""
-        if self.retired or self.own < 0:
+        if not self.take():
             return 0
-        self.users += 1
         try:
             return _read(self.own, target, size, offset)
         finally:
@@ -82,9 +102,8 @@ cdef class Descriptor:
 
     cdef bint status_to(self, stat_t* status) except -1:
         """The status of what is open; whether it is."""
-        if self.retired or self.own < 0:
+        if not self.take():
             return False
-        self.users += 1
         try:
             _status(self.own, status)
         finally:
@@ -93,9 +112,10 @@ cdef class Descriptor:
 
     cpdef void close(self) noexcept:
         """Close it; if a thread uses it now, once that is done."""
+        smmap_lock(&self.mutex)
         self.retired = True
-        if self.users <= 0:
-            self.shut()
+        smmap_unlock(&self.mutex)
+        self.shut()
 
 
 cdef Py_ssize_t _read(int number, char* target, Py_ssize_t size, long long offset) except -1:
@@ -174,11 +194,14 @@ cdef Region _unmapped(Ledger ledger, object file, object key, long long start, l
     cdef Region region = Region.__new__(Region)
     if not 0 <= start < stop:
         raise ValueError(f"not a window: {(key, start, stop)!r}")
+    smmap_share(<PyObject*>region)
     region.key = key
     region.file = file
     region.table = <Table?>file.table
+    region.table.belong(ledger.counts)
     region.counts = ledger.counts
     region.entry = Entry.__new__(Entry)
+    region.entry.counts = ledger.counts
     _key(key, &region.low, &region.high)
     region.start = start
     region.stop = stop
@@ -246,11 +269,15 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
     if wanted >= 0:
         madvise(region.base, region.stop - region.start, wanted)
     if ledger.counts.guard:
+        smmap_lock(&smmap_slots)
         smmap_install()
+        smmap_unlock(&smmap_slots)
         # Where reads are at random, to touch the next page may be to read it from the disk
         region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
         if ledger.counts.guard == VIEWS:
+            smmap_lock(&smmap_slots)
             region.slot = smmap_take_slot(region.base, region.stop - region.start, <void*>region)
+            smmap_unlock(&smmap_slots)
             if region.slot is NULL:
                 raise MemoryError
     return 0
@@ -344,17 +371,16 @@ cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, No
     if room <= 0 or ledger.idle.crowded or file.descriptor is not None or file in cold.nodes:
         return 0
     while cold.count >= room:
-        oldest = <object>cold.ends.newer.item
+        oldest = smmap_held(cold.first_out())
         kept = oldest.descriptor
         if kept is not None:  # else an exception came between that and the order
             kept.cached = False
             kept.close()
             oldest.descriptor = None
-        cold.leave(cold.ends.newer)
+        cold.remove(oldest)
     descriptor.cached = True
     file.descriptor = descriptor
-    cold.nodes[file] = node
-    cold.put(&node.link, <PyObject*>file)
+    cold.add_node(node, file)
     return 0
 
 
@@ -400,21 +426,26 @@ cdef Region _map_locked(Access access, Region region, long long number, Descript
     cdef Region oldest
     cdef long long size = region.stop - region.start
     cdef stat_t status
-    cdef PyObject* found = access.table.at(number, -1)
-    cdef Link* link
+    cdef PyObject* found
+    cdef bint held
     cdef int code
-    if found is not NULL:
-        idle.hits += 1
-        return <Region>found
+    smmap_lock(&counts.mutex)
+    found = access.table.at(number, -1)
+    held = found is not NULL and smmap_hold(found)
+    idle.hits += held
+    smmap_unlock(&counts.mutex)
+    if held:
+        return <Region>smmap_held(found)
     while counts.memory + size > ledger.most_memory or counts.mapped + cold.count >= ledger.most_handles:
         if not idle.count or (cold.count and counts.mapped + cold.count >= ledger.most_handles):
             return None
-        oldest = <Region?>idle.leave(idle.ends.newer)
+        if not idle.pop(&found):
+            return None
+        oldest = <Region?>smmap_held(found)
         ledger.evictions += not oldest.pins
         oldest = None  # it is unmapped here, unless a view is left
-    if descriptor.retired or descriptor.own < 0 or idle.crowded:
+    if idle.crowded or not descriptor.take():
         return None
-    descriptor.users += 1
     try:
         code = _refused("fstat", descriptor.own, None, None) if _seams else 0
         if not code:
@@ -429,9 +460,7 @@ cdef Region _map_locked(Access access, Region region, long long number, Descript
         advice = "scattered"
     _advise(ledger, region, advice)
     region.enter()
-    link = cold.link_of(access.file)
-    if cold.has(link):
-        cold.touch_link(link)
+    cold.touch(access.file)
     ledger.count_miss()
     return region
 

@@ -14,6 +14,17 @@ cdef enum:
 cdef tuple _MODES = ("off", "copies", "views")
 
 
+def _forked():
+    """In a child."""
+    smmap_after_fork()
+
+
+if SMMAP_FREE_THREADED:
+    import os
+
+    os.register_at_fork(after_in_child=_forked)
+
+
 def guard(Ledger ledger not None, str how not None, owner):
     """Guard what this ledger's regions are read by, from the next map on: "off", "copies" or "views".
 
@@ -34,17 +45,20 @@ cdef int _notice() except -1:
     cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
     if found is NULL:
         raise MemoryError
-    if smmap_any_zeroed():
-        count = min(smmap_take_zeroed(<void**>found, most), most)
+    smmap_lock(&smmap_slots)  # a thread that comes here meanwhile waits until all are spoiled: it may have read zeros
+    smmap_start_taking()
+    count = min(smmap_take_zeroed(<void**>found, most), most)
     most = 0
     for place in range(count):  # all, before any Python code can run
-        if Py_REFCNT(<object>found[place]) > 0:
+        if smmap_hold(found[place]):
             (<Region>found[place]).spoil()
-            (<Region>found[place]).file.cut = True  # else another thread might map that version again meanwhile
-            Py_INCREF(<object>found[place])
             found[most] = found[place]
             most += 1
+    smmap_stop_taking()
+    smmap_unlock(&smmap_slots)
     regions = _all_of(found, most)
+    for region in regions:
+        (<Region>region).file.cut = True
     warnings = []
     for region in regions:
         manager = (<Region>region).owner()

@@ -25,6 +25,11 @@ cdef class Table:
     cdef size_t mask
     cdef Py_ssize_t count
     cdef PyObject* near  # the region of a grid window that was found last, borrowed; or NULL
+    cdef Counts counts  # the manager's, once it can have regions; their lock guards all of this
+    cdef bint cut  # the file was truncated: no region comes here any more
+
+    def __cinit__(self):
+        self.counts = _NO_COUNTS
 
     def __dealloc__(self):
         free(self.slots)
@@ -32,17 +37,29 @@ cdef class Table:
     def __len__(self):
         return self.count
 
-    cdef int reserve(self) except -1:
-        """Make room for one more."""
+    cdef int belong(self, Counts counts) except -1:
+        """Be guarded by the lock of this manager's regions from now on."""
+        if self.counts is counts:
+            return 0
+        smmap_lock(&_NO_COUNTS.mutex)
+        if self.counts is _NO_COUNTS:
+            self.counts = counts
+        smmap_unlock(&_NO_COUNTS.mutex)
+        if self.counts is not counts:
+            raise SystemError("a table of another manager")
+        return 0
+
+    cdef bint reserve(self) noexcept:
+        """Make room for one more; False if memory is short."""
         cdef size_t mask = self.mask, place, old_mask = self.mask
         cdef Slot* old = self.slots
         cdef Slot* new
         if old is not NULL and 2 * (self.count + 1) <= <Py_ssize_t>mask + 1:
-            return 0
+            return True
         mask = 2 * mask + 1 if old is not NULL else 7
         new = <Slot*>calloc(mask + 1, sizeof(Slot))
         if new is NULL:
-            raise MemoryError
+            return False
         self.slots = new
         self.mask = mask
         if old is not NULL:
@@ -50,7 +67,7 @@ cdef class Table:
                 if old[place].region is not NULL:
                     self.slot(old[place].low, old[place].high)[0] = old[place]
             free(old)
-        return 0
+        return True
 
     cdef inline Slot* slot(self, long long low, long long high) noexcept:
         """The slot that has this key, or the free one where it belongs. There is always a free one."""
@@ -104,39 +121,73 @@ cdef class Table:
         if not self.count:
             return NULL
         region = self.slot(low, high).region
-        return region if region is not NULL and Py_REFCNT(<object>region) > 0 else NULL
+        return region if region is not NULL and smmap_lives(region) else NULL
 
     def find(self, key):
         """The region of a window, if it is mapped."""
         cdef long long low, high
+        cdef PyObject* found
+        cdef bint held
         _key(key, &low, &high)
-        return _living(self.at(low, high))
+        smmap_lock(&self.counts.mutex)
+        found = self.at(low, high)
+        held = found is not NULL and smmap_hold(found)
+        smmap_unlock(&self.counts.mutex)
+        return smmap_held(found) if held else None
 
     def values(self):
         """How the policy refers to what is mapped."""
-        cdef PyObject* region
-        cdef size_t place = 0
-        while self.slots is not NULL and place <= self.mask:
-            region = self.slots[place].region
+        cdef Py_ssize_t place = 0
+        while True:
+            place = self.next(place)
+            if place < 0:
+                return
+            region = self.region_at(place)
             place += 1
-            if region is not NULL and Py_REFCNT(<object>region) > 0:
-                yield (<Region>region).entry
+            entry = None if region is None else (<Region>region).entry
+            region = None
+            if entry is not None:
+                yield entry
+
+    cdef Py_ssize_t next(self, Py_ssize_t place) noexcept:
+        """The first place from this one on that has a region, or -1."""
+        smmap_lock(&self.counts.mutex)
+        while self.slots is not NULL and place <= <Py_ssize_t>self.mask and self.slots[place].region is NULL:
+            place += 1
+        if self.slots is NULL or place > <Py_ssize_t>self.mask:
+            place = -1
+        smmap_unlock(&self.counts.mutex)
+        return place
+
+    cdef object region_at(self, Py_ssize_t place):
+        """The living region at a place, or None."""
+        cdef PyObject* found = NULL
+        cdef bint held
+        smmap_lock(&self.counts.mutex)
+        if place <= <Py_ssize_t>self.mask:
+            found = self.slots[place].region
+        held = found is not NULL and smmap_hold(found)
+        smmap_unlock(&self.counts.mutex)
+        return smmap_held(found) if held else None
 
     def regions(self):
         """All that are mapped."""
-        cdef Py_ssize_t count = 0
-        cdef PyObject** found = <PyObject**>malloc((self.count + 1) * sizeof(PyObject*))
+        cdef PyObject** found = NULL
         cdef PyObject* region
+        cdef Py_ssize_t count = 0, room = 0
         cdef size_t place = 0
-        if found is NULL:
-            raise MemoryError
-        while self.slots is not NULL and place <= self.mask:
-            region = self.slots[place].region
-            if region is not NULL and Py_REFCNT(<object>region) > 0:
-                Py_INCREF(<object>region)
-                found[count] = region
-                count += 1
-            place += 1
+        while _has_room(&found, &room, self.count):
+            smmap_lock(&self.counts.mutex)
+            if self.count <= room:
+                while self.slots is not NULL and place <= self.mask:
+                    region = self.slots[place].region
+                    if region is not NULL and smmap_hold(region):
+                        found[count] = region
+                        count += 1
+                    place += 1
+                smmap_unlock(&self.counts.mutex)
+                break
+            smmap_unlock(&self.counts.mutex)  # another thread added some meanwhile
         return _all_of(found, count)
 
 
@@ -162,44 +213,48 @@ cdef Node _new_node(object key):
 cdef class Order:
     """What may be dropped, by its last use. Keys are entries of regions, or files."""
 
+    cdef smmap_gap gap
     cdef Link ends  # newer: what goes first; older: what goes last
     cdef Py_ssize_t count
-    cdef dict nodes
+    cdef dict nodes  # of keys that are no regions, which are compared by identity
     cdef public long long hits
     cdef public bint crowded
+    cdef Counts counts  # their lock guards the links
+    cdef smmap_mutex changing  # held while `nodes` and the links are changed together
+    cdef smmap_gap behind
 
     def __cinit__(self):
         self.ends.older = self.ends.newer = &self.ends
         self.nodes = {}
+        self.counts = Counts()
 
     def __dealloc__(self):
         cdef PyObject* node
         cdef PyObject* item
         while self.count:
+            smmap_lock(&self.counts.mutex)
             node = self.ends.newer.node
             item = self.take(self.ends.newer)
+            smmap_unlock(&self.counts.mutex)
             Py_XDECREF(item)
             Py_XDECREF(node)
 
     def __len__(self):
         return self.count
 
-    cdef Link* link_of(self, object key) except? NULL:
-        """The link of a key, whether it is in the order or not; NULL if there is none."""
-        cdef PyObject* region
-        if type(key) is Entry:
-            region = (<Entry>key).region
-            return NULL if region is NULL else &(<Region>region).link
-        node = self.nodes.get(key)
-        return NULL if node is None else &(<Node>node).link
+    cdef inline Node node_of(self, object key):
+        """The node of a key that is no region; None if there is none."""
+        return None if type(key) is Entry else self.nodes.get(key)
 
-    cdef Node node_of(self, object key):
-        """The node of a key, made now if there is none."""
-        cdef Node node = self.nodes.get(key)
-        if node is None:
-            node = _new_node(key)
-            self.nodes[key] = node
-        return node
+    cdef inline Link* link_of(self, object key, Node node) noexcept:
+        """The link of a key, whether it is in the order or not; NULL if there is none. Under the lock."""
+        cdef PyObject* region
+        if node is not None:
+            return &node.link
+        if type(key) is not Entry or (<Entry>key).counts is not self.counts:
+            return NULL
+        region = (<Entry>key).region
+        return NULL if region is NULL else &(<Region>region).link
 
     cdef inline bint has(self, Link* link) noexcept:
         return link is not NULL and link.order is <void*>self
@@ -218,7 +273,7 @@ cdef class Order:
         self.ends.older = link
 
     cdef void put(self, Link* link, PyObject* item) noexcept:
-        """Put a link that is in no order at the end of this one."""
+        """Put a link that is in no order at the end of this one. The caller has a reference to the item."""
         Py_INCREF(<object>item)
         Py_XINCREF(link.node)  # the collector may clear `nodes` first
         link.item = item
@@ -235,77 +290,162 @@ cdef class Order:
         return link.item
 
     def __contains__(self, key):
-        return self.has(self.link_of(key))
+        cdef Node node = self.node_of(key)
+        cdef bint found
+        smmap_lock(&self.counts.mutex)
+        found = self.has(self.link_of(key, node))
+        smmap_unlock(&self.counts.mutex)
+        return found
 
     def __iter__(self):
-        cdef PyObject** found = <PyObject**>malloc((self.count + 1) * sizeof(PyObject*))
-        cdef Py_ssize_t count = 0
-        cdef Link* link = self.ends.newer
-        if found is NULL:
-            raise MemoryError
-        while link is not &self.ends:
-            Py_INCREF(<object>link.item)
-            found[count] = link.item
-            count += 1
-            link = link.newer
+        cdef PyObject** found = NULL
+        cdef Py_ssize_t count = 0, room = 0
+        cdef Link* link
+        while _has_room(&found, &room, self.count):
+            smmap_lock(&self.counts.mutex)
+            if self.count <= room:
+                link = self.ends.newer
+                while link is not &self.ends:
+                    Py_INCREF(<object>link.item)
+                    found[count] = link.item
+                    count += 1
+                    link = link.newer
+                smmap_unlock(&self.counts.mutex)
+                break
+            smmap_unlock(&self.counts.mutex)  # another thread added some meanwhile
         return iter(_all_of(found, count))
 
     def add(self, key, item):
         """Let `item` be dropped after all others; not a region that is pinned."""
-        cdef Link* link = self.link_of(key)
-        cdef Node node = None
         if type(key) is Entry:
-            if link is NULL or (<Region>(<Entry>key).region).pins:
-                return
-            item = <object>(<Entry>key).region
+            self.add_region(key)
         else:
-            node = self.node_of(key)
-            link = &node.link
-        if link.order is not NULL:
-            if not self.has(link):
-                raise SystemError("a region of another manager")
-            self.leave(link)
-            if node is not None:
-                self.nodes[key] = node
-        self.put(link, <PyObject*>item)
+            self.add_node(_new_node(key), item)
+
+    cdef int add_region(self, Entry entry) except -1:
+        cdef Link* link
+        cdef PyObject* region = NULL
+        cdef bint strange
+        smmap_lock(&self.counts.mutex)
+        link = self.link_of(entry, None)
+        strange = entry.counts is not self.counts or (
+            link is not NULL and link.order is not NULL and not self.has(link)
+        )
+        if not strange and link is not NULL and not (<Region>entry.region).pins:
+            if self.has(link):
+                self.touch_link(link)
+            elif smmap_hold(entry.region):
+                region = entry.region
+                self.put(link, region)
+        smmap_unlock(&self.counts.mutex)
+        if strange:
+            raise SystemError("a region of another manager")
+        Py_XDECREF(region)
+        return 0
+
+    cdef int add_node(self, Node node, object item) except -1:
+        """Put it in, with this node unless its key has one."""
+        cdef PyObject* before = NULL
+        cdef Node known
+        smmap_lock(&self.changing)
+        try:
+            known = self.nodes.get(node.key)
+            if known is None:
+                self.nodes[node.key] = known = node
+            smmap_lock(&self.counts.mutex)
+            if self.has(&known.link):
+                before = self.take(&known.link)
+            self.put(&known.link, <PyObject*>item)
+            smmap_unlock(&self.counts.mutex)
+        finally:
+            smmap_unlock(&self.changing)
+        if before is not NULL:
+            Py_DECREF(<object>known.link.node)
+            Py_DECREF(<object>before)
+        return 0
 
     def touch(self, key):
         """`key` is used now; whether it is in the order."""
-        cdef Link* link = self.link_of(key)
-        if not self.has(link):
-            return False
-        self.touch_link(link)
-        return True
+        return self.used(key, 0)
+
+    cdef bint used(self, object key, Py_ssize_t times) except -1:
+        """The same, by so many hits."""
+        cdef Node node = self.node_of(key)
+        cdef Link* link
+        cdef bint found
+        smmap_lock(&self.counts.mutex)
+        self.hits += times
+        link = self.link_of(key, node)
+        found = self.has(link)
+        if found:
+            self.touch_link(link)
+        smmap_unlock(&self.counts.mutex)
+        return found
 
     def remove(self, key):
         """Keep it from being dropped; whether it was in the order."""
-        cdef Link* link = self.link_of(key)
-        if not self.has(link):
+        cdef Node node
+        cdef PyObject* item = NULL
+        smmap_lock(&self.changing)
+        try:
+            node = self.node_of(key)
+            smmap_lock(&self.counts.mutex)
+            if self.has(self.link_of(key, node)):
+                item = self.take(self.link_of(key, node))
+            smmap_unlock(&self.counts.mutex)
+            if item is not NULL and node is not None:
+                self.nodes.pop(key, None)
+        finally:
+            smmap_unlock(&self.changing)
+        if item is NULL:
             return False
-        self.leave(link)
+        if node is not None:
+            Py_DECREF(node)
+        Py_DECREF(<object>item)
         return True
 
-    cdef object leave(self, Link* link):
-        """Take it out; returns the item."""
-        cdef PyObject* node = link.node
-        found = <object>self.take(link)
-        Py_DECREF(found)  # of the two that there are now
-        if node is not NULL:
-            self.nodes.pop((<Node>node).key, None)
-            Py_DECREF(<object>node)
+    cdef bint pop(self, PyObject** item) except -1:
+        """Take out the item that was used least recently, with a reference; whether there is one."""
+        cdef PyObject* node = NULL
+        cdef bint found
+        smmap_lock(&self.changing)
+        try:
+            smmap_lock(&self.counts.mutex)
+            found = self.count > 0
+            if found:
+                node = self.ends.newer.node
+                item[0] = self.take(self.ends.newer)
+            smmap_unlock(&self.counts.mutex)
+            if node is not NULL:
+                self.nodes.pop((<Node>node).key, None)
+        finally:
+            smmap_unlock(&self.changing)
+        Py_XDECREF(node)
         return found
+
+    cdef PyObject* first_out(self) noexcept:
+        """The item that was used least recently, with a reference; NULL if there is none."""
+        cdef PyObject* item = NULL
+        smmap_lock(&self.counts.mutex)
+        if self.count:
+            item = self.ends.newer.item
+            Py_INCREF(<object>item)
+        smmap_unlock(&self.counts.mutex)
+        return item
 
     def oldest(self):
         """The item that was used least recently. `StopIteration` if there is none."""
-        if not self.count:
+        cdef PyObject* item = self.first_out()
+        if item is NULL:
             raise StopIteration
-        return <object>self.ends.newer.item
+        return smmap_held(item)
 
     def pop_oldest(self):
         """The same, which is in the order no longer. `KeyError` if there is none."""
-        if not self.count:
+        cdef PyObject* item
+        if not self.pop(&item):
             raise KeyError("dictionary is empty")  # as a dict says it
-        return self.leave(self.ends.newer)
+        return smmap_held(item)
 
 
 cdef struct Rent:
@@ -338,6 +478,7 @@ cdef class Rents:
 
     cdef Generation young
     cdef Generation old
+    cdef smmap_mutex mutex
 
     def __dealloc__(self):
         free(self.young.rents)
@@ -349,14 +490,31 @@ cdef class Rents:
 
     def scattered(self, window):
         """Whether the reads of a window that were paid for lately lie apart."""
-        cdef Rent* slot = _rent(&self.young, window & 0xFFFFFFFFFFFFFFFF)
+        cdef unsigned long long wanted = window & 0xFFFFFFFFFFFFFFFF
+        cdef Rent* slot
+        cdef bint apart
+        smmap_lock(&self.mutex)
+        slot = _rent(&self.young, wanted)
         if slot is NULL or not slot.paid:
-            slot = _rent(&self.old, window & 0xFFFFFFFFFFFFFFFF)
-        return slot is not NULL and slot.paid > 0 and slot.apart > 0
+            slot = _rent(&self.old, wanted)
+        apart = slot is not NULL and slot.paid > 0 and slot.apart > 0
+        smmap_unlock(&self.mutex)
+        return apart
 
     cdef bint pay(
         self, unsigned long long window, long long size, long long price, long long patience, long long start
     ) noexcept:
+        """As `due`."""
+        cdef bint bought
+        smmap_lock(&self.mutex)
+        bought = self.pay_alone(window, size, price, patience, start)
+        smmap_unlock(&self.mutex)
+        return bought
+
+    cdef bint pay_alone(
+        self, unsigned long long window, long long size, long long price, long long patience, long long start
+    ) noexcept:
+        """The same, under the lock."""
         cdef Rent* slot
         cdef Rent* before
         cdef long long paid = 0

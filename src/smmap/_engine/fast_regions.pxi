@@ -23,19 +23,53 @@ cdef struct Slot:
 
 @cython.final
 @cython.no_gc
+cdef class Counts:
+    """What a ledger counts, and its lock. Regions refer to this, and not to the ledger, whose orders refer to them."""
+
+    cdef smmap_gap gap
+    cdef smmap_mutex mutex
+    cdef Py_ssize_t mapped
+    cdef long long memory
+    cdef PyObject* first  # of the regions that live, borrowed
+    cdef bint traced  # whether the ledger has a trace
+    cdef int guard  # what is guarded: OFF, COPIES, VIEWS
+    cdef object owner  # gives the manager, or None
+    cdef smmap_gap behind
+
+
+cdef Counts _NO_COUNTS = Counts()  # of what belongs to no manager; it is there until the process ends
+
+
+@cython.final
+@cython.no_gc
 cdef class Entry:
     """How the policy refers to a region weakly."""
 
     cdef PyObject* region
+    cdef Counts counts
+
+    def __cinit__(self):
+        self.counts = _NO_COUNTS
 
     def __call__(self):
         """The region, if it lives."""
-        return _living(self.region)
+        cdef PyObject* found
+        cdef bint held
+        smmap_lock(&self.counts.mutex)
+        found = self.region
+        held = found is not NULL and smmap_hold(found)
+        smmap_unlock(&self.counts.mutex)
+        return smmap_held(found) if held else None
 
 
-cdef object _living(PyObject* thing):
-    """A borrowed pointer as an object; None if that is dying, or not there."""
-    return None if thing is NULL or Py_REFCNT(<object>thing) <= 0 else <object>thing
+cdef bint _has_room(PyObject*** found, Py_ssize_t* room, Py_ssize_t count) except -1:
+    """Make a new array, with room for `count` things; `True`."""
+    free(found[0])
+    room[0] = count + 1
+    found[0] = <PyObject**>malloc(room[0] * sizeof(PyObject*))
+    if found[0] is NULL:
+        raise MemoryError
+    return True
 
 
 cdef list _all_of(PyObject** things, Py_ssize_t count):
@@ -54,19 +88,7 @@ cdef list _all_of(PyObject** things, Py_ssize_t count):
 
 
 @cython.final
-@cython.no_gc
-cdef class Counts:
-    """What a ledger counts. Regions refer to this, and not to the ledger, whose orders refer to them."""
-
-    cdef Py_ssize_t mapped
-    cdef long long memory
-    cdef PyObject* first  # of the regions that live, borrowed
-    cdef bint traced
-    cdef int guard  # what is guarded: OFF, COPIES, VIEWS
-    cdef object owner  # gives the manager, or None
-
-
-@cython.final
+@cython.no_gc_clear
 cdef class Ledger:
     """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
 
@@ -82,14 +104,23 @@ cdef class Ledger:
     cdef public long long most_descriptors
     cdef public long long most_memory
     cdef public object shortcut
-    cdef readonly object trace
+    cdef object tracer  # the trace; this and the threshold are guarded by the lock of `counts`
     cdef unsigned int threshold
 
     def __cinit__(self):
         self.counts = Counts()
         self.idle = Order()
         self.open = Order()
+        self.idle.counts = self.open.counts = self.counts
         self.rents = Rents()
+
+    @property
+    def trace(self):
+        """What records reads, or None."""
+        smmap_lock(&self.counts.mutex)
+        trace = self.tracer
+        smmap_unlock(&self.counts.mutex)
+        return trace
 
     @property
     def mapped(self):
@@ -103,17 +134,22 @@ cdef class Ledger:
 
     def regions(self):
         """All that live."""
-        cdef PyObject** found = <PyObject**>malloc((self.counts.mapped + 1) * sizeof(PyObject*))
-        cdef PyObject* each = self.counts.first
-        cdef Py_ssize_t count = 0
-        if found is NULL:
-            raise MemoryError
-        while each is not NULL:
-            if Py_REFCNT(<object>each) > 0:
-                Py_INCREF(<object>each)
-                found[count] = each
-                count += 1
-            each = (<Region>each).after
+        cdef Counts counts = self.counts
+        cdef PyObject** found = NULL
+        cdef PyObject* each
+        cdef Py_ssize_t count = 0, room = 0
+        while _has_room(&found, &room, counts.mapped):
+            smmap_lock(&counts.mutex)
+            if counts.mapped <= room:
+                each = counts.first
+                while each is not NULL:
+                    if smmap_hold(each):
+                        found[count] = each
+                        count += 1
+                    each = (<Region>each).after
+                smmap_unlock(&counts.mutex)
+                break
+            smmap_unlock(&counts.mutex)  # another thread added some meanwhile
         return _all_of(found, count)
 
     cpdef count_miss(self):
@@ -127,14 +163,17 @@ cdef class Ledger:
 
     def sample(self, trace, unsigned int threshold):
         """Let reads of places with a hash below the threshold be recorded by this trace; None: none are."""
-        cdef PyObject* each = self.counts.first
-        before = self.trace  # goes last: that may run code of Python
-        self.trace = trace
+        cdef PyObject* each
+        smmap_lock(&self.counts.mutex)
+        before = self.tracer  # goes last, and without the lock: that may run code of Python
+        self.tracer = trace
         self.threshold = threshold
         self.counts.traced = trace is not None
+        each = self.counts.first
         while each is not NULL:
             (<Region>each).unclear(self.counts.traced)
             each = (<Region>each).after
+        smmap_unlock(&self.counts.mutex)
         del before
 
 
@@ -163,7 +202,7 @@ cdef class Region:
     cdef readonly object key
     cdef readonly object file
     cdef readonly Entry entry
-    cdef public object face
+    cdef object seen  # what smmap 5's users see of it
     cdef Table table
     cdef Counts counts
     cdef long long low
@@ -172,13 +211,13 @@ cdef class Region:
     cdef PyObject* before  # others of the ledger
     cdef PyObject* after
 
+    def __cinit__(self):
+        self.counts = _NO_COUNTS
+
     def __dealloc__(self):
         cdef char* base = self.base
         cdef size_t size = self.stop - self.start
-        if self.counted:
-            self.withdraw()
-        if self.slot is not NULL:
-            smmap_give_slot(self.slot)
+        self.withdraw()
         if base is not NULL:
             self.base = NULL
             with nogil:
@@ -186,9 +225,21 @@ cdef class Region:
 
     cdef void withdraw(self) noexcept:
         """Be found no longer, and be counted no longer."""
+        if self.counted:
+            smmap_lock(&self.counts.mutex)
+            self.leave()
+            smmap_unlock(&self.counts.mutex)
+        if self.slot is not NULL:
+            smmap_lock(&smmap_slots)
+            smmap_give_slot(self.slot)
+            smmap_unlock(&smmap_slots)
+            self.slot = NULL
+
+    cdef void leave(self) noexcept:
+        """The same, under the lock."""
         self.counted = False
         while self.cursors is not NULL:
-            (<CursorBase>self.cursors).unpin()
+            (<CursorBase>self.cursors).unlink()
         self.entry.region = NULL
         self.table.forget(self)
         if self.before is NULL:
@@ -201,16 +252,30 @@ cdef class Region:
         self.counts.memory -= self.stop - self.start
 
     cdef inline void unclear(self, bint traced) noexcept:
-        """Let each hit look first whether it is recorded; or none, where nothing is traced."""
+        """Let each hit look first whether it is recorded; or none, where nothing is traced. Under the lock."""
         self.clear_start = self.start
         self.clear_stop = self.start if traced else self.stop
 
     cdef int enter(self) except -1:
         """Be found, and be counted."""
-        self.unclear(self.counts.traced)
+        cdef Counts counts = self.counts
+        cdef bint possible
         self.born = monotonic()
-        self.table.reserve()
+        smmap_lock(&counts.mutex)
+        possible = self.table.reserve()
+        if possible and not self.table.cut:
+            self.join()
+        smmap_unlock(&counts.mutex)
+        if not possible:
+            raise MemoryError
+        if not self.counted:  # another thread found meanwhile that the file was cut
+            raise self.lost(self.start, self.stop)
+        return 0
+
+    cdef void join(self) noexcept:
+        """The same, under the lock, with room in the table."""
         self.counted = True
+        self.unclear(self.counts.traced)
         self.entry.region = <PyObject*>self
         self.table.put(self)
         self.after = self.counts.first
@@ -219,7 +284,6 @@ cdef class Region:
         self.counts.first = <PyObject*>self
         self.counts.mapped += 1
         self.counts.memory += self.stop - self.start
-        return 0
 
     def __repr__(self):
         return f"<{type(self).__name__} [{self.start}, {self.stop})>"
@@ -236,62 +300,87 @@ cdef class Region:
     def unpin(self, cursor_id, Order idle not None):
         """A cursor uses it no longer; after the last one it is idle. Whether the manager must look after that."""
         cdef size_t wanted = cursor_id & 0xFFFFFFFFFFFFFFFF
-        cdef PyObject* each = self.cursors
+        cdef PyObject* each
+        cdef bint rests
+        smmap_lock(&self.counts.mutex)
+        each = self.cursors
         while each is not NULL:
             if <size_t>each == wanted:
-                (<CursorBase>each).unpin()
+                (<CursorBase>each).unlink()
                 break
             each = (<CursorBase>each).after
-        return False if self.pins else self.rest(idle)
+        rests = self.rest(idle)
+        smmap_unlock(&self.counts.mutex)
+        return rests and (idle.crowded or self.file.gone)
 
-    cdef bint rest(self, Order idle) except -1:
-        """It is pinned no longer, but used last. The caller has a reference."""
+    cdef bint rest(self, Order idle) noexcept:
+        """If no cursor pins it, it is idle, and used last; whether that is so. Under the lock, with a reference."""
+        if self.pins or idle.counts is not self.counts:
+            return False
         if idle.has(&self.link):
             idle.touch_link(&self.link)
         elif self.link.order is NULL:
             idle.put(&self.link, <PyObject*>self)
-        return idle.crowded or self.file.gone
+        return True
 
     def revoke(self):
         """Take it away from the cursors that use it; whether there were any."""
         found = self.pins > 0
         for cursor in self.holders():
             cursor._revoke()
+        smmap_lock(&self.counts.mutex)
         while self.cursors is not NULL:
-            (<CursorBase>self.cursors).unpin()
+            (<CursorBase>self.cursors).unlink()
         self.pins = 0
+        smmap_unlock(&self.counts.mutex)
         return found
 
     @property
     def pinned(self):
         """Whether one does: not only was about to, before an exception cut that short."""
-        cdef PyObject* each = self.cursors
-        while each is not NULL:
-            if (<CursorBase>each).region is self:
-                return True
+        cdef PyObject* each
+        cdef bint found = False
+        smmap_lock(&self.counts.mutex)
+        each = self.cursors
+        while each is not NULL and not found:
+            found = (<CursorBase>each).region is self
             each = (<CursorBase>each).after
-        return False
+        smmap_unlock(&self.counts.mutex)
+        return found
 
     def holders(self):
         """The cursors that use it."""
-        cdef PyObject* each = self.cursors
-        cdef PyObject** found
-        cdef Py_ssize_t count = 0
-        while each is not NULL:
-            count += 1
-            each = (<CursorBase>each).after
-        found = <PyObject**>malloc((count + 1) * sizeof(PyObject*))
-        if found is NULL:
-            raise MemoryError
-        count = 0
-        each = self.cursors
-        while each is not NULL:
-            if Py_REFCNT(<object>each) > 0:
-                Py_INCREF(<object>each)
-                found[count] = each
-                count += 1
-            each = (<CursorBase>each).after
+        cdef PyObject** found = NULL
+        cdef PyObject* each
+        cdef Py_ssize_t count = 0, room = 0
+        while _has_room(&found, &room, self.pins):
+            smmap_lock(&self.counts.mutex)
+            if self.pins <= room:
+                each = self.cursors
+                while each is not NULL and count < room:
+                    if smmap_hold(each):
+                        found[count] = each
+                        count += 1
+                    each = (<CursorBase>each).after
+                smmap_unlock(&self.counts.mutex)
+                break
+            smmap_unlock(&self.counts.mutex)  # another thread added some meanwhile
         return _all_of(found, count)
+
+    @property
+    def face(self):
+        """What smmap 5's users see of it, once they have seen it."""
+        smmap_lock(&self.counts.mutex)
+        face = self.seen
+        smmap_unlock(&self.counts.mutex)
+        return face
+
+    @face.setter
+    def face(self, face):
+        smmap_lock(&self.counts.mutex)
+        before = self.seen  # let go of without the lock
+        self.seen = face
+        smmap_unlock(&self.counts.mutex)
 
     def drop(self, ledger):
         """Nothing: it is unmapped with its last reference."""
@@ -419,8 +508,12 @@ cdef class Region:
 
     cdef void spoil(self) noexcept:
         """Be found no longer: only views may read what is there now."""
+        smmap_lock(&self.counts.mutex)
         self.spoiled = True
-        self.table.forget(self)
+        if self.counted:
+            self.table.cut = True
+            self.table.forget(self)
+        smmap_unlock(&self.counts.mutex)
 
     cdef void follow(self, long long start, Py_ssize_t size) noexcept:
         """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""

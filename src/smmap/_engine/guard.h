@@ -9,10 +9,12 @@
    there is no next page in the map, the caller has to look at the file's size.
 
    The handler calls nothing that is not async-signal-safe, takes no lock and allocates nothing. The functions under
-   "Changing what the handler sees" are called with the interpreter's lock. */
+   "Changing what the handler sees" are called with the interpreter's lock; where there is none, with `smmap_slots`. */
 
 #ifndef SMMAP_GUARD_H
 #define SMMAP_GUARD_H
+
+#include "threads.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -85,7 +87,8 @@ static struct smmap_slot *smmap_free_slots;
 static struct smmap_chain smmap_chains[SMMAP_CHAINS];
 static unsigned smmap_chain_now;
 static uintptr_t smmap_page = 4096;
-static int smmap_zeroed; /* whether any slot was zeroed since `smmap_take_zeroed` */
+static smmap_mutex smmap_slots __attribute__((unused)); /* guards all of this but what the handler reads */
+static int smmap_zeroed; /* 1: a slot was zeroed since it was looked for those; 2: somebody is doing that now */
 
 /* ---- Reads ---- */
 
@@ -138,7 +141,7 @@ static inline int smmap_look_back(const char *last, const char *edge)
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         (void)*(const volatile char *)next;
     }
-    return __atomic_load_n(&smmap_zeroed, __ATOMIC_RELAXED) ? SMMAP_DOUBT : SMMAP_READ;
+    return __atomic_load_n(&smmap_zeroed, __ATOMIC_ACQUIRE) ? SMMAP_DOUBT : SMMAP_READ;
 }
 
 /* memcpy, of at least one byte. */
@@ -227,7 +230,7 @@ static int smmap_zero_rest(char *at)
             page = (char *)((uintptr_t)at & ~(smmap_page - 1));
             /* first, so that a thread that reads a zero sees it */
             __atomic_store_n(&slot->zeroed, 1, __ATOMIC_SEQ_CST);
-            __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST);
+            __atomic_fetch_or(&smmap_zeroed, 1, __ATOMIC_SEQ_CST);
             return mmap(page, (size_t)(end - page), PROT_READ, MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0) != MAP_FAILED;
         }
     return 0;
@@ -391,12 +394,30 @@ static int smmap_any_zeroed(void)
     return __atomic_load_n(&smmap_zeroed, __ATOMIC_RELAXED);
 }
 
+/* In the child of a fork: a thread of the parent's may have been in the middle of changing things. */
+static void smmap_after_fork(void)
+{
+    static const smmap_mutex free_again;
+    smmap_slots = free_again;
+    __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST); /* look at all of them again */
+}
+
+/* From here on, until `smmap_stop_taking`: take note of what was zeroed. All who read meanwhile are in doubt. */
+static void smmap_start_taking(void)
+{
+    __atomic_store_n(&smmap_zeroed, 2, __ATOMIC_SEQ_CST);
+}
+
+static void smmap_stop_taking(void)
+{
+    __atomic_fetch_and(&smmap_zeroed, ~2, __ATOMIC_SEQ_CST);
+}
+
 /* The regions that were zeroed since the last call, at most `most`; how many there are, which may be more. */
 static size_t smmap_take_zeroed(void **regions, size_t most)
 {
     struct smmap_block *block;
     size_t count = 0;
-    __atomic_store_n(&smmap_zeroed, 0, __ATOMIC_SEQ_CST);
     for (block = smmap_blocks; block != NULL; block = block->next)
         for (int each = 0; each < SMMAP_SLOTS; each++) {
             struct smmap_slot *slot = &block->slots[each];
@@ -406,7 +427,7 @@ static size_t smmap_take_zeroed(void **regions, size_t most)
                 regions[count] = slot->region;
                 __atomic_store_n(&slot->zeroed, 0, __ATOMIC_SEQ_CST);
             } else
-                __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST);
+                __atomic_fetch_or(&smmap_zeroed, 1, __ATOMIC_SEQ_CST);
             count++;
         }
     return count;

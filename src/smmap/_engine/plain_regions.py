@@ -390,8 +390,13 @@ if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change a
 
     def _one_at_a_time(method: Callable[..., T], guard: Any) -> Callable[..., T]:
         def guarded(self: Order, *args: Any) -> T:
-            with guard:  # not a global one: finalizers come here when those are gone
-                return method(self, *args)
+            inside = guard._is_owned()  # `guard` is no global: finalizers come here when those are gone
+            try:
+                with guard:
+                    return method(self, *args)
+            finally:
+                while not inside and guard._is_owned():
+                    guard.release()  # an exception came after it was taken and before the block started
 
         return guarded
 

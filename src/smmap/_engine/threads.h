@@ -1,0 +1,114 @@
+/* The replacement of the interpreter's lock where there is none: on free-threaded Python. Used by fast.pyx.
+
+   With the interpreter's lock all of this is nothing, or what it says. Without it:
+
+   - One mutex per manager (in `Counts`) guards its tables, orders, counters and pins. It is held for moments: under it
+     no Python code runs, nothing is allocated by Python, no reference is given up, and no other mutex is waited for. So
+     a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it free.
+   - Each `Order`, `Rents` and `Descriptor` has one for what only it knows, and guard.h has one. Of an order's and of
+     guard.h's, the manager's mutex may be waited for, never the other way round.
+   - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. To take its lock is
+     to take the mutex that it has now, and to look whether it still has that.
+   - What is found by a borrowed pointer may be dying in another thread. It takes itself out of where it is found under
+     the mutex, before anything of it goes, and before anything counts it as alive again: so under the mutex it can be
+     looked at, and `smmap_hold` gives a reference unless it is dying.
+   - References are counted by the thread that made an object, and those of other threads apart: who drops the last one
+     elsewhere leaves the object's end to that thread. Regions must go at once, or limits would evict more and more: their
+     references are counted in one place from the start (`smmap_share`). */
+
+#ifndef SMMAP_THREADS_H
+#define SMMAP_THREADS_H
+
+#include <Python.h>
+
+#ifdef Py_GIL_DISABLED
+
+enum { SMMAP_FREE_THREADED = 1 };
+typedef PyMutex smmap_mutex;
+typedef struct { char bytes[64]; } smmap_gap; /* between what different threads write */
+#ifndef __SANITIZE_THREAD__
+#define smmap_lock(mutex) PyMutex_Lock(mutex)
+#define smmap_unlock(mutex) PyMutex_Unlock(mutex)
+#else /* the sanitizer does not see what the interpreter does where a mutex has to be waited for */
+#include <sched.h>
+static void smmap_lock(smmap_mutex *mutex)
+{
+    while (__atomic_exchange_n(&mutex->_bits, 1, __ATOMIC_SEQ_CST))
+        sched_yield();
+}
+#define smmap_unlock(mutex) __atomic_store_n(&(mutex)->_bits, 0, __ATOMIC_SEQ_CST)
+#endif
+#define smmap_publish() __atomic_thread_fence(__ATOMIC_RELEASE) /* what was written before is seen before what follows */
+
+/* A reference to what is borrowed, unless it is dying; whether there is one. Under the mutex. */
+static inline int smmap_hold(PyObject *thing)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return PyUnstable_TryIncRef(thing);
+#else
+    Py_ssize_t shared;
+    if (_Py_atomic_load_uintptr_relaxed(&thing->ob_tid) == _Py_ThreadId()) {
+        if (_Py_atomic_load_uint32_relaxed(&thing->ob_ref_local) == 0)
+            return 0;
+        Py_INCREF(thing);
+        return 1;
+    }
+    shared = _Py_atomic_load_ssize_relaxed(&thing->ob_ref_shared);
+    do
+        if (shared == 0 || shared == _Py_REF_MERGED) /* 0: see smmap_watch */
+            return 0;
+    while (!_Py_atomic_compare_exchange_ssize(&thing->ob_ref_shared, &shared, shared + (1 << _Py_REF_SHARED_SHIFT)));
+    return 1;
+#endif
+}
+
+/* Let `smmap_hold` be called for this new object by other threads than this one. */
+static inline void smmap_watch(PyObject *thing)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    PyUnstable_EnableTryIncRef(thing);
+#else
+    Py_ssize_t shared = _Py_atomic_load_ssize_relaxed(&thing->ob_ref_shared);
+    while (!(shared & _Py_REF_SHARED_FLAG_MASK))
+        if (_Py_atomic_compare_exchange_ssize(&thing->ob_ref_shared, &shared, shared | _Py_REF_MAYBE_WEAKREF))
+            return;
+#endif
+}
+
+/* The same, of an object that no other thread has seen yet: and it dies where its last reference goes. */
+static inline void smmap_share(PyObject *thing)
+{
+    Py_ssize_t count = Py_REFCNT(thing);
+    thing->ob_tid = 0; /* nobody's: then the count is set as the shared one, and the only one */
+    Py_SET_REFCNT(thing, count);
+}
+
+/* Whether a borrowed object may be looked at: under the mutex, always. */
+#define smmap_lives(thing) 1
+
+#else /* with the interpreter's lock */
+
+enum { SMMAP_FREE_THREADED = 0 };
+typedef struct { char unused; } smmap_mutex;
+typedef struct { char unused; } smmap_gap;
+#define smmap_lock(mutex) ((void)0)
+#define smmap_unlock(mutex) ((void)0)
+#define smmap_publish() ((void)0)
+#define smmap_watch(thing) ((void)0)
+#define smmap_share(thing) ((void)0)
+#define smmap_lives(thing) (Py_REFCNT(thing) > 0)
+
+static inline int smmap_hold(PyObject *thing)
+{
+    if (Py_REFCNT(thing) <= 0)
+        return 0;
+    Py_INCREF(thing);
+    return 1;
+}
+
+#endif
+
+/* The reference that `smmap_hold` gave, as one that its owner looks after. */
+#define smmap_held(thing) ((PyObject *)(thing))
+
+#endif

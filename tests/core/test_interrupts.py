@@ -532,6 +532,8 @@ def test_what_a_handler_raised_comes_out_where_the_interpreter_wrapped_it(
     known: bool, call: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPython 3.9 and 3.10, if two signals come in one `os.stat`: see _stat_under_alarms.py."""
+    if known and call != "release" and smmap.engine == "fast":
+        pytest.skip("the engine itself asks for the status of a file that is known")
     file = world.file(SIZE)
     manager = world.manager(W, 4 * W, 8)
     path = str(file.path)

@@ -392,16 +392,16 @@ def test_buffer_changed_between_two_lines_of_a_read_is_of_before_or_after(kind: 
 def test_read_that_ends_after_a_change_of_file_leads_no_other_thread_to_the_old_one(kind: str, world: World) -> None:
     """Not even for a moment: the other reads the buffer before each line that is left of the older read."""
     one, two = world.file(6 * W, "one"), world.file(6 * W, "two")
-    wrong = []
+    places, wrong = (5, W + 5, 5 * W + 5), []
 
     def turn(manager: Any, number: int) -> bool:
         buffer = manager.buffer(one.path)
         views = [buffer.view(start + 8, start + 9) for start in range(0, 6 * W, W)]
 
         def look() -> None:
-            for place in (5, W + 5, 5 * W + 5):
-                if (buffer[place], buffer[place : place + 9]) != (two.data[place], two.data[place : place + 9]):
-                    wrong.append((number, place))
+            got = [(buffer[place], buffer[place : place + 9]) for place in places]
+            if got != [(two.data[place], two.data[place : place + 9]) for place in places]:
+                wrong.append(number)
 
         acted, _ = trace_before(
             *(number, manager._lock._rlock),

@@ -386,13 +386,13 @@ cdef class Access:
 cdef dict _structs = {}
 
 
-cdef object _struct_of(fmt):
-    """A format, ready for use, which is remembered."""
+cdef tuple _struct_of(fmt):
+    """A format, ready for use: its `Struct`, its size and what unpacks it. It is remembered."""
     packed = Struct(fmt)
     if len(_structs) >= 100:  # as many as `struct` remembers
         _structs.clear()
-    _structs[fmt] = packed
-    return packed
+    known = _structs[fmt] = packed, packed.size, packed.unpack
+    return known
 
 
 cdef Table _NO_TABLE = Table()
@@ -603,17 +603,15 @@ cdef class BufferBase:
         cdef Access access
         cdef long long start
         cdef Py_ssize_t size
-        packed = _structs.get(fmt)
-        if packed is None:
-            packed = _struct_of(fmt)
-        size = packed.size
+        found = _structs.get(fmt)
+        packed, size, unpack = found if found is not None else _struct_of(fmt)
         if not PyLong_CheckExact(offset):
             return self._unpack(packed, offset)  # before anything else: user code may come first
         access = self.opened()
         start = _number(offset)
         if start < 0 or size > access.size - start:
             return self._unpack(packed, offset)
-        return packed.unpack(access.bytes_of(start, start + size))
+        return unpack(access.bytes_of(start, start + size))
 
     def _near(self, sub, start, end, bint last):
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
@@ -1093,6 +1091,7 @@ cdef class CursorBase:
             if done == MOVED or self.shortcut(start, count):
                 return self
         elif not noted and self.now().counts.traced:
+            offset, size = PyNumber_Index(offset), PyNumber_Index(size)  # once, and first: user code may run
             return self.recorded(offset, size, flags, start, count, quick)
         return self._move(offset, size, flags)
 
@@ -1103,8 +1102,8 @@ cdef class CursorBase:
         cdef long long most = count
         note = None
         if access.opened:
-            if not quick and hasattr(offset, "__index__") and hasattr(size, "__index__"):
-                start, most = _number(PyNumber_Index(offset)), _number(min(PyNumber_Index(size), access.window))
+            if not quick:
+                start, most = _number(offset), _number(min(size, access.window))
             if 0 <= start < access.size and 0 <= most:
                 most = min(most, access.window) or access.window - access.window // 2
                 note = access.noted(start, min(start + most, access.size), CURSOR)

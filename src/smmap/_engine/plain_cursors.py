@@ -52,6 +52,8 @@ class CursorBase:
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
         """
+        if self._access.ledger.trace is not None and not type(offset) is type(size) is int:
+            offset, size = index(offset), index(size)  # once, and before anything else: user code may run
         access, region = self._access, self._use[0]
         note = None if access.ledger.trace is None else self._note(access, region, offset, size)
         if type(offset) is type(size) is int and size >= 0 <= offset and flags == 0:
@@ -86,19 +88,16 @@ class CursorBase:
             note()
         return self
 
-    def _note(self, access: Access, region: Any, offset: Any, size: Any) -> Any:
+    def _note(self, access: Access, region: Any, offset: int, size: int) -> Any:
         """What a trace notes before a move from this region; None if that is not recorded, or will fail."""
-        if type(offset) is int:
-            if region is None or not region.start <= offset < region.clear:
-                region = access.table.find(offset // access.window)
-            if region is not None and region.start <= offset < region.clear:
-                return None
-            del region
-        if access.opened and hasattr(offset, "__index__") and hasattr(size, "__index__"):
-            start, count = index(offset), index(size)
-            if 0 <= start < access.size and count >= 0:
-                stop = start + (min(count, access.window) or access.window - access.window // 2)
-                return access._note(start, min(stop, access.size), CURSOR)
+        if region is None or not region.start <= offset < region.clear:
+            region = access.table.find(offset // access.window)
+        if region is not None and region.start <= offset < region.clear:
+            return None
+        del region
+        if access.opened and 0 <= offset < access.size and size >= 0:
+            stop = offset + (min(size, access.window) or access.window - access.window // 2)
+            return access._note(offset, min(stop, access.size), CURSOR)
         return None
 
     def _pin(self, region: Region, start: int, stop: int) -> None:

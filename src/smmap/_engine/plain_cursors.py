@@ -52,11 +52,12 @@ class CursorBase:
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
         """
-        if self._access.ledger.trace is not None and not type(offset) is type(size) is int:
+        numbers = type(offset) is type(size) is int
+        if not numbers and self._access.ledger.trace is not None:
             offset, size = index(offset), index(size)  # once, and before anything else: user code may run
         access, region = self._access, self._use[0]
         note = None if access.ledger.trace is None else self._note(access, region, offset, size)
-        if type(offset) is type(size) is int and size >= 0 <= offset and flags == 0:
+        if numbers and size >= 0 <= offset and flags == 0:
             file_size, window, idle = access.size, access.window, access.idle
             stop = offset + (size or window // 2)
             if region is not None and region.start <= offset and stop <= region.stop and 0 < size <= window:

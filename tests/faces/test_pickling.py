@@ -151,7 +151,8 @@ def touches(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, st
 
     for name in ("stat", "lstat", "open"):
         watch(os, name)
-    watch(_engine.chosen, "open_file")
+    for name in ("unchanged", "open_file"):
+        watch(_engine.chosen, name)
     return found
 
 

@@ -16,7 +16,7 @@ from core._tools import World
 from smmap import FileChangedError, _default, _files
 from smmap._engine import chosen as engine
 
-from ._tools import G, payload
+from ._tools import G, by_policy, payload
 
 W = 2 * G
 SIZE = 3 * W + 77
@@ -408,6 +408,33 @@ def test_file_that_is_replaced_at_each_look_is_an_error_in_the_end(
             manager.buffer(path)
     assert caught.value.filename == str(path)
     assert 900 < times[0] < 1000
+
+
+def test_file_that_is_refreshed_while_an_older_client_opens_it_is_not_taken_for_truncated(
+    manager: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status was looked at before it grew, and is compared after another thread has refreshed it."""
+    older, other = manager.buffer(path), manager.buffer(path)
+    assert other[5:9] == DATA[5:9]
+    manager.collect()
+    by_policy(manager)
+    real = engine.open_file
+
+    def open_file(where: Any, flags: int) -> Any:
+        descriptor, status = real(where, flags)
+        monkeypatch.setattr(engine, "open_file", real)
+        append(path)
+        other.refresh()
+        return descriptor, status
+
+    with other.view(0, 9) as view:  # which keeps the inode from being used again
+        monkeypatch.setattr(engine, "open_file", open_file)
+        manager._cache.unload()
+        assert older[W + 5 : W + 90] == DATA[W + 5 : W + 90]
+        assert view == DATA[:9]
+    assert engine.open_file is real
+    assert len(other) == MORE
+    assert len(older) == SIZE
 
 
 def test_older_client_of_a_file_that_was_refreshed_reads_on(manager: Any, path: Path) -> None:

@@ -336,10 +336,11 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
     The time of change alone does not make it another: a file is also changed by renaming, linking and `chmod`. But then
     it has to be sure that its inode was not used again meanwhile, for a file of the same size and age.
     """
-    if file.later is not None:
-        while file.later is not None:  # what an older client reads is in there, too
-            file = file.later
-        now = status_of(look_at(number))  # it may have grown, and be known as that, since it was opened
+    opened = file
+    while file.later is not None:  # what an older client reads is in there, too
+        file = file.later
+    if file is not opened:  # it may have grown, and be known as that, since it was opened
+        now = status_of(look_at(number))
     then = file.status
     if now[:4] == then[:4]:
         generation = _generation(number) if file.generation is None or now != then else file.generation

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -80,11 +81,17 @@ def test_replaying_for_real_gives_the_predicted_misses(run: Run, trace: Path) ->
     assert not answer["measured"]["stand_ins"]
 
 
-def test_a_sampled_trace_predicts_what_a_real_replay_of_all_reads_gives(run: Run, trace: Path, tmp_path: Path) -> None:
+def test_a_sampled_trace_predicts_what_a_real_replay_of_all_reads_gives(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same files in each run: which are sampled depends on their marks, else on inodes and times."""
+    from smmap import _files
     from smmap import _trace_format as form
     from smmap.cli import again
     from smmap.cli.touches import reads_of
 
+    marks = count(1)
+    monkeypatch.setattr(_files, "mark_of", lambda _status: next(marks))
     folder = tmp_path / "many"
     folder.mkdir()
     paths = [folder / str(number) for number in range(1500)]

@@ -152,6 +152,7 @@ def test_buffers_of_tiny_managers_are_made_read_and_dropped(tmp_path: Path) -> N
     gone(*managers)
 
 
+@pytest.mark.skipif(smmap.engine != "fast", reason="a cursor belongs to one thread at a time: only C code could crash")
 def test_one_cursor_used_by_several_threads_does_not_crash(tmp_path: Path) -> None:
     managers = [manager_of(4 * W), manager_of(4 * W)]
     files = [file_of(tmp_path, number) for number in range(2)]

@@ -19,7 +19,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-fast format matrix wheels clean
+.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-stub lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -34,7 +34,7 @@ help:
 	@echo "make bench-quick  most rows with a goal in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
 	@echo "make docs     build the documentation into site/, every reference checked"
-	@echo "make lint     ruff and mypy, also of the fast engine's stub; spelling, and the words that are not used here (tools/prose.py)"
+	@echo "make lint     ruff and mypy, also of the fast engine's stub where it is built; spelling, and the words that are not used here (tools/prose.py)"
 	@echo "make format   let ruff reformat"
 	@echo "make matrix   the tests on every Python found here"
 	@echo "make wheels   the sdist and a wheel for every Python found here into dist/, each one checked and tried"
@@ -63,6 +63,7 @@ test: $(VENV)/.test
 
 test-all: AGAIN = $(BOTH)
 test-all: test
+	$(if $(ARGS),,@$(MAKE) --no-print-directory lint-stub)
 	$(if $(ARGS),,$(BIN)/python tools/sanitize.py --quick)
 
 # Builds into .sanitize/. ARGS='tests/core' runs other tests.
@@ -102,14 +103,18 @@ bench-quick: $(VENV)/.bench
 bench-cold: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.storage --write $(ARGS)
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint $(wildcard $(VENV)/.test)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py
 	$(BIN)/mypy --strict
+	@$(MAKE) --no-print-directory lint-stub
+
+# Only where the engine was built, as by `make test`, which takes longer than all of the above.
+lint-stub: $(VENV)/.lint
 	@if $(BIN)/python -c 'import smmap._engine.fast' 2>/dev/null; then $(MAKE) --no-print-directory lint-fast; \
-		else echo "the fast engine is not built: its stub is not checked"; fi
+		else echo "the fast engine is not built: its stub is not checked (make test-all builds and checks it)"; fi
 
 # The fast engine's stub beside the extension, and beside all that the policy calls of an engine; both have the same names.
 lint-fast:
@@ -163,9 +168,9 @@ $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[cli]'
 	@touch $@
 
-# Not all of the libraries that tests use: they take minutes to install.
-$(VENV)/.lint: $(VENV)/.pip $(SOURCES)
-	$(PIP) --editable . --group lint
+# Neither smmap nor all of the libraries that tests use, which take minutes; nor their bytecode, which takes as long again.
+$(VENV)/.lint: $(VENV)/.pip pyproject.toml
+	$(PIP) --no-compile --group lint
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.pip $(SOURCES)

@@ -168,7 +168,7 @@ def test_read_that_fails_is_not_done(engine: Any, bench: Any) -> None:
     assert trace.after_reads == []
 
 
-def test_trace_goes_with_its_ledger(engine: Any) -> None:
+def test_trace_is_let_go_of_when_it_ends_and_with_its_ledger(engine: Any) -> None:
     ledger, trace = engine.Ledger(), Noting()
     ledger.sample(trace, FULL)
     gone = weakref.ref(trace)
@@ -178,3 +178,9 @@ def test_trace_goes_with_its_ledger(engine: Any) -> None:
     dead()
     assert gone() is None
     assert ledger.trace is None
+    trace = Noting()
+    gone = weakref.ref(trace)
+    ledger.sample(trace, FULL)
+    del trace, ledger
+    dead()
+    assert gone() is None

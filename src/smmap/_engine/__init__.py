@@ -73,12 +73,13 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   mapped region was searched; where the policy searches it calls `access.searched(start, stop)` for that.
   `access.sampled(start)` says whether reads from there are recorded. Reads through a view or region that a program
   holds are not.
-  All other reads are served, counted and ordered as without a trace, and at no cost: each region knows a part of itself
-  which is `clear`, of which no place is sampled, and a hit is what lies within that in place of the whole region. That
-  is all of it while nothing is traced, nothing when a trace starts or the region is new, and then found by the hits
-  that miss it. A threshold that falls makes no clear part smaller. So a hit on a place that is not sampled costs one
-  comparison, the one that it costs without a trace; but where places of one window are in part sampled, and hits fall
-  among them at random, or windows are larger than a place in the plain engine, also a hash of the place.
+  All other reads are served, counted and ordered as without a trace, and at almost no cost: each region knows a part
+  of itself which is `clear`, of which no place is sampled, and a hit is what lies within that in place of the whole
+  region. That is all of it while nothing is traced, nothing when a trace starts or the region is new, and then found
+  by the hits that miss it. A threshold that falls makes no clear part smaller. So a hit on a place that is not
+  sampled costs one comparison, the one that it costs without a trace; but where places of one window are in part
+  sampled, and hits fall among them at random, or windows are larger than a place in the plain engine, also a hash of
+  the place.
 - `map_window` and `read_window(ledger, file, number, window, advice)`: a `Region`, by `mmap` or, where the file system
   cannot map, by reading; None if the file does not reach so far. `advice` is the user's ("normal", "random",
   "sequential"), or "scattered" where `rents.scattered(window)` says so of the reads that bought the window: then as for

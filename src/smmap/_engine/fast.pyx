@@ -22,12 +22,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_CheckExact
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.number cimport PyNumber_AsSsize_t, PyNumber_Index
 from cpython.object cimport PyObject, PyTypeObject, destructor
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, Py_XINCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -145,7 +145,7 @@ cdef extern from "threads.h":
 cdef extern from "guard.h":
     ctypedef struct smmap_slot "struct smmap_slot":
         pass
-    int SMMAP_READ, SMMAP_GONE, SMMAP_DOUBT
+    int SMMAP_READ, SMMAP_DOUBT
     int smmap_copy(void*, const char*, size_t, const char*) noexcept nogil
     int smmap_copy_steps(char*, const char*, Py_ssize_t, Py_ssize_t, const char*) noexcept nogil
     int smmap_search(const char**, const char*, const char*, const char*, size_t, const char*) noexcept nogil

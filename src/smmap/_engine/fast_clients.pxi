@@ -95,8 +95,10 @@ cdef class Access:
 
     cdef bint is_sampled(self, long long first) except -1:
         """Whether reads from there are to be recorded, while there is a trace."""
-        cdef unsigned int mark = self.mark or self.file.mark  # without the lock: the latter is Python's; it never changes
+        cdef unsigned int mark = self.mark
         cdef bint found
+        if not mark:  # it never changes, and is Python's: so it is asked for without the lock
+            mark = self.file.mark
         smmap_lock(&self.counts.mutex)
         self.mark = mark
         found = self.chosen(first >> PLACE_SHIFT)
@@ -781,7 +783,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef inline void lock(self) noexcept:
-        """Let nobody else change it, nor the tables and orders that it uses."""
+        """Let nobody else change it, nor the tables and orders that it uses. As in `BufferBase`."""
         cdef PyObject* home
         while SMMAP_FREE_THREADED:
             home = <PyObject*>self.home
@@ -927,12 +929,12 @@ cdef class CursorBase:
     @cython.final
     cdef inline PyObject* change(self, Region region, long long start, long long stop) noexcept:
         """Pin and use it, under the lock, with a reference to what was used before; a reference that is to be dropped."""
-        cdef Order idle = self.record.idle
+        cdef PyObject* idle = <PyObject*>self.record.idle  # a reference would be given up under the lock
         self.link(region)
         self.region = region
         self.start = start
         self.stop = stop
-        return idle.take(&region.link) if idle.has(&region.link) else NULL
+        return (<Order>idle).take(&region.link) if (<Order>idle).has(&region.link) else NULL
 
     def _let_go(self, Region region not None, used=None):
         """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
@@ -942,12 +944,10 @@ cdef class CursorBase:
     cdef int let_go(self, Region region, object used) except -1:
         cdef Access access
         cdef bint rests
+        access = self.now()
         smmap_lock(&region.counts.mutex)
         if self.pinned is <PyObject*>region:
             self.unlink()
-        smmap_unlock(&region.counts.mutex)
-        access = self.now()
-        smmap_lock(&region.counts.mutex)
         rests = region.rest(access.idle)
         smmap_unlock(&region.counts.mutex)
         if rests and (access.idle.crowded or region.file.gone):

@@ -129,6 +129,8 @@ cdef class Table:
         cdef PyObject* found
         cdef bint held
         _key(key, &low, &high)
+        if self.counts is _NO_COUNTS:  # and so it has no region yet. It changes once: not between lock and unlock
+            return None
         smmap_lock(&self.counts.mutex)
         found = self.at(low, high)
         held = found is not NULL and smmap_hold(found)
@@ -151,6 +153,8 @@ cdef class Table:
 
     cdef Py_ssize_t next(self, Py_ssize_t place) noexcept:
         """The first place from this one on that has a region, or -1."""
+        if self.counts is _NO_COUNTS:  # as in `find`
+            return -1
         smmap_lock(&self.counts.mutex)
         while self.slots is not NULL and place <= <Py_ssize_t>self.mask and self.slots[place].region is NULL:
             place += 1
@@ -176,6 +180,8 @@ cdef class Table:
         cdef PyObject* region
         cdef Py_ssize_t count = 0, room = 0
         cdef size_t place = 0
+        if self.counts is _NO_COUNTS:  # as in `find`
+            return []
         while _has_room(&found, &room, self.count):
             smmap_lock(&self.counts.mutex)
             if self.count <= room:

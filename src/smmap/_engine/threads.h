@@ -6,7 +6,8 @@
      no Python code runs, nothing is allocated by Python, no reference is given up, and no other mutex is waited for. So
      a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it free.
    - Each `Order`, `Rents` and `Descriptor` has one for what only it knows, and guard.h has one. Of an order's and of
-     guard.h's, the manager's mutex may be waited for, never the other way round.
+     guard.h's, the manager's mutex may be waited for, never the other way round. A thread may be suspended while it
+     has an order's: forks are safe since the policy changes orders under the manager's lock, which is taken before a fork.
    - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. To take its lock is
      to take the mutex that it has now, and to look whether it still has that.
    - What is found by a borrowed pointer may be dying in another thread. It takes itself out of where it is found under

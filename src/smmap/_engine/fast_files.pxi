@@ -421,7 +421,7 @@ cdef Region _shortcut(Access access, long long number, bint rented):
 cdef Region _map_locked(Access access, Region region, long long number, Descriptor descriptor, bint rented):
     """The same, under the lock. Runs no code of Python, so that no handler of a signal can leave the lock taken.
 
-    But where another thread finds in this moment that the file was cut: then the policy is told, and the error comes out.
+    But where another thread finds in this moment that the file was cut: this is reported to the policy, and the error comes out.
     """
     cdef Ledger ledger = access.ledger
     cdef Order idle = ledger.idle, cold = ledger.open

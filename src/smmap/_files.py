@@ -44,6 +44,7 @@ __all__ = [
     "key_at",
     "lost",
     "names_of",
+    "note_growth",
     "status_of",
     "verify",
     "verify_grown",
@@ -85,7 +86,7 @@ class File:
         "descriptor",
         "generation",
         "gone",
-        "later",
+        "growth",
         "mark",
         "name",
         "patience",
@@ -108,8 +109,8 @@ class File:
         """How often its inode was used, if that is known."""
         self.mark = mark_of(status)
         """The number that stands for it where places are hashed."""
-        self.later: File | None = None
-        """A later version, if it is known to be of the same file, and not shorter."""
+        self.growth: Growth | None = None
+        """How far the file was seen to grow since."""
         self.name: str | bytes = ""
         """What the log calls it: as a client came to it when a window of it was mapped last."""
         self.where: Where | None = None
@@ -128,6 +129,27 @@ class File:
         """What mapping a window costs, in small reads: see _rents.py."""
         self.patience = 0
         """How many windows a generation of rents remembers."""
+
+
+class Growth:
+    """How far refreshes saw a file grow, for all versions of it that they came through: older clients may read on.
+
+    It holds no version, so that each dies with its last client. Two of these turn out to be of the same file where a
+    refresh leads from the versions of one to those of the other; from then on, one stands for both.
+    """
+
+    __slots__ = ("joined", "status")
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+        self.joined: Growth | None = None
+
+    def last(self) -> Growth:
+        """The one that stands for it now."""
+        found = self
+        while found.joined is not None:
+            found = found.joined
+        return found
 
 
 class FileRef(weakref.ref[File]):
@@ -336,19 +358,18 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
     The time of change alone does not make it another: a file is also changed by renaming, linking and `chmod`. But then
     it has to be sure that its inode was not used again meanwhile, for a file of the same size and age.
     """
-    opened = file
-    while file.later is not None:  # what an older client reads is in there, too
-        file = file.later
-    if file is not opened:  # it may have grown, and be known as that, since it was opened
-        now = status_of(look_at(number))
-    then = file.status
+    then, seen = file.status, None
+    while now[:4] != then[:4] and file.growth is not None and file.growth.last().status is not seen:
+        then = seen = file.growth.last().status  # what an older client reads is in there, too
+        now = status_of(look_at(number))  # it may have grown, and be known as that, since it was opened
     if now[:4] == then[:4]:
         generation = _generation(number) if file.generation is None or now != then else file.generation
         if now == then:
             file.generation = generation
             return
         if (generation and generation == file.generation) or any(not region.reads for region in file.table.regions()):
-            file.status = now
+            if then is file.status:
+                file.status = now
             return
     if now.key != then.key:
         what = "another file is here now"
@@ -376,6 +397,17 @@ def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: 
     else:
         what = "nothing of it was open meanwhile, so it may be another file"
     raise FileChangedError(f"cannot be followed ({what}): make a new cursor or buffer", called(where))
+
+
+def note_growth(then: File, now: File) -> None:
+    """A refresh found the version `now` of the file whose version `then` it came from. Needs the lock."""
+    growth = then.growth or now.growth or Growth(now.status)
+    growth = growth.last()
+    if now.growth is not None and now.growth.last() is not growth:
+        now.growth.last().joined = growth
+    if now.status.size > growth.status.size:
+        growth.status = now.status
+    then.growth = now.growth = growth
 
 
 def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedError:

@@ -10,7 +10,7 @@ from typing import Any
 from . import _system
 from ._engine import chosen as engine
 from ._errors import FileChangedError
-from ._files import Client, File, examine, verify, verify_grown
+from ._files import Client, File, examine, note_growth, verify, verify_grown
 from ._manager import Manager
 from ._system import called
 
@@ -54,7 +54,7 @@ def grown(manager: Manager, client: Client) -> Client:
         verify_grown(then, status, where)
         now = _version(manager, client, then, pins)
         if now.file is not then:
-            then.later = now.file
+            manager._lock.run(note_growth, then, now.file)
         return now
     except OSError as error:
         if error.errno not in _system.GONE:

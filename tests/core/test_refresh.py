@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 import smmap
 from core._tools import World
-from smmap import FileChangedError, _default, _files
+from smmap import FileChangedError, _default, _files, _growth
 from smmap._engine import chosen as engine
 
 from ._tools import G, by_policy, payload
@@ -340,6 +341,70 @@ def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> No
     assert buffer.refresh() == stop
     assert buffer[:] == DATA[:stop]
     manager._check()
+
+
+def test_refresh_of_a_file_that_grows_on_meanwhile_finds_the_bytes_of_one_moment(
+    manager: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another client of the version that was found sees the file grow, and it then grows once more."""
+    buffer = manager.buffer(path)
+    append(path, SIZE + 10)
+    real = _growth.verify
+
+    def late(*args: Any) -> None:
+        monkeypatch.setattr(_growth, "verify", real)
+        other = manager.buffer(path)
+        assert len(other) == SIZE + 10
+        append(path, SIZE + 20)
+        assert other.refresh() == SIZE + 20
+        append(path, SIZE + 30)
+        real(*args)
+
+    monkeypatch.setattr(_growth, "verify", late)
+    assert buffer.refresh() == SIZE + 10
+    assert buffer[:] == DATA[: SIZE + 10]
+
+
+def test_versions_of_a_file_that_is_followed_die_although_one_client_stays_at_the_first(
+    manager: Any, path: Path
+) -> None:
+    """Else a log that is followed for long would take more and more memory."""
+    still, follower = manager.buffer(path), manager.buffer(path)
+    assert still[SIZE - 50 :] == DATA[SIZE - 50 : SIZE]
+    for stop in range(SIZE + 1, SIZE + 51):
+        append(path, stop)
+        assert follower.refresh() == stop
+        assert follower[stop - 50 :] == DATA[stop - 50 : stop]
+    manager.collect()
+    gc.collect()
+    status = path.stat()
+    versions = [each for each in gc.get_objects() if isinstance(each, _files.File)]
+    assert sum(file.status.key == (status.st_dev, status.st_ino) for file in versions) == 2
+    assert len(still) == SIZE
+
+
+def test_older_clients_read_on_whichever_of_two_followers_came_further(manager: Any, path: Path) -> None:
+    """Each saw versions of its own, until a refresh of one found a version that the other had found."""
+    first, still_first = manager.buffer(path), manager.buffer(path)
+    append(path, SIZE + 1)
+    first.refresh()
+    append(path, SIZE + 2)
+    second, still_second = manager.buffer(path), manager.buffer(path)
+    append(path, SIZE + 3)
+    second.refresh()
+    first.refresh()
+    append(path, SIZE + 4)
+    second.refresh()
+    manager.collect()
+    assert still_first[:] == DATA[:SIZE]
+    manager.collect()
+    assert still_second[:] == DATA[: SIZE + 2]
+    append(path, SIZE + 5)
+    first.refresh()
+    manager.collect()
+    assert still_second[:] == DATA[: SIZE + 2]
+    manager.collect()
+    assert still_first[:] == DATA[:SIZE]
 
 
 def test_file_that_grows_from_nothing_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

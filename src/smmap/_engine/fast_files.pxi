@@ -297,7 +297,7 @@ def unchanged(path, then):
 
 cdef bint _unchanged(object file, stat_t* now) except -1:
     """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
-    return file.later is None and file.generation is not None and not file.cut and _is_status(file.status, now)
+    return file.generation is not None and not file.cut and _is_status(file.status, now)
 
 
 cdef bint _is_status(object status, stat_t* now) except -1:

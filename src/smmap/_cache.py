@@ -134,12 +134,14 @@ class Cache:
 
     def unload(self) -> int:
         """Drop every idle region and cached descriptor; how many regions went."""
-        before = self.ledger.evictions
         while len(self.open):
             self.uncache(self.open.oldest())
-        while len(self.idle):
-            self._evict_oldest()
-        return self.ledger.evictions - before
+        count = 0
+        for region in self.idle.drain():
+            if not region.pins:  # else a cursor took it in this moment
+                self.dropped(region)
+                count += 1
+        return count
 
     # Limits
 

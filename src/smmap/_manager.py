@@ -141,8 +141,7 @@ class Manager:
             raise FileChangedError(
                 f"truncated: {len(data)} of {stop - start} bytes are left at offset {start}", called(client.where)
             )
-        self._cache.open.hits += 1
-        self._cache.open.touch(client.file)
+        self._cache.open.touch(client.file, 1)
         return data
 
     # The lock
@@ -344,7 +343,7 @@ class Manager:
         else:
             if flags:
                 self._check_file(client, flags, window.start, window.stop)
-            self._cache.idle.hits += 1
+            self._cache.idle.touch(region.entry, 1)
         return region
 
     def _make(self, client: Client, window: Window, flags: int, advice: str) -> Any:

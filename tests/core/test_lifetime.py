@@ -450,8 +450,8 @@ def test_reader_asks_again_where_its_region_was_unmapped_meanwhile(
     buffer = manager.buffer(file.path)
     real, turns = engine.Order.touch, iter(range(3))
 
-    def racing(order: Any, key: Any) -> bool:
-        found = real(order, key)
+    def racing(order: Any, key: Any, *hits: int) -> bool:
+        found = real(order, key, *hits)
         if order is manager._cache.idle and next(turns, None) is not None:
             manager.collect()
         return found

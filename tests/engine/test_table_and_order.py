@@ -149,6 +149,28 @@ def test_added_again_goes_last_and_is_there_once(engine: Any) -> None:
     assert len(order) == 3
 
 
+def test_drain_takes_out_all_oldest_first(engine: Any) -> None:
+    order, keys = engine.Order(), [Key(number) for number in range(5)]
+    assert order.drain() == []
+    for key in keys:
+        order.add(key, key.name)
+    order.touch(keys[1])
+    assert order.drain() == [0, 2, 3, 4, 1]
+    holds(order, OrderedDict())
+    order.add(keys[3], 3)
+    assert list(order) == [3]
+
+
+def test_hits_are_counted_as_told_whether_the_key_is_there_or_not(engine: Any) -> None:
+    order, key = engine.Order(), Key(0)
+    order.add(key, 0)
+    order.touch(key)
+    assert order.hits == 0
+    order.touch(key, 1)
+    order.touch(Key(1), 7)
+    assert order.hits == 8
+
+
 def test_touch_and_remove_of_what_is_not_there_change_nothing(engine: Any) -> None:
     order, key, other = engine.Order(), Key(0), Key(1)
     order.add(key, 0)
@@ -353,7 +375,9 @@ def test_each_item_comes_out_once_under_threads(engine: Any) -> None:
                 order.touch(chance.choice(keys[chance.randrange(4)]))
                 if chance.random() < 0.5 and order.remove(key):
                     mine.append(key.name)
-                if chance.random() < 0.5:
+                if chance.random() < 0.02:
+                    mine += order.drain()
+                elif chance.random() < 0.5:
                     try:
                         mine.append(order.pop_oldest())
                     except KeyError:

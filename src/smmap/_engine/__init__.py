@@ -26,8 +26,9 @@ goes, not what an error says. A module that is an engine exports, and nothing el
 - `Table()`: a file's regions by window, each as long as it lives. `find(key)` is the living region or None, `regions()`
   has all of them, `values()` their entries.
 - `Order()`: what may be dropped, least recently used first: regions by entry, or files with a cached descriptor by
-  themselves. `add`, `touch` (go last), `remove`, `oldest`, `pop_oldest` are O(1), atomic, and need no lock. `hits`
-  counts windows that a read found mapped, or cold reads by a cached descriptor. The policy sets `crowded` where it must
+  themselves. `add`, `touch` (go last), `remove`, `oldest`, `pop_oldest` are O(1), atomic, and need no lock; `drain`
+  takes out all. `hits` counts windows that a read found mapped, or cold reads by a cached descriptor; the policy adds
+  those that it serves by `touch(key, 1)`. The policy sets `crowded` where it must
   look after each region that becomes idle.
 - `Access(client, offset, size, window, ledger)`: all that a buffer's or cursor's reads go by, made once and never
   changed. A client that gets another file gets another record, so a read that took one record sees one file.

@@ -370,17 +370,17 @@ cdef class Order:
             Py_DECREF(<object>before)
         return 0
 
-    def touch(self, key):
-        """`key` is used now; whether it is in the order."""
-        return self.used(key, 0)
+    def touch(self, key, Py_ssize_t hits=0):
+        """`key` is used now, by so many hits; whether it is in the order."""
+        return self.used(key, hits)
 
-    cdef bint used(self, object key, Py_ssize_t times) except -1:
-        """The same, by so many hits."""
+    cdef bint used(self, object key, Py_ssize_t hits) except -1:
+        """The same."""
         cdef Node node = self.node_of(key)
         cdef Link* link
         cdef bint found
         smmap_lock(&self.counts.mutex)
-        self.hits += times
+        self.hits += hits
         link = self.link_of(key, node)
         found = self.has(link)
         if found:
@@ -452,6 +452,14 @@ cdef class Order:
         if not self.pop(&item):
             raise KeyError("dictionary is empty")  # as a dict says it
         return smmap_held(item)
+
+    def drain(self):
+        """All items, least recently used first, which are then no longer in the order."""
+        cdef PyObject* item
+        cdef list items = []
+        while self.pop(&item):
+            items.append(smmap_held(item))
+        return items
 
 
 cdef struct Rent:

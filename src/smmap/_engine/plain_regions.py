@@ -353,8 +353,9 @@ class Order:
         self._items[key] = item
         self.touch(key)
 
-    def touch(self, key: Any) -> bool:
-        """`key` is used now; whether it is in the order."""
+    def touch(self, key: Any, hits: int = 0) -> bool:
+        """`key` is used now, by so many hits; whether it is in the order."""
+        self.hits += hits
         try:
             self._items.move_to_end(key)
         except KeyError as error:
@@ -384,6 +385,17 @@ class Order:
             except KeyError as error:
                 if not (error.args and isinstance(error.args[0], Entry)):
                     raise  # else another thread took that one in this moment, as only free-threaded Python lets it
+
+    def drain(self) -> list[Any]:
+        """All items, least recently used first, which are then no longer in the order."""
+        items = []
+        while self._items:
+            try:
+                items.append(self.pop_oldest())
+            except KeyError as error:  # another thread took the last one in this moment
+                if error.args != ("dictionary is empty",):
+                    raise
+        return items
 
 
 if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change an `OrderedDict` at once can crash Python

@@ -390,7 +390,7 @@ def test_sample_says_how_many_reads_there_were_though_counters_were_reset(
     seen = form.load(str(tmp_path / "trace")).seen
     assert trace.recorded < count / 2
     assert seen is not None
-    assert abs(seen - count) < 0.06 * count
+    assert abs(seen - count) < 0.12 * count  # which places are kept is random, and makes 2 to 3 % (one sigma)
 
 
 def test_trace_of_version_1_is_read_with_numbers_for_marks(trace_file: Path) -> None:

@@ -455,6 +455,7 @@ def test_a_read_in_a_finalizer_while_the_trace_is_written_does_not_wait(world: W
             for place in range(20_000):
                 Cycle()
                 data[place]
+            gc.collect()  # without the interpreter's lock the collector waits for more garbage
     finally:
         gc.set_threshold(*threshold)
     gc.collect()

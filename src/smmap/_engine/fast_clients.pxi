@@ -254,8 +254,7 @@ cdef class Access:
         if region is None or first < region.start or last > region.stop:
             return None
         smmap_lock(&self.counts.mutex)
-        if not (region.pins or self.idle.has(&region.link)):
-            self.idle.put(&region.link, <PyObject*>region)
+        region.rest(self.idle)
         smmap_unlock(&self.counts.mutex)
         return region
 

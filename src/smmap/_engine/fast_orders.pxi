@@ -391,13 +391,15 @@ cdef class Order:
     def remove(self, key):
         """Keep it from being dropped; whether it was in the order."""
         cdef Node node
+        cdef Link* link
         cdef PyObject* item = NULL
         smmap_lock(&self.changing)
         try:
             node = self.node_of(key)
             smmap_lock(&self.counts.mutex)
-            if self.has(self.link_of(key, node)):
-                item = self.take(self.link_of(key, node))
+            link = self.link_of(key, node)
+            if self.has(link):
+                item = self.take(link)
             smmap_unlock(&self.counts.mutex)
             if item is not NULL and node is not None:
                 self.nodes.pop(key, None)

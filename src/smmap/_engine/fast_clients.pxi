@@ -536,7 +536,7 @@ cdef class BufferBase:
                     found = self.hold(start, stop, &start)
                     if found is not NULL:
                         return (<Region>smmap_held(found)).copy(start, stop)
-            return self._slice(key)
+            return self.sliced(key)
         return self.item(PyNumber_Index(key))
 
     cdef object item(self, key):
@@ -552,6 +552,10 @@ cdef class BufferBase:
 
     def _slice(self, key):
         """Any slice."""
+        return self.sliced(key)
+
+    cdef bytes sliced(self, key):
+        """The same. Cold reads come here, of which looking up a method of Python's would take a tenth."""
         cdef Py_ssize_t start, stop, step, count
         cdef Access access = self.opened()
         PySlice_Unpack(key, &start, &stop, &step)

@@ -390,19 +390,25 @@ def test_buffer_changed_between_two_lines_of_a_read_is_of_before_or_after(kind: 
 
 @reads_of
 def test_read_that_ends_after_a_change_of_file_leads_no_other_thread_to_the_old_one(kind: str, world: World) -> None:
-    """Not even for a moment: the other reads the buffer before each line that is left of the older read."""
+    """Not even for a moment: the other reads the buffer before each line that is left of the older read.
+
+    Another buffer reads the old file meanwhile, before each of these lines, too. So the old windows are in use, and
+    whatever remembers one of them for this buffer finds it ready to be read.
+    """
     one, two = world.file(6 * W, "one"), world.file(6 * W, "two")
     places, wrong = (5, W + 5, 5 * W + 5), []
 
     def turn(manager: Any, number: int) -> bool:
-        buffer = manager.buffer(one.path)
-        views = [buffer.view(start + 8, start + 9) for start in range(0, 6 * W, W)]
+        buffer, beside = manager.buffer(one.path), manager.buffer(one.path)
+        views = [beside.view(start + 8, start + 9) for start in range(0, 6 * W, W)]
 
         def look() -> None:
-            got = [(buffer[place], buffer[place : place + 9]) for place in places]
-            if got != [(two.data[place], two.data[place : place + 9]) for place in places]:
-                wrong.append(number)
+            for place in places:
+                assert beside[place] == one.data[place]
+                if (buffer[place], buffer[place : place + 9]) != (two.data[place], two.data[place : place + 9]):
+                    wrong.append((number, place))
 
+        beside[9]  # the read below is not the first one of this window, but the first one by this buffer
         acted, _ = trace_before(
             *(number, manager._lock._rlock),
             lambda: buffer.begin_access(manager.make_cursor(two.path)),
@@ -410,6 +416,7 @@ def test_read_that_ends_after_a_change_of_file_leads_no_other_thread_to_the_old_
             look,
         )
         buffer.close()
+        beside.close()
         del views
         return acted
 

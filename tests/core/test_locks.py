@@ -423,6 +423,164 @@ def test_two_managers_used_by_each_others_finalizers_do_not_deadlock(kind: str, 
     run_python(TWO_MANAGERS, file.path, W, kind, backing, timeout=20)
 
 
+FINALIZERS_IN_A_MISS = """
+import gc, os, sys, threading
+import pytest
+import smmap
+from core._tools import before_system_call, by_policy
+missed, path, window, kind, threshold = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+with open(missed, "rb") as file, open(path, "rb") as other_file:
+    missing, data = file.read(), other_file.read()
+managers = [smmap.SlidingWindowMapManager(window) for _ in range(2)]
+for manager in managers:
+    by_policy(manager)                  # where the fast engine serves a miss itself, no code of Python runs
+buffers = [manager.buffer(path) for manager in managers]
+spare = [manager.make_cursor(path).use_region(3 * window, 9) for manager in managers]
+meeting = threading.Barrier(2)
+here = threading.local()
+told = [None, None]
+READING = ("read", "view", "cursor")
+
+def turn_to(other):
+    if kind == "read":
+        assert buffers[other][window:window + 9] == data[window:window + 9]
+    elif kind == "view":
+        assert buffers[other].view(window, window + 9) == data[window:window + 9]
+    elif kind == "cursor":
+        with managers[other].make_cursor(path) as cursor:
+            assert cursor.use_region(2 * window, 9).buffer() == data[2 * window:2 * window + 9]
+    elif kind == "unuse":
+        spare[other].unuse_region()
+    elif kind == "collect":
+        managers[other].collect()
+    elif kind == "release":
+        managers[other].release(path)
+    elif kind == "close":
+        managers[other].close()
+
+class Final:
+    def __del__(self):
+        number = here.number
+        try:
+            meeting.wait(20)            # both are in the middle of a miss, each with its manager's lock
+            turn_to(1 - number)
+            told[number] = "works"
+        except BaseException as error:
+            told[number] = type(error).__name__
+        meeting.wait(20)                # and stay there until both have tried
+
+def before(*args):
+    if getattr(here, "number", None) is None or here.done:
+        return
+    here.done = True
+    final = Final()
+    if here.number == 0:                # one by the collector, which runs in one thread at a time
+        final.me = final
+        del final
+        for _ in range(100 if threshold else 0):
+            if told[0] is None:
+                [[] for _ in range(100)]
+        gc.collect()
+    else:                               # the other by its last reference
+        del final
+
+before_system_call(pytest.MonkeyPatch(), "fstat", before)
+
+def work(number):
+    with managers[number].make_cursor(missed) as cursor:
+        here.number, here.done = number, False
+        try:
+            assert cursor.use_region(0, 9).buffer() == missing[:9]
+        except smmap.ClosedError:
+            assert kind == "close"
+
+gc.collect()
+if threshold:
+    gc.set_threshold(threshold)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+gc.set_threshold(700)
+for got in told:
+    assert got == "works" or (got == "ReentryError" and kind in READING), told
+if kind != "close":
+    for number in range(2):             # nobody's lock stays taken
+        assert buffers[number][window:window + 9] == data[window:window + 9]
+        assert spare[number].is_valid() == (kind != "unuse")
+        spare[number].close()
+        buffers[number].close()
+for manager in managers:
+    manager.collect()
+    manager._check()
+    assert manager.mapped_memory_size() == manager.num_open_files() == 0, manager.stats()
+print(*told)
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="finalizers run in any thread there, and late")
+@pytest.mark.parametrize("threshold", [0, 1], ids=["collector at its time", "collector always"])
+@pytest.mark.parametrize("kind", ["read", "view", "cursor", "unuse", "collect", "release", "close"])
+def test_finalizers_that_turn_to_another_busy_manager_in_the_middle_of_a_miss_end(
+    kind: str, threshold: int, file: File, world: World
+) -> None:
+    """Two threads, each in a miss of its own manager, where `__del__` of an object that died there uses the other's.
+
+    Reading works or raises `ReentryError` at once; letting go never raises, and is done when the manager is free.
+    """
+    other = world.file(4 * W, "other")
+    run_python(FINALIZERS_IN_A_MISS, file.path, other.path, W, kind, threshold, timeout=20)
+
+
+WEAK_REFERENCES = """
+import sys, threading, weakref
+import smmap
+path, window = sys.argv[1], int(sys.argv[2])
+with open(path, "rb") as file:
+    data = file.read()
+managers = [smmap.SlidingWindowMapManager(window, window, 9) for _ in range(2)]
+meeting = threading.Barrier(2)
+told = [None, None]
+
+def work(number):
+    def gone(_):
+        meeting.wait(20)                # both evict a region of their own manager
+        try:
+            with managers[1 - number].make_cursor(path) as cursor:
+                assert cursor.use_region(5 * window, 9).buffer() == data[5 * window:5 * window + 9]
+            told[number] = "works"
+        except BaseException as error:
+            told[number] = type(error).__name__
+        managers[1 - number].collect()  # is never refused
+        meeting.wait(20)
+
+    with managers[number].make_cursor(path) as cursor:
+        cursor.use_region(0, 9)
+        reference = weakref.ref(cursor.map(), gone)
+        cursor.unuse_region()
+        assert cursor.use_region(3 * window, 9).buffer() == data[3 * window:3 * window + 9]
+    assert reference() is None
+
+threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert set(told) <= {"works", "ReentryError"}, told
+for manager in managers:
+    manager.collect()
+    manager._check()
+    assert manager.stats()[:2] == (0, 0), manager.stats()
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="callbacks come late there, outside of any call")
+def test_callbacks_of_weak_references_to_evicted_regions_that_use_another_busy_manager_end(file: File) -> None:
+    """The region dies in the middle of another one's miss, which the fast engine may serve by itself."""
+    run_python(WEAK_REFERENCES, file.path, W, timeout=20)
+
+
 TWO_MANAGERS_WITH_GARBAGE = """
 import gc, random, sys, threading
 import smmap
@@ -661,7 +819,7 @@ def test_fork_waits_for_one_lock_without_holding_another(world: World) -> None:
         with two._lock._rlock:
             held.set()
             assert tried.wait(60)
-            got.append(one._lock._rlock.acquire(timeout=5))
+            got.append(one._lock._rlock.acquire(timeout=20))
             if got[0]:
                 one._lock._rlock.release()
 

@@ -89,6 +89,9 @@ cdef extern from *:
         mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93ULL;
         return (unsigned int)((mixed ^ mixed >> 32) >> 8) & 0xFFFFFF;
     }
+    static inline int smmap_has_weakrefs(PyObject *thing) {
+        return *(PyObject **)((char *)thing + Py_TYPE(thing)->tp_weaklistoffset) != NULL;
+    }
     #ifndef SMMAP_SOURCES
     #define SMMAP_SOURCES ""
     #endif
@@ -106,6 +109,7 @@ cdef extern from *:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, F_DUPFD_CLOEXEC
     void* smmap_failed
     unsigned int smmap_place_hash(unsigned int, long long) noexcept
+    bint smmap_has_weakrefs(PyObject*) noexcept
     long long smmap_mtime_ns(stat_t*) noexcept
     long long smmap_ctime_ns(stat_t*) noexcept
     void* c_mmap "mmap" (void*, size_t, int, int, int, off_t) noexcept nogil

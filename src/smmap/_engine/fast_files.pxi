@@ -442,7 +442,7 @@ cdef Region _map_locked(Access access, Region region, long long number, Descript
     while counts.memory + size > ledger.most_memory or counts.mapped + cold.count >= ledger.most_handles:
         if not idle.count or (cold.count and counts.mapped + cold.count >= ledger.most_handles):
             return None
-        if not idle.pop(&found):
+        if idle.first_runs_code() or not idle.pop(&found):
             return None
         oldest = <Region?>smmap_held(found)
         ledger.evictions += not oldest.pins

@@ -441,6 +441,14 @@ cdef class Order:
         smmap_unlock(&self.counts.mutex)
         return item
 
+    cdef bint first_runs_code(self) noexcept:
+        """Whether code of Python may run when the region that goes first dies: a user has a weak reference to it."""
+        cdef bint found
+        smmap_lock(&self.counts.mutex)
+        found = self.count > 0 and smmap_has_weakrefs(self.ends.newer.item)
+        smmap_unlock(&self.counts.mutex)
+        return found
+
     def oldest(self):
         """The item that was used least recently. `StopIteration` if there is none."""
         cdef PyObject* item = self.first_out()

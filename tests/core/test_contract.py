@@ -295,6 +295,7 @@ def test_window_sizes(world: World) -> None:
     assert world.manager(static=True).window_size() == 0
     assert world.manager().window_size() == (4 << 30 if sys.maxsize > 1 << 32 else 64 << 20)
     assert world.manager(backing="read").window_size() == 8 << 20
+    assert world.manager(backing="read").max_mapped_memory_size() == 1 << 30
     assert world.manager(-1, 160 * G).window_size() <= 20 * G
     assert world.manager(-1, 160 * G).window_size() % (2 * G) == 0
     assert world.manager(16 * G, 32 * G).window_size() == 16 * G

@@ -132,6 +132,26 @@ def test_forgotten_names_of_a_living_file_lead_to_it_again(world: World, tmp_pat
     keeper.close()
 
 
+def test_file_that_is_no_longer_at_its_path_is_released_by_the_last_eight_names_that_it_was_opened_by(
+    world: World, tmp_path: Path
+) -> None:
+    file = world.file(W)
+    manager = world.manager(W)
+    names = [tmp_path / f"name{number}" for number in range(20)]
+    for name in names:
+        os.symlink(file.path, name)
+        with manager.make_cursor(name) as cursor:
+            assert cursor.use_region(0, 9).buffer() == file.data[:9]
+    away = tmp_path / "away"
+    os.rename(file.path, away)  # so that no name leads to it
+    assert [manager.release(name) for name in (file.path, *names[:12])] == [0] * 13
+    assert manager.stats().idle == 1
+    assert manager.release(names[12]) == 1
+    reclaim()
+    manager.collect()
+    assert manager.stats().mapped == 0
+
+
 # Windows
 
 

@@ -664,6 +664,42 @@ def test_a_descriptor_that_cannot_be_opened_anew(code: int, world: World, monkey
 
 
 @linux
+@pytest.mark.parametrize("backing", ["mmap", "read"])
+def test_duplicate_of_a_descriptor_has_its_rights_and_maps_of_it_can_only_be_read(
+    backing: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    file = world.file(8 * W)
+    number = os.open(file.path, os.O_RDWR)
+    refusing = RefusingToOpenAnew(monkeypatch, errno.EACCES)
+    manager = world.manager(W, backing=backing)
+    buffer = manager.buffer(number)
+    assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
+    with manager.make_cursor(number) as cursor:
+        view = cursor.use_region(W, 9).buffer()
+        assert refusing.calls
+        monkeypatch.undo()
+        ours = [
+            each
+            for each in map(int, os.listdir("/proc/self/fd"))
+            if each != number and os.path.realpath(f"/proc/self/fd/{each}") == str(file.path)
+        ]
+        assert ours
+        assert any(fcntl.fcntl(each, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR) == os.O_RDWR for each in ours)
+        with pytest.raises(TypeError):
+            view[0] = 1
+        with open("/proc/self/maps") as lines:
+            rights = [line.split()[1] for line in lines if str(file.path) in line]
+        assert bool(rights) == (backing == "mmap")
+        assert not [each for each in rights if "w" in each]
+        del view
+    buffer.close()
+    os.close(number)
+    assert file.path.read_bytes() == file.data
+
+
+@linux
 @pytest.mark.parametrize("code", RUN_OUT, ids=names)
 def test_room_is_made_for_opening_a_descriptor_anew(code: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has run out, a duplicate would share the lock and the flags of the user's for no need."""
@@ -1016,6 +1052,79 @@ with manager.make_cursor(path) as cursor:
     assert cursor.use_region((count - 1) * window, 9).buffer() == b"%09d" % (count - 1)
 print(evictions)
 """
+
+
+DEFAULTS_WITH_FEW_ADDRESSES = """
+import resource, sys
+import smmap
+path, size = sys.argv[1], int(sys.argv[2])
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
+def mark(place):
+    return b"%015d" % place
+
+manager = smmap.SlidingWindowMapManager()
+assert manager.window_size() == 4 << 30
+buffer, cursor = manager.buffer(path), manager.make_cursor(path)
+for place in (0, 5 << 30, size - 15):
+    for _ in range(3):
+        assert buffer[place:place + 15] == mark(place)
+    for call in (lambda: buffer.view(place, place + 15), lambda: cursor.use_region(place, 15)):
+        try:
+            call()
+        except smmap.LimitError as error:
+            assert "RLIMIT_AS" in str(error), error
+        else:
+            assert place == size - 15       # the last window may be small enough
+manager.close()
+manager = smmap.SlidingWindowMapManager(max_memory_size="512M")
+buffer, cursor = manager.buffer(path), manager.make_cursor(path)
+for place in (0, 5 << 30, size - 15):
+    assert buffer.view(place, place + 15) == mark(place) == cursor.use_region(place, 15).buffer()
+"""
+
+
+@linux
+@pytest.mark.skipif(sys.maxsize < 1 << 32, reason="needs 64-bit addresses")
+@pytest.mark.skipif(PYPY, reason="the interpreter itself does not survive it")
+def test_default_windows_that_no_address_space_is_left_for_are_read_and_fit_with_a_limit_below(tmp_path: Path) -> None:
+    size = (9 << 30) + 12345
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        for place in (0, 5 << 30, size - 15):
+            file.seek(place)
+            file.write(b"%015d" % place)
+    run_python(DEFAULTS_WITH_FEW_ADDRESSES, path, size)
+
+
+def test_errors_name_a_file_that_was_given_by_a_relative_path_by_its_absolute_one_unless_it_is_closed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(6 * W)
+    monkeypatch.chdir(tmp_path)
+    manager = world.manager(W, 0, 1)
+    cursor, other, buffer = manager.make_cursor("data"), manager.make_cursor("data"), manager.buffer("data")
+    cursor.use_region(0, 9)
+    with pytest.raises(smmap.LimitError) as no_room:
+        other.use_region(W, 9)
+    cursor.unuse_region()
+    world.file(99, "data")
+    manager.collect()
+    with pytest.raises(smmap.FileChangedError) as changed:
+        other.use_region(W, 9)
+    with pytest.raises(smmap.FileChangedError) as changed_too:
+        buffer[5 * W]
+    file.path.unlink()
+    with pytest.raises(FileNotFoundError) as missing:
+        manager.make_cursor("data")
+    buffer.close()
+    with pytest.raises(smmap.ClosedError) as closed:
+        buffer[0]
+    for error in (no_room, changed, changed_too, missing):
+        assert str(tmp_path / "data") in str(error.value)
+        error.value.__traceback__ = None
+    assert "of 'data' is closed" in str(closed.value)  # as it was given
 
 
 @linux

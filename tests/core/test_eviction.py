@@ -55,6 +55,32 @@ LIMITS = [(W, 3 * W, sys.maxsize), (W, 0, 3), (0, 3 * W, sys.maxsize), (0, 0, 3)
 limits = pytest.mark.parametrize("limit", LIMITS, ids=["memory", "handles", "static-memory", "static-handles"])
 
 
+@pytest.mark.parametrize("kind", ["view", "view of a cursor", "array"])
+def test_reads_through_a_view_do_not_keep_its_region_from_going_next(
+    kind: str, files: Any, mapped: Any, world: World
+) -> None:
+    """They are invisible to the manager; the view stays valid all the same, and its region is counted."""
+    manager = world.manager(W, 3 * W)
+    kept: Any
+    with manager.make_cursor(files["a"].path) as cursor:
+        kept = cursor.use_region(0, W).buffer()
+    if kind != "view of a cursor":
+        kept = manager.buffer(files["a"].path).view()
+    if kind == "array":
+        kept = pytest.importorskip("numpy").frombuffer(kept, "u1")
+    touch(manager, files["b"])
+    touch(manager, files["c"])
+    for place in range(0, W, 100):
+        assert kept[place] == files["a"].data[place]
+    touch(manager, files["d"])
+    stats = manager.stats()
+    assert (stats.idle, stats.detached) == (2, 1)
+    assert mapped() == "acd"  # a was used longest ago, and is kept by the view only; b made the room
+    assert bytes(kept) == files["a"].data
+    del kept
+    assert mapped() == "cd"
+
+
 @limits
 def test_evicts_least_recently_used_region_first(limit: Any, files: Any, mapped: Any, world: World) -> None:
     manager = world.manager(*limit)

@@ -6,10 +6,12 @@ A new client sees the file as it is now; an old one goes on with its own or rais
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,6 +31,55 @@ pytestmark = posix
 backings = pytest.mark.parametrize("backing", ["mmap", "read"])
 # What an old client did before the file changed: nothing, used a window and let it go, or pins one.
 pasts = pytest.mark.parametrize("past", ["fresh", "used", "pinning", "collected"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no such modes there")
+@pytest.mark.parametrize("counts", [True, False], ids=["inodes' uses are counted", "they are not"])
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "not mapped"])
+@pytest.mark.parametrize("change", ["mode", "link", "name"])
+def test_old_client_of_a_file_whose_time_of_change_alone_is_another_goes_on_where_it_is_surely_the_same(
+    change: str, mapped: bool, counts: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a map of it lives, or where the file system counts how often an inode was used."""
+    file = world.file(SIZE)
+    manager = world.manager(W, backing="mmap")
+    if not counts:
+        monkeypatch.setattr(_files, "ioctl", refuse_to_say)
+    else:
+        monkeypatch.setattr(_files, "ioctl", lambda *_: (12345).to_bytes(8, sys.byteorder))
+    holder = manager.make_cursor(file.path).use_region(0, 9)
+    old = manager.make_cursor(file.path).use_region(W, 9)
+    old.unuse_region()
+    manager.collect()  # and closes what was open
+    assert manager.stats().descriptors <= 1
+    if not mapped:
+        holder.unuse_region()
+        manager.collect()
+    was = os.stat(file.path)
+    time.sleep(0.02)  # until the file system's clock has moved on
+    if change == "mode":
+        os.chmod(file.path, 0o640)
+    elif change == "link":
+        os.link(file.path, f"{file.path}.link")
+    else:
+        os.rename(file.path, f"{file.path}.away")
+        os.rename(f"{file.path}.away", file.path)
+    now = os.stat(file.path)
+    if now.st_ctime_ns == was.st_ctime_ns:
+        pytest.skip("the file system does not note that")
+    assert now.st_mtime_ns == was.st_mtime_ns
+    if mapped or counts:
+        assert old.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]
+        old.unuse_region()
+    else:
+        with pytest.raises(FileChangedError):
+            old.use_region(3 * W, 9)
+    holder.close()
+
+
+def refuse_to_say(*_: Any) -> Any:
+    """Stands for `ioctl`, as on a file system that does not count."""
+    raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
 
 @backings
@@ -573,14 +624,20 @@ def test_a_pinned_inode_is_not_reused(world: World) -> None:
 
 
 def test_in_place_writes_show_through_a_map(world: World) -> None:
-    """It is the file's own content."""
+    """It is the file's own content; so are cold reads by a cached descriptor."""
     file = world.file(SIZE)
     manager = world.manager(W)
     cursor = manager.make_cursor(file.path).use_region(W, 9)
     view = cursor.buffer()
+    buffer = manager.buffer(file.path)
+    assert buffer[5 * W : 5 * W + 9] == file.data[5 * W : 5 * W + 9]
     with open(file.path, "r+b") as out:
-        out.seek(W)
-        out.write(b"overwrite")
+        for place in (W, 5 * W):
+            out.seek(place)
+            out.write(b"overwrite")
+    assert buffer[W : W + 9] == buffer[5 * W : 5 * W + 9] == b"overwrite"
+    assert (manager.stats().mapped, manager.stats().cold_reads) == (1, 2)
+    buffer.close()
     assert view == b"overwrite"
     assert cursor.use_region(W + 4, 5).buffer() == b"write"
     assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]

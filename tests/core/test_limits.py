@@ -17,7 +17,7 @@ from smmap import _files, _system
 from smmap._engine import chosen as engine
 from smmap._engine import plain as plain_engine
 
-from ._tools import LATE, TRACKS, File, G, World, before_system_call, by_policy, linux, reclaim, run_python
+from ._tools import LATE, LINUX, PYPY, TRACKS, File, G, World, before_system_call, by_policy, linux, reclaim, run_python
 
 W = 2 * G
 Buffer: Any = smmap.SlidingWindowMapBuffer
@@ -494,3 +494,73 @@ def test_file_that_cannot_be_mapped_is_read_where_objects_die_late(
         monkeypatch.setattr(engine, "map_window", refuse)
         assert cursor.use_region(W + 5, 9).buffer() == file.data[W + 5 : W + 14]
         assert not world.pages()
+
+
+def test_managers_have_limits_of_their_own_which_add_up(world: World) -> None:
+    """Nobody's windows go for another's."""
+    files = [world.file(8 * W, name) for name in "ab"]
+    managers = [world.manager(W, 2 * W) for _ in files]
+    first = managers[0].make_cursor(files[0].path)
+    for number in range(2):
+        first.use_region(number * W, 9)
+    first.unuse_region()
+    before = managers[0].stats()
+    second = managers[1].make_cursor(files[1].path)
+    for number in range(8):
+        second.use_region(number * W, 9)
+        assert second.buffer() == files[1].data[number * W : number * W + 9]
+    assert managers[0].stats() == before
+    assert [manager.mapped_memory_size() for manager in managers] == [2 * W, 2 * W]
+    if LINUX:
+        assert sum(world.pages().values()) == 4 * W // G
+    first.close()
+    second.close()
+
+
+PEAK = """
+import sys
+import smmap
+path, size = sys.argv[1], int(sys.argv[2])
+
+def used(name):
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) << 10
+
+manager = smmap.SlidingWindowMapManager(size, backing="read")
+cursor = manager.make_cursor(path)
+with open("/proc/self/clear_refs", "w") as file:        # the peak is that of now
+    file.write("5")
+before = used("VmRSS")
+cursor.use_region(0, size)
+peak = used("VmHWM") - before
+assert cursor.buffer()[::4096] == open(path, "rb").read()[::4096]
+print(manager.mapped_memory_size(), peak)
+"""
+
+
+@linux
+@pytest.mark.skipif(PYPY, reason="its memory grows in steps of its own")
+def test_window_that_is_read_takes_its_size_and_at_most_one_mebibyte_more(world: World) -> None:
+    size = 48 << 20
+    file = world.file(size, data=bytes(range(1, 256)) * (size // 255) + bytes(size % 255))
+    counted, peak = map(int, run_python(PEAK, file.path, size, options=()).stdout.split())
+    assert counted == size
+    assert peak <= size + (1 << 20) + (1 << 19)  # what the interpreter itself took meanwhile
+
+
+def test_window_that_is_read_is_the_requested_range_for_cursors_and_views_and_whole_for_reads_of_a_buffer(
+    world: World,
+) -> None:
+    window = 8 * G
+    file = world.file(3 * window)
+    manager = world.manager(window, backing="read")
+    cursor = manager.make_cursor(file.path).use_region(100, 50)
+    assert manager.mapped_memory_size() == G
+    buffer = manager.buffer(file.path)
+    with buffer.view(window + 2 * G - 5, window + 2 * G + 5):
+        assert manager.mapped_memory_size() == 3 * G
+    for _ in range(3000):
+        assert buffer[2 * window + 9 : 2 * window + 99] == file.data[2 * window + 9 : 2 * window + 99]
+    assert manager.mapped_memory_size() == 3 * G + window
+    cursor.close()
+    buffer.close()

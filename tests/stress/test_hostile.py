@@ -679,7 +679,7 @@ def test_the_folder_is_swapped(world: World, tmp_path: Path) -> None:
 
 
 NO_LONGER_ALLOWED = """
-import errno, os, sys
+import errno, gc, os, sys
 import smmap
 folder, W = sys.argv[1], int(sys.argv[2])
 path, other = os.path.join(folder, "data"), os.path.join(folder, "secret")
@@ -705,8 +705,14 @@ become_nobody()
 for offset in range(0, 6 * W, W):                      # a file that is open stays so
     assert cursor.use_region(offset, 9).buffer() == data[offset:offset + 9]
     assert buffer[offset:offset + 9] == data[offset:offset + 9]
+view = buffer.view(4 * W, 4 * W + 9)
+manager.release(path)                                  # but for what is pinned or in a view,
+assert view == data[4 * W:4 * W + 9] and cursor.buffer() == data[5 * W:5 * W + 9]
+view.release()
+del view
 cursor.unuse_region()
-manager.collect()                                      # and now it is not
+manager.release(path)                                  # now it is not
+gc.collect()
 for attempt in range(3):
     for call in (lambda: cursor.use_region(W, 9), lambda: fresh.use_region(0, 9), lambda: buffer[2 * W],
                  lambda: buffer.view(0, 9), lambda: manager.buffer(path)):

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import io
 import json
+import mmap
 import os
 import pickle
 import re
@@ -23,7 +24,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from core._tools import LINUX, G, World, linux, payload, run_python
+from core._tools import LINUX, G, World, before_system_call, by_policy, linux, payload, run_python
 from smmap import FileChangedError
 from smmap._engine import chosen as engine
 from smmap.util import MapRegion
@@ -380,6 +381,186 @@ def test_a_map_of_a_writable_descriptor_is_read_only(world: World) -> None:
     assert file.path.read_bytes() == file.data
 
 
+WRITE_TO_IT = """
+import ctypes, sys
+import smmap
+path, backing, how = sys.argv[1:]
+manager = smmap.SlidingWindowMapManager(1 << 14, backing=backing)
+cursor = manager.make_cursor(path).use_region(0, 100)
+target = cursor.buffer() if how == "view" else cursor.map()
+class Buffer(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("rest", ctypes.c_char * 256)]
+found = Buffer()
+export = ctypes.pythonapi.PyObject_GetBuffer
+export.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
+export(target, ctypes.byref(found), 0)
+assert ctypes.string_at(found.start, 1) == open(path, "rb").read(1)
+print("before", flush=True)
+ctypes.memset(found.start, 1, 1)
+print("after", flush=True)
+"""
+
+
+@posix
+@pytest.mark.skipif(PYPY, reason="has another interface for C")
+@pytest.mark.parametrize("how", ["view", "map"])
+@backings
+def test_memory_of_a_window_written_by_an_extension_ends_the_process(backing: str, how: str, world: World) -> None:
+    """The processor protects it: that of maps, and that into which windows are read."""
+    file = world.file(SIZE)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_TO_IT, str(file.path), backing, how],
+        env={**os.environ, "PYTHONPATH": str(Path(smmap.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "before\n"), done.stderr
+    assert file.path.read_bytes() == file.data
+
+
+TENSOR = """
+import sys
+import smmap, torch
+with smmap.buffer(sys.argv[1]) as buffer:
+    tensor = torch.as_tensor(buffer)
+    print(int(tensor[0]), flush=True)
+    tensor[0] = 1
+print("after", flush=True)
+"""
+
+
+@posix
+def test_tensor_of_a_buffer_that_is_written_to_ends_the_process_and_spares_the_file(world: World) -> None:
+    pytest.importorskip("torch")
+    file = world.file(SIZE)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TENSOR, str(file.path)],
+        env={**os.environ, "PYTHONPATH": str(Path(smmap.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, f"{file.data[0]}\n"), done.stderr
+    assert file.path.read_bytes() == file.data
+
+
+@pytest.mark.skipif(PYPY, reason="its mmap closes under views, and reading these ends the process")
+def test_map_closed_by_the_method_of_its_base_class_is_unmapped_under_others(world: World) -> None:
+    """A view keeps it; without one, cursors find nothing any more, and buffers map the window anew."""
+    file = world.file(SIZE)
+    manager = smmap.SlidingWindowMapManager(W)  # whose counters are wrong afterwards
+    cursor = manager.make_cursor(file.path).use_region(W, 9)
+    store: Any = cursor.map()
+    if not isinstance(store, mmap.mmap):
+        assert smmap.engine == "fast"
+        with pytest.raises(TypeError):
+            mmap.mmap.close(store)
+        return
+    view = cursor.buffer()
+    with pytest.raises(BufferError):
+        mmap.mmap.close(store)
+    assert view == file.data[W : W + 9]
+    view.release()
+    mmap.mmap.close(store)
+    with pytest.raises(ValueError, match="closed"):
+        cursor.buffer()
+    assert manager.buffer(file.path)[W : W + 9] == file.data[W : W + 9]
+    del store
+    cursor.close()
+
+
+# Locks, settings, looks
+
+
+LOCK_IT = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        (fcntl.lockf if sys.argv[2] == "lockf" else fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print("free")
+    except OSError:
+        print("locked")
+"""
+
+
+@posix
+@pytest.mark.parametrize("kind", ["lockf", "flock"])
+@backings
+def test_lock_of_lockf_ends_when_smmap_closes_a_descriptor_of_the_file_and_that_of_flock_stays(
+    backing: str, kind: str, world: World
+) -> None:
+    import fcntl
+
+    file = world.file(SIZE)
+
+    def seen_by_another_process() -> str:
+        return run_python(LOCK_IT, file.path, kind, options=()).stdout.strip()
+
+    manager = world.manager(W, backing=backing)
+    with open(file.path, "r+b") as mine:
+        (fcntl.lockf if kind == "lockf" else fcntl.flock)(mine, fcntl.LOCK_EX)
+        assert seen_by_another_process() == "locked"
+        with manager.make_cursor(file.path) as cursor:
+            assert cursor.use_region(W, 9).buffer() == file.data[W : W + 9]
+        manager.close()
+        assert seen_by_another_process() == ("free" if kind == "lockf" else "locked")
+
+
+SETTINGS = """
+import os, sys
+asked = set()
+class Recorded(type(os.environ)):
+    def __getitem__(self, key):
+        asked.add(key)
+        return super().__getitem__(key)
+os.environ.__class__ = Recorded
+import smmap
+at_import, asked = asked, set()
+manager = smmap.default_manager()
+manager.buffer(sys.argv[1])[:]
+with manager.make_cursor(sys.argv[1]) as cursor:
+    cursor.use_region(0, 9).buffer()
+manager.release(sys.argv[1])
+for name in (at_import, asked):
+    print(*sorted(each for each in name if "SMMAP" in each))
+"""
+
+
+def test_settings_that_are_read_from_the_environment_are_those_of_the_page(world: World) -> None:
+    at_import, later = run_python(SETTINGS, world.file(SIZE).path, options=()).stdout.splitlines()
+    assert at_import.split() == ["SMMAP_ENGINE", "SMMAP_TRACE"]
+    assert later.split() == [
+        f"SMMAP_{name}" for name in ("BACKING", "GUARD", "MAX_HANDLES", "MAX_MEMORY", "WINDOW_SIZE")
+    ]
+    page = ROOT / "docs" / "security.md"
+    if page.exists():
+        assert {*at_import.split(), *later.split()} == set(re.findall(r"SMMAP_[A-Z_]+", page.read_text("utf-8")))
+
+
+@posix
+def test_file_without_blocks_is_opened_as_it_is_examined_and_one_byte_is_read(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size may be a fiction. Any other file is examined without being opened."""
+    file = world.file(SIZE)
+    holes = tmp_path / "holes"
+    holes.touch()
+    os.truncate(holes, SIZE)
+    if os.stat(holes).st_blocks or not os.stat(file.path).st_blocks:
+        pytest.skip("the file system counts blocks in another way")
+    manager = world.manager(W)
+    calls: list[Any] = []
+    before_system_call(monkeypatch, "open", lambda *args: calls.append("open"))
+    before_system_call(monkeypatch, "pread", lambda _number, size, offset: calls.append((size, offset)))
+    manager.make_cursor(file.path).close()
+    assert calls == []
+    manager.make_cursor(holes).close()
+    assert calls == ["open", (1, SIZE - 1)]
+
+
 # Flags
 
 
@@ -447,6 +628,43 @@ def test_links_that_come_later_are_not_followed_either(world: World, tmp_path: P
     assert free[3 * W] == file.data[3 * W]
     buffer.close()
     free.close()
+    cursor.close()
+
+
+@posix
+def test_links_to_folders_along_the_path_are_followed_although_the_last_part_must_be_no_link(
+    world: World, tmp_path: Path
+) -> None:
+    file = world.file(SIZE, "folder/data")
+    (tmp_path / "other").symlink_to(tmp_path / "folder")
+    manager = world.manager(W)
+    with manager.make_cursor(tmp_path / "other" / "data") as cursor:
+        assert cursor.use_region(W, 9, os.O_NOFOLLOW).buffer() == file.data[W : W + 9]
+
+
+@posix
+@backings
+def test_file_that_came_in_place_of_another_just_before_it_is_opened_is_closed_and_nothing_of_it_is_read(
+    backing: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(SIZE)
+    manager = by_policy(world.manager(W, backing=backing))
+    cursor = manager.make_cursor(file.path)
+    other, reads, opened = world.file(SIZE, "other"), [], []
+
+    def swap(*_: Any) -> None:
+        if not opened:
+            opened.append(1)
+            os.rename(other.path, file.path)
+
+    before_system_call(monkeypatch, "open", swap)
+    before_system_call(monkeypatch, "pread", lambda *args: reads.append(args))
+    with pytest.raises(FileChangedError):
+        cursor.use_region(W, 9)
+    assert (opened, reads) == ([1], [])
+    assert manager.stats()[:7] == (0,) * 7
+    if LINUX:
+        assert world.descriptors() == []
     cursor.close()
 
 

@@ -847,6 +847,15 @@ def test_clients_counted_by_hand_keep_a_region_from_eviction(manager: Any, curso
     assert manager.collect() == 1
 
 
+def test_clients_counted_by_hand_are_forgotten_with_the_region_that_is_released(manager: Any, cursor: Any) -> None:
+    region = cursor.use_region(0, 10).region()
+    region.increment_client_count(2)
+    assert len(manager._counted_by_hand) == 2
+    cursor.unuse_region()
+    region.release()
+    assert (manager.stats().mapped, manager._counted_by_hand) == (0, set())
+
+
 def test_releasing_a_region_of_a_manager_evicts_it(manager: Any, cursor: Any, file: File) -> None:
     region = cursor.use_region(0, 10).region()
     view = cursor.buffer()

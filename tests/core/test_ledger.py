@@ -94,6 +94,17 @@ def test_zero_after_failures(world: World, tmp_path: Path) -> None:
     assert counts(manager) == ZERO
 
 
+def test_cold_read_that_has_to_open_its_file_again_is_counted(world: World) -> None:
+    file, manager = world.file(3 * W), world.manager(W)
+    buffer = manager.buffer(file.path)
+    assert buffer[5:9] == file.data[5:9]
+    manager.collect()
+    assert manager.stats().descriptors == 0
+    assert buffer[W : W + 9] == file.data[W : W + 9]
+    stats = manager.stats()
+    assert (stats.cold_reads, stats.descriptors, stats.hits, stats.misses) == (2, 1, 0, 0)
+
+
 def test_stats_say_what_is_mapped(world: World) -> None:
     a, b = world.file(3 * W + 5, "a"), world.file(W, "b")
     manager = world.manager(W, 10 * W, 20)

@@ -266,6 +266,32 @@ def test_finalizer_between_taking_the_lock_and_the_operation_leaves_it_taken(fil
     other.close()
 
 
+def test_what_was_noted_and_cut_short_is_done_by_the_next_call(
+    file: File, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, what is dropped of a file that is no longer there."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    manager, gone = world.manager(W), world.file(2 * W, "gone")
+    with manager.make_cursor(gone.path) as cursor:
+        cursor.use_region(W, 9)
+    os.unlink(gone.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(manager._cache, "evict_file", interrupt)
+        with pytest.raises(Interrupt):
+            manager.make_cursor(gone.path)
+    assert is_free(manager)
+    assert manager._cache.ledger.mapped == 1
+    manager.make_cursor(file.path).close()
+    assert manager._cache.ledger.mapped == 0
+    manager._check()
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_lock_is_free_after_a_handler_raised_beside_its_block(
     where: str, file: File, world: World, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants bench bench-quick bench-cold docs lint lint-stub lint-fast format matrix wheels clean
+.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants mutation bench bench-quick bench-cold docs lint lint-stub lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -30,6 +30,7 @@ help:
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make coverage-fast  line coverage of the fast engine's sources, by gcov"
 	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
+	@echo "make mutation all changes that cosmic-ray makes of the lines since a commit, likewise (ARGS='--since HEAD~3 --sample 50')"
 	@echo "make bench    install, time every workload with both engines beside its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  most rows with a goal in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
@@ -92,6 +93,9 @@ coverage-fast: $(VENV)/.test
 
 mutants: $(VENV)/.test
 	$(BIN)/python tools/mutants.py $(ARGS)
+
+mutation: $(VENV)/.mutation
+	$(BIN)/python tools/mutation.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --write $(ARGS)
@@ -175,6 +179,11 @@ $(VENV)/.lint: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.test: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group $(TESTS)
+	@touch $@
+
+# cosmic-ray needs GitPython, and that an smmap: this one, which is there by then. There is no wheel of yattag.
+$(VENV)/.mutation: $(VENV)/.test pyproject.toml
+	$(PIP) --no-binary=yattag --group mutation
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.pip $(SOURCES)

@@ -3,12 +3,14 @@
     python tools/mutation.py --since COMMIT     of all lines that differ from that commit (HEAD~1)
     python tools/mutation.py --all              of all lines
     python tools/mutation.py --sample 200       200 of them at random; --seed repeats a choice
-    python tools/mutation.py --module _cache.py engine/plain.py ...
-    python tools/mutation.py --list             only show them
+    python tools/mutation.py --module _cache.py _engine/plain.py    only of these
+    python tools/mutation.py --quick            only the quick tests
+    python tools/mutation.py --list             only show what would change
 
-Each mutant gets the quick tests first, those of its module before the others, and the slow ones if it survives those.
-What survives both is printed as a diff, and has to be killed by a new test, or not be needed at all, or change
-nothing that anyone could notice. `tools/mutants.py` has the mutants that each break one promise.
+Each mutant gets the quick tests first, those of its module before the others, and all of them if it survives those.
+Which are quick, a run without any mutant says. What survives is printed as a diff, and has to be killed by a new test,
+or not be needed at all, or change nothing that anyone could notice. `tools/mutants.py` has mutants that were thought
+of, each of which breaks one promise.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import cosmic_ray.plugins
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -53,13 +55,15 @@ MODULES = {
 }
 QUICK = (
     "core/contract core/eviction core/ledger core/lifetime core/errors core/limits core/rents core/files core/buffer "
-    "core/refresh core/regions core/log core/overlay core/batches core/cost engine/cursors engine/regions "
-    "engine/table_and_order engine/ledger engine/descriptors engine/windows engine/batches engine/traces engine/buffers"
+    "core/refresh core/regions core/log core/batches engine/cursors engine/regions engine/table_and_order "
+    "engine/windows engine/batches engine/buffers"
 )
 SLOW = (
-    "core/locks core/interrupts core/threads core/trace core/tiny core/window engine/choice compat/names faces/buffers "
-    "faces/default faces/files faces/pickling"
+    "core/cost core/overlay core/locks core/interrupts core/threads core/trace core/tiny core/window engine/choice "
+    "engine/ledger engine/descriptors engine/traces compat/names faces/buffers faces/default faces/files faces/pickling"
 )
+
+LONG = 0.1  # seconds, of a test
 
 # What depends on another system than this one, what only types or messages for developers need.
 LEFT_OUT = re.compile(
@@ -178,29 +182,57 @@ def paths(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys("tests/{}/test_{}.py".format(*name.split("/")) for name in names))
 
 
-def killer_of(
-    place: Place, folders: queue.SimpleQueue[Path], slow: str, options: list[str], seconds: float
-) -> str | None:
-    """The first test that fails, "" if none does; None if there is nothing to change."""
-    new = mutated(place)
-    if not new:
-        return None
-    folder = folders.get()
-    path = folder / PACKAGE / place.module
-    old = path.read_text(encoding="utf-8")
-    try:
-        path.write_text(new, encoding="utf-8")
-        first = paths((*MODULES.get(place.module, "").split(), *QUICK.split()))
-        for tests in filter(None, (first, [name for name in paths(slow.split()) if name not in first])):
-            for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-                compiled.unlink()
-            status, failed, last = run_tests(folder, tests, seconds, "-x", *options)
-            if status:
-                return failed[0] if failed else last
-        return ""
-    finally:
-        path.write_text(old, encoding="utf-8")
-        folders.put(folder)
+def timed(folder: Path) -> tuple[list[str], list[str], float]:
+    """Without a mutant: which tests fail, which of the quick ones take long, and how long the others take together."""
+    report = folder / "report.xml"
+    status, failed, last = run_tests(folder, paths(QUICK.split()), 3600, f"--junitxml={report}")
+    if status:
+        print("without a mutant:", *failed or [last], flush=True)
+    times = {
+        f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": float(case.get("time", 0))
+        for case in ElementTree.parse(report).iter("testcase")
+    }
+    slow = [name for name, seconds in times.items() if seconds > LONG]
+    return failed, slow, sum(times.values()) - sum(times[name] for name in slow)
+
+
+class Trial(NamedTuple):
+    """How mutants are tried."""
+
+    folders: queue.SimpleQueue[Path]
+    """Copies of the sources, one for each that is tried at a time."""
+    failing: list[str]
+    slow: list[str]
+    seconds: float
+    """The time limit of the quick tests."""
+    quick: bool
+    """Whether no others run."""
+
+    def killer_of(self, place: Place) -> str | None:
+        """The first test that fails, "" if none does; None if there is nothing to change."""
+        new = mutated(place)
+        if not new:
+            return None
+        folder = self.folders.get()
+        path = folder / PACKAGE / place.module
+        old = path.read_text(encoding="utf-8")
+        own = MODULES.get(place.module, "").split()
+        try:
+            path.write_text(new, encoding="utf-8")
+            for names, left_out, seconds in (
+                ([*own, *QUICK.split()], [*self.failing, *self.slow], self.seconds),
+                ([*own, *QUICK.split(), *SLOW.split()], self.failing, 20 * self.seconds),
+            ):
+                for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+                    compiled.unlink()
+                options = (f"--deselect={name}" for name in left_out)
+                status, failed, last = run_tests(folder, paths(names), seconds, "-x", *options)
+                if status or self.quick:
+                    break
+            return (failed[0] if failed else last) if status else ""
+        finally:
+            path.write_text(old, encoding="utf-8")
+            self.folders.put(folder)
 
 
 def parsed() -> argparse.Namespace:
@@ -233,24 +265,20 @@ def main() -> int:
         for place in chosen:
             print(*place, difference(place) or "    no change", sep="\n")
         return 0
-    folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
     counts = {"killed": 0, "no change": 0, "SURVIVED": 0}
     with ExitStack() as stack:
+        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         copies = [stack.enter_context(copy_of(ROOT)) for _ in range(options.j)]
-        left_out, longest = [], 0.0
-        slow = "" if options.quick else SLOW
-        for names in filter(None, (QUICK, slow)):
-            start = time.monotonic()
-            status, failed, last = run_tests(copies[0], paths(names.split()), 3600)
-            longest = max(longest, time.monotonic() - start)
-            if status:
-                print("without a mutant:", *failed or [last], flush=True)
-                left_out += [f"--deselect={name}" for name in failed]
+        failing, slow, seconds = timed(copies[0])
+        print(f"the quick tests take {seconds:.0f} s, without {len(slow)} that take long", flush=True)
+        trial = Trial(folders, failing, slow, 30 + 4 * seconds, options.quick)
         for folder in copies:
             folders.put(folder)
         pool = stack.enter_context(ThreadPoolExecutor(options.j))
-        killers = pool.map(lambda one: killer_of(one, folders, slow, left_out, 3 * longest), chosen)
-        for number, (place, killer) in enumerate(zip(chosen, killers), 1):
+        futures = {pool.submit(trial.killer_of, place): number for number, place in enumerate(chosen, 1)}
+        for future in as_completed(futures):
+            number, killer = futures[future], future.result()
+            place = chosen[number - 1]
             verdict = "no change" if killer is None else "killed" if killer else "SURVIVED"
             counts[verdict] += 1
             print(f"{number:4} {verdict:9} {place.module}:{place.line} {place.operator} {killer or ''}", flush=True)

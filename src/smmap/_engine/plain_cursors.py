@@ -90,16 +90,14 @@ class CursorBase:
         return self
 
     def _note(self, access: Access, region: Any, offset: int, size: int) -> Any:
-        """What a trace notes before a move from this region; None if that is not recorded, or will fail."""
+        """What a trace notes before a move from this region, to be called after it; None if that is not recorded."""
         if region is None or not region.start <= offset < region.clear:
             region = access.table.find(offset // access.window)
         if region is not None and region.start <= offset < region.clear:
             return None
         del region
-        if access.opened and 0 <= offset < access.size and size >= 0:
-            stop = offset + (min(size, access.window) or access.window - access.window // 2)
-            return access._note(offset, min(stop, access.size), CURSOR)
-        return None
+        stop = offset + (min(size, access.window) or access.window - access.window // 2)
+        return access._note(offset, min(stop, access.size), CURSOR)
 
     def _pin(self, region: Region, start: int, stop: int) -> None:
         """Use [start, stop) of a mapped region in place of what is used now."""

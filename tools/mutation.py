@@ -26,6 +26,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -133,6 +134,12 @@ def changed_lines(since: str) -> dict[str, set[int]]:
     return found
 
 
+@cache
+def text_of(module: str) -> str:
+    """A module as it was when it was looked at first."""
+    return (ROOT / PACKAGE / module).read_text(encoding="utf-8")
+
+
 def bare(text: str) -> str:
     """What a module does: without annotations, in one spelling."""
     tree = ast.parse(text)
@@ -150,7 +157,7 @@ def bare(text: str) -> str:
 
 def places_of(module: str, lines: set[int] | None) -> Iterator[Place]:
     """All places on these lines, or on any."""
-    text = (ROOT / PACKAGE / module).read_text(encoding="utf-8")
+    text = text_of(module)
     rows, nodes = text.splitlines(), list(ast_nodes(get_ast(text)))
     for name, kind in OPERATORS.items():
         spans = [span for node in nodes for span in kind().mutation_positions(node)]
@@ -162,7 +169,7 @@ def places_of(module: str, lines: set[int] | None) -> Iterator[Place]:
 
 def mutated(place: Place) -> str:
     """The module with that change; nothing if it does the same, or is no Python."""
-    text = (ROOT / PACKAGE / place.module).read_text(encoding="utf-8")
+    text = text_of(place.module)
     new: str = mutate_code(text, OPERATORS[place.operator](), place.occurrence) or text
     try:
         return "" if bare(new) == bare(text) else new
@@ -172,7 +179,7 @@ def mutated(place: Place) -> str:
 
 def difference(place: Place) -> str:
     """The lines that changed."""
-    old = (ROOT / PACKAGE / place.module).read_text(encoding="utf-8").splitlines()
+    old = text_of(place.module).splitlines()
     both = list(difflib.unified_diff(old, mutated(place).splitlines(), n=0, lineterm=""))[2:]
     return "\n".join(f"    {line}" for line in both if not line.startswith("@@"))
 

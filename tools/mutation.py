@@ -18,26 +18,30 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import queue
+import os
+import pickle
 import random
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from functools import cache
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import cosmic_ray.plugins
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
-from mutants import ROOT, copy_of, run_tests
 from parso.python.tree import Keyword
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/smmap")
 
 # The modules, and the tests that know most about each.
@@ -63,8 +67,6 @@ SLOW = (
     "core/cost core/overlay core/locks core/interrupts core/threads core/trace core/tiny core/window engine/choice "
     "engine/ledger engine/descriptors engine/traces compat/names faces/buffers faces/default faces/files faces/pickling"
 )
-
-LONG = 0.1  # seconds, of a test
 
 # What depends on another system than this one, what only types or messages for developers need.
 LEFT_OUT = re.compile(
@@ -189,57 +191,165 @@ def paths(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys("tests/{}/test_{}.py".format(*name.split("/")) for name in names))
 
 
-def timed(folder: Path) -> tuple[list[str], list[str], float]:
-    """Without a mutant: which tests fail, which of the quick ones take long, and how long the others take together."""
-    report = folder / "report.xml"
-    status, failed, last = run_tests(folder, paths(QUICK.split()), 3600, f"--junitxml={report}")
-    if status:
-        print("without a mutant:", *failed or [last], flush=True)
-    times = {
-        f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": float(case.get("time", 0))
-        for case in ElementTree.parse(report).iter("testcase")
-    }
-    slow = [name for name, seconds in times.items() if seconds > LONG]
-    return failed, slow, sum(times.values()) - sum(times[name] for name in slow)
+def functions_of(module: Any) -> dict[str, Any]:
+    """The functions of a module and of its classes, by name."""
+    found: dict[str, Any] = {}
+    for holder in (module, *(one for one in vars(module).values() if isinstance(one, type))):
+        for value in vars(holder).values():
+            function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__:
+                found[function.__qualname__] = function
+    return found
 
 
-class Trial(NamedTuple):
-    """How mutants are tried."""
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """A code object and those within it."""
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from codes_in(each)
 
-    folders: queue.SimpleQueue[Path]
-    """Copies of the sources, one for each that is tried at a time."""
-    failing: list[str]
-    slow: list[str]
-    seconds: float
-    """The time limit of the quick tests."""
-    quick: bool
-    """Whether no others run."""
 
-    def killer_of(self, place: Place) -> str | None:
-        """The first test that fails, "" if none does; None if there is nothing to change."""
+class Trials:
+    """A plugin of pytest, which tries mutants in place of running the tests once.
+
+    Each one in a fork of this process, where the function that it changes gets the changed code. Its tests are those
+    that call the function, the fastest ones first, and no more of them than take `budget` seconds together.
+    """
+
+    def __init__(self, chosen: list[Place], say: Callable[..., None], budget: float, at_a_time: int) -> None:
+        self.chosen, self.say, self.budget, self.at_a_time = chosen, say, budget, at_a_time
+        self.counts = {"killed": 0, "SURVIVED": 0, "time limit": 0, "no change": 0, "not in a function": 0}
+        self.failed = False
+        self.items: list[tuple[float, Any, set[int]]] = []
+        """Each test: how long it takes, and the code that it calls."""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.failed |= report.failed
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Run all once, then each mutant."""
+        self.functions = {
+            name: functions_of(sys.modules[f"smmap.{name[:-3].replace('/', '.')}"])
+            for name in dict.fromkeys(place.module for place in self.chosen)
+        }
+        self.look(session.items)
+        self.say(f"{len(self.items)} tests, which take {sum(one[0] for one in self.items):.0f} s")
+        waiting, running = list(enumerate(self.chosen, 1))[::-1], {}
+        while waiting or running:
+            while waiting and len(running) < self.at_a_time:
+                number, place = waiting.pop()
+                started = self.start(place)
+                if isinstance(started, str):
+                    self.tell(number, place, started, "")
+                else:
+                    running[started[0]] = (number, place, *started[1:])
+            for pid, (number, place, pipe, limit) in list(running.items()):
+                late = time.monotonic() > limit
+                if late:
+                    os.killpg(pid, signal.SIGKILL)
+                if os.waitpid(pid, 0 if late else os.WNOHANG)[0]:
+                    del running[pid]
+                    with open(pipe, encoding="utf-8") as told:
+                        killer = told.read()
+                    self.tell(number, place, "time limit" if late else "killed" if killer else "SURVIVED", killer)
+            time.sleep(0.02)
+        self.say(*(f"{count} {verdict}," for verdict, count in self.counts.items()))
+        return True
+
+    def look(self, items: list[Any]) -> None:
+        """Run all tests without a mutant, in a fork as well: what is run twice in a process may fail."""
+        out, into = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            with open(into, "wb") as told:
+                for item in items:
+                    called: set[int] = set()
+                    other = getattr(item, "callspec", None) and item.callspec.params.get("engine") == "fast"
+                    seconds = -1 if other else self.run(item, called)
+                    pickle.dump((seconds, called, self.failed), told)
+            os._exit(0)
+        os.close(into)
+        with open(out, "rb") as told:
+            for item in items:
+                seconds, called, failed = pickle.load(told)
+                if failed:
+                    self.say("without a mutant:", item.nodeid)
+                elif seconds >= 0:
+                    self.items.append((seconds, item, called))
+        os.waitpid(pid, 0)
+        self.items.sort(key=lambda one: one[0])
+
+    def tell(self, number: int, place: Place, verdict: str, killer: str) -> None:
+        """Count and print."""
+        self.counts[verdict] += 1
+        self.say(f"{number:4} {verdict:9} {place.module}:{place.line} {place.operator} {killer}")
+        if verdict not in ("killed", "no change"):
+            self.say(difference(place))
+
+    def run(self, item: Any, called: set[int] | None = None) -> float:
+        """Run a test; how long it took."""
+        self.failed = False
+        start = time.monotonic()
+        if called is not None:
+            threading.settrace(lambda frame, *_: called.add(id(frame.f_code)))
+            sys.settrace(lambda frame, *_: called.add(id(frame.f_code)))
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+        return time.monotonic() - start
+
+    def start(self, place: Place) -> str | tuple[int, int, float]:
+        """Try a mutant in a process of its own: its number, where it will say which test failed, and its time limit."""
         new = mutated(place)
         if not new:
-            return None
-        folder = self.folders.get()
-        path = folder / PACKAGE / place.module
-        old = path.read_text(encoding="utf-8")
-        own = MODULES.get(place.module, "").split()
+            return "no change"
+        functions, changes = self.functions[place.module], []
+        for code in codes_in(compile(new, str(ROOT / PACKAGE / place.module), "exec", dont_inherit=True)):
+            function = functions.get(code.co_qualname)
+            if function is not None and function.__code__ != code:
+                changes.append((function, code))
+        if not changes:
+            return "not in a function"
+        changed = changes[0][0].__code__ if len(changes) == 1 else None
+        if changed is None:  # lines below it moved
+            changed = next(f.__code__ for f, _ in changes[::-1] if f.__code__.co_firstlineno <= place.line)
+        within = {id(code) for code in codes_in(changed)}
+        tests, left = [], self.budget
+        for seconds, item, called in self.items:
+            if called & within and left > 0:
+                tests.append(item)
+                left -= seconds
+        out, into = os.pipe()
+        pid = os.fork()
+        if not pid:
+            self.run_mutant(changes, tests, into)
+        os.close(into)
+        return pid, out, time.monotonic() + 20 + 5 * self.budget
+
+    def run_mutant(self, changes: list[tuple[Any, CodeType]], tests: list[Any], into: int) -> None:
+        """In the new process: never comes back."""
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        name = "the tests"
         try:
-            path.write_text(new, encoding="utf-8")
-            for names, left_out, seconds in (
-                ([*own, *QUICK.split()], [*self.failing, *self.slow], self.seconds),
-                ([*own, *QUICK.split(), *SLOW.split()], self.failing, 20 * self.seconds),
-            ):
-                for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-                    compiled.unlink()
-                options = (f"--deselect={name}" for name in left_out)
-                status, failed, last = run_tests(folder, paths(names), seconds, "-x", *options)
-                if status or self.quick:
+            for function, code in changes:
+                function.__code__ = code
+            for item in tests:
+                name = item.nodeid
+                self.run(item)
+                if self.failed:
+                    os.write(into, name.encode())
                     break
-            return (failed[0] if failed else last) if status else ""
+        except BaseException:
+            os.write(into, name.encode())
         finally:
-            path.write_text(old, encoding="utf-8")
-            self.folders.put(folder)
+            os._exit(0)
 
 
 def parsed() -> argparse.Namespace:
@@ -251,7 +361,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them, at random")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the choice")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first of the choice")
-    parser.add_argument("--quick", action="store_true", help="without the slow tests, which take minutes")
+    parser.add_argument("--budget", type=float, default=10, metavar="SECONDS", help="of tests, for each mutant (10)")
+    parser.add_argument("--slow", action="store_true", help="the slow tests, too")
     parser.add_argument("--list", action="store_true", help="only show them")
     parser.add_argument("-j", type=int, default=2, metavar="N", help="so many at a time (2)")
     return parser.parse_args()
@@ -272,27 +383,18 @@ def main() -> int:
         for place in chosen:
             print(*place, difference(place) or "    no change", sep="\n")
         return 0
-    counts = {"killed": 0, "no change": 0, "SURVIVED": 0}
-    with ExitStack() as stack:
-        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        copies = [stack.enter_context(copy_of(ROOT)) for _ in range(options.j)]
-        failing, slow, seconds = timed(copies[0])
-        print(f"the quick tests take {seconds:.0f} s, without {len(slow)} that take long", flush=True)
-        trial = Trial(folders, failing, slow, 30 + 4 * seconds, options.quick)
-        for folder in copies:
-            folders.put(folder)
-        pool = stack.enter_context(ThreadPoolExecutor(options.j))
-        futures = {pool.submit(trial.killer_of, place): number for number, place in enumerate(chosen, 1)}
-        for future in as_completed(futures):
-            number, killer = futures[future], future.result()
-            place = chosen[number - 1]
-            verdict = "no change" if killer is None else "killed" if killer else "SURVIVED"
-            counts[verdict] += 1
-            print(f"{number:4} {verdict:9} {place.module}:{place.line} {place.operator} {killer or ''}", flush=True)
-            if killer == "":
-                print(difference(place), flush=True)
-    print(*(f"{count} {verdict}" for verdict, count in counts.items()), sep=", ")
-    return bool(counts["SURVIVED"])
+    os.environ.update(SMMAP_ENGINE="plain", SMMAP_STRESS_SECONDS="0", PYTHONPATH=str(ROOT / "src"))
+    sys.path.insert(0, str(ROOT / "src"))
+    screen = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 1)
+    trials = Trials(chosen, partial(print, file=screen, flush=True), options.budget, options.j)
+    names = (*QUICK.split(), *(SLOW.split() if options.slow else ()))
+    with tempfile.TemporaryDirectory(prefix="smmap-mutation-") as folder:
+        os.chdir(ROOT)
+        common = ["-q", "-s", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/tmp"]
+        pytest.main([*common, *paths(names)], plugins=[trials])
+    return bool(trials.counts["SURVIVED"])
 
 
 if __name__ == "__main__":

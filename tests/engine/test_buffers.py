@@ -353,6 +353,18 @@ def test_copies_export_nothing(bench: Make) -> None:
     assert not made.file.table.find(1).exported
 
 
+def test_empty_ranges_use_no_window(bench: Make) -> None:
+    made = tiny(bench)
+    for number in (1, 0):
+        made.keep_idle(number)
+    buffer = made.buffer(0)
+    for place in (0, 5, 8):
+        assert (buffer[place:place], buffer.view(place, place).tobytes()) == (b"", b"")
+    assert made.idle.hits == 0
+    assert made.idle.oldest().start == TINY, "they are in the order in which they became idle"
+    assert made.asked == []
+
+
 # What is cold
 
 

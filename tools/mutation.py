@@ -235,24 +235,33 @@ class Trials:
         }
         self.look(session.items)
         self.say(f"{len(self.items)} tests, which take {sum(one[0] for one in self.items):.0f} s")
-        waiting, running = list(enumerate(self.chosen, 1))[::-1], {}
+        waiting, running = [(number, place, None, ()) for number, place in enumerate(self.chosen, 1)][::-1], {}
         while waiting or running:
             while waiting and len(running) < self.at_a_time:
-                number, place = waiting.pop()
-                started = self.start(place)
+                trial = waiting.pop()
+                started = self.start(*trial[1:])
                 if isinstance(started, str):
-                    self.tell(number, place, started, "")
+                    self.tell(trial[0], trial[1], started, "")
                 else:
-                    running[started[0]] = (number, place, *started[1:])
-            for pid, (number, place, pipe, limit) in list(running.items()):
+                    running[started[0]] = (trial, *started[1:])
+            for pid, (trial, pipe, limit) in list(running.items()):
                 late = time.monotonic() > limit
                 if late:
                     os.killpg(pid, signal.SIGKILL)
-                if os.waitpid(pid, 0 if late else os.WNOHANG)[0]:
-                    del running[pid]
-                    with open(pipe, encoding="utf-8") as told:
-                        killer = told.read()
-                    self.tell(number, place, "time limit" if late else "killed" if killer else "SURVIVED", killer)
+                if not os.waitpid(pid, 0 if late else os.WNOHANG)[0]:
+                    continue
+                del running[pid]
+                with open(pipe, encoding="utf-8") as told:
+                    killer = told.read()
+                number, place, only, without = trial
+                if late:
+                    self.tell(number, place, "time limit", "")
+                elif killer and only is None:
+                    waiting.append((number, place, killer, without))  # does it fail alone, too?
+                elif only is not None and not killer:
+                    waiting.append((number, place, None, (*without, only)))  # no: what ran before it made it fail
+                else:
+                    self.tell(number, place, "killed" if killer else "SURVIVED", killer)
             time.sleep(0.02)
         self.say(*(f"{count} {verdict}," for verdict, count in self.counts.items()))
         return True
@@ -302,8 +311,11 @@ class Trials:
             threading.settrace(None)  # type: ignore[arg-type]
         return time.monotonic() - start
 
-    def start(self, place: Place) -> str | tuple[int, int, float]:
-        """Try a mutant in a process of its own: its number, where it will say which test failed, and its time limit."""
+    def start(self, place: Place, only: str | None, without: tuple[str, ...]) -> str | tuple[int, int, float]:
+        """Try a mutant in a process of its own: its number, where it will say which test failed, and its time limit.
+
+        With one test only, or without these.
+        """
         new = mutated(place)
         if not new:
             return "no change"
@@ -320,7 +332,10 @@ class Trials:
         within = {id(code) for code in codes_in(changed)}
         tests, left = [], self.budget
         for seconds, item, called in self.items:
-            if called & within and left > 0:
+            if only is not None:
+                if item.nodeid == only:
+                    tests.append(item)
+            elif called & within and left > 0 and item.nodeid not in without:
                 tests.append(item)
                 left -= seconds
         out, into = os.pipe()

@@ -83,9 +83,7 @@ def refuse_to_say(*_: Any) -> Any:
 
 
 @backings
-def test_file_of_the_same_size_and_age_that_got_the_same_inode_number_is_another(
-    world: World, tmp_path: Path, backing: str
-) -> None:
+def test_file_of_the_same_size_and_age_that_got_the_same_inode_number_is_another(world: World, backing: str) -> None:
     manager = world.manager(W, backing=backing)
     file = world.file(SIZE)
     buffer = manager.buffer(file.path)
@@ -93,19 +91,37 @@ def test_file_of_the_same_size_and_age_that_got_the_same_inode_number_is_another
     assert buffer[5:14] == file.data[5:14]
     manager.collect()
     was = os.stat(file.path)
-    data = payload(SIZE, "another")
-    for _ in range(50):  # a file system that uses freed numbers again does so soon
-        file.path.unlink()
-        file.path.write_bytes(data)
-        os.utime(file.path, ns=(was.st_atime_ns, was.st_mtime_ns))
-        if os.stat(file.path).st_ino == was.st_ino:
-            break
-    else:
-        pytest.skip("the inode number was not used again")
+    make_another_with_the_same_number(file.path, was)
     with pytest.raises(FileChangedError):
         buffer[5:14]
     with pytest.raises(FileChangedError):
         old.use_region(0, 9)
+
+
+def test_window_that_was_read_does_not_keep_the_inode_number_from_being_used_for_another_file(world: World) -> None:
+    """As one that is mapped would."""
+    file, manager = world.file(SIZE), world.manager(W, backing="read")
+    buffer = manager.buffer(file.path)
+    view = buffer.view(5, 14)
+    manager.collect()
+    assert (manager.stats().detached, manager.stats().descriptors) == (1, 0)
+    make_another_with_the_same_number(file.path, os.stat(file.path))
+    for call in (lambda: buffer[W : W + 9], lambda: buffer.view(W, W + 9)):
+        with pytest.raises(FileChangedError):
+            call()
+    assert view == file.data[5:14]
+
+
+def make_another_with_the_same_number(path: Path, was: os.stat_result) -> None:
+    """And of the same size and age; skips the test where the file system does not."""
+    data = payload(was.st_size, "another")
+    for _ in range(50):  # a file system that uses freed numbers again does so soon
+        path.unlink()
+        path.write_bytes(data)
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        if os.stat(path).st_ino == was.st_ino:
+            return
+    pytest.skip("the inode number was not used again")
 
 
 def client(manager: Any, file: File, past: str, name: Any = None) -> Any:

@@ -57,6 +57,14 @@ def test_default_limits_are_half_of_what_the_system_allows(monkeypatch: pytest.M
     assert _system.is_readable(0)
 
 
+def test_window_is_read_where_the_system_has_no_files_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    file, manager = world.file(3 * W), world.manager(W, backing="read")
+    with manager.make_cursor(file.path) as cursor:
+        assert cursor.use_region(W, W).buffer() == file.data[W : 2 * W]
+    assert manager.stats().idle == 1
+
+
 @pytest.mark.parametrize("costs", [True, False], ids=["costs a descriptor", "costs none"])
 def test_whether_a_map_costs_a_descriptor_is_found_out(monkeypatch: pytest.MonkeyPatch, costs: bool) -> None:
     class Map:

@@ -123,6 +123,19 @@ def test_users_descriptor_of_a_file_that_may_not_be_opened_again(engine: Any, wo
         descriptor.close()
 
 
+def test_nothing_is_remembered_of_descriptors_that_died(engine: Any, world: World) -> None:
+    needs_python(engine)
+    file = world.file(SIZE)
+    descriptor, _ = engine.open_file(file.path, 0)
+    before = len(engine._numbers)
+    for _ in range(5):
+        descriptor.close()
+        descriptor, _ = engine.open_file(file.path, 0)
+        reclaim()
+    assert len(engine._numbers) <= before + 1
+    descriptor.close()
+
+
 @linux
 def test_users_descriptor_where_proc_is_not_there(engine: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_python(engine)

@@ -294,5 +294,5 @@ def _memory_file() -> Descriptor:
         return Descriptor(map(os.memfd_create, ("smmap",)))
     import tempfile
 
-    with tempfile.TemporaryFile(buffering=0) as file:
+    with tempfile.TemporaryFile() as file:
         return Descriptor(map(os.dup, (file.fileno(),)))

@@ -4,13 +4,17 @@
     python tools/mutation.py --all              of all lines
     python tools/mutation.py --sample 200       200 of them at random; --seed repeats a choice
     python tools/mutation.py --module _cache.py _engine/plain.py    only of these
-    python tools/mutation.py --quick            only the quick tests
+    python tools/mutation.py --slow             the slow tests, too
     python tools/mutation.py --list             only show what would change
 
-Each mutant gets the quick tests first, those of its module before the others, and all of them if it survives those.
-Which are quick, a run without any mutant says. What survives is printed as a diff, and has to be killed by a new test,
-or not be needed at all, or change nothing that anyone could notice. `tools/mutants.py` has mutants that were thought
-of, each of which breaks one promise.
+The tests run once without a mutant, which says how long each takes and what it calls; then each mutant in a fork of
+that process, with the tests that call the function that it changes: those of its module first, the fastest first, for
+`--budget` seconds. So a mutant takes seconds, not a start of pytest. Only functions are changed. Needs CPython 3.11 and
+`fork`.
+
+A mutant that survives is printed as a diff. It has to be killed by a new test, or its line is not needed, or it changes
+nothing that anyone could notice here: a line for another system, the size of a step. `tools/mutants.py` has mutants
+that were thought of, each of which breaks one promise.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ QUICK = (
 )
 SLOW = (
     "core/cost core/overlay core/locks core/interrupts core/threads core/trace core/tiny core/window engine/choice "
-    "engine/ledger engine/descriptors engine/traces compat/names faces/buffers faces/default faces/files faces/pickling"
+    "engine/ledger engine/descriptors engine/traces compat/names"
 )
 
 # What depends on another system than this one, what only types or messages for developers need.
@@ -214,7 +218,8 @@ class Trials:
     """A plugin of pytest, which tries mutants in place of running the tests once.
 
     Each one in a fork of this process, where the function that it changes gets the changed code. Its tests are those
-    that call the function, the fastest ones first, and no more of them than take `budget` seconds together.
+    that call the function, those of its module and the fastest ones first, and no more of them than take `budget`
+    seconds together.
     """
 
     def __init__(self, chosen: list[Place], say: Callable[..., None], budget: float, at_a_time: int) -> None:
@@ -331,7 +336,8 @@ class Trials:
             changed = next(f.__code__ for f, _ in changes[::-1] if f.__code__.co_firstlineno <= place.line)
         within = {id(code) for code in codes_in(changed)}
         tests, left = [], self.budget
-        for seconds, item, called in self.items:
+        first = paths(MODULES.get(place.module, "").split())
+        for seconds, item, called in sorted(self.items, key=lambda one: one[1].nodeid.partition("::")[0] not in first):
             if only is not None:
                 if item.nodeid == only:
                     tests.append(item)
@@ -404,7 +410,8 @@ def main() -> int:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
     trials = Trials(chosen, partial(print, file=screen, flush=True), options.budget, options.j)
-    names = (*QUICK.split(), *(SLOW.split() if options.slow else ()))
+    own = " ".join(MODULES.get(module, "") for module in options.module)
+    names = (*QUICK.split(), *own.split(), *(SLOW.split() if options.slow else ()))
     with tempfile.TemporaryDirectory(prefix="smmap-mutation-") as folder:
         os.chdir(ROOT)
         common = ["-q", "-s", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/tmp"]

@@ -24,7 +24,7 @@ def test_each_region_is_listed_with_its_file_range_and_state(world: World) -> No
     manager = world.manager(W, 100 * W)
     cursor, again = manager.make_cursor(one.path).use_region(0, 10), manager.make_cursor(one.path).use_region(5, 10)
     manager.make_cursor(str(two.path)).use_region(0, 1).close()
-    view = manager.buffer(one.path).view(3 * W, 3 * W + 5)
+    view = manager.buffer(one.path).view(3 * W + 7, 3 * W + 12)
     found = manager.regions()
     assert [tuple(region)[:-1] for region in found] == [
         (str(one.path), 0, W, 2, "pinned"),
@@ -33,7 +33,7 @@ def test_each_region_is_listed_with_its_file_range_and_state(world: World) -> No
     ]
     manager.collect()
     assert [(region.start, region.state) for region in manager.regions()] == [(0, "pinned"), (3 * W, "detached")]
-    assert bytes(view) == one.data[3 * W : 3 * W + 5]
+    assert bytes(view) == one.data[3 * W + 7 : 3 * W + 12]
     cursor.close()
     again.close()
     del view

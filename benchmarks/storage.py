@@ -31,15 +31,17 @@ PAGE = ROOT / "docs" / "cold.md"
 FIGURE = ROOT / "docs" / "assets" / "storage.svg"
 FIGURES = ROOT / "docs" / "assets" / "storage.json"
 MARKS = ("<!-- measured -->\n", "<!-- end of measured -->\n")
+UNMAPPED = {"window_size": MIB, "max_memory_size": 8 * MIB}  # too small for what is read at random
 POINTS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 class Reader(NamedTuple):
-    """One way to read: `ready(places)` comes first, and is not timed."""
+    """One way to read: `ready()` and `prepare(places)`, which gives what is run, come first and are not timed."""
 
     name: str
     run: Callable[[Any], object]
     ready: Callable[[], object] = gc.collect
+    prepare: Callable[[Any], Any] = lambda places: places
 
 
 class Goal(NamedTuple):
@@ -60,6 +62,8 @@ class Bench:
     """The files, and what is dropped between rounds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            raise SystemExit("this system cannot drop a file from its page cache: no posix_fadvise")
         self.rounds = options.rounds
         self.length = options.gib * GIB
         self.path = file_of(self.length)
@@ -102,9 +106,10 @@ class Bench:
             for one in [*readers[turn:], *readers[:turn]]:
                 for each in readers:  # what is mapped would not be dropped
                     each.ready()
+                mine = one.prepare(work)
                 before()
                 start = time.perf_counter()
-                one.run(work)
+                one.run(mine)
                 spent[one.name].append((time.perf_counter() - start) / count * 1e6)
         return {name: statistics.median(values) for name, values in spent.items()}
 
@@ -264,11 +269,15 @@ def many_files(bench: Bench) -> None:
     bench.row(f"cold, 800 ranges of {len(paths):,} files, 256 handles", times, {"gather": goals})
 
 
+def slices_of(number: int) -> Reader:
+    file = mmap.mmap(number, 0, access=mmap.ACCESS_READ)
+    return Reader("loop of mmap slices", lambda places: [file[place : place + SIZE] for place in places])
+
+
 def warm(bench: Bench) -> None:
     bench.warm()
     rounds = 5 * bench.rounds
-    file = mmap.mmap(bench.number, 0, access=mmap.ACCESS_READ)
-    slices = Reader("loop of mmap slices", lambda places: [file[place : place + SIZE] for place in places])
+    slices = slices_of(bench.number)
     lookup = memmap_of(bench.path)._replace(ready=gc.collect)
     work = bench.places(512)  # the same in each round, so that all of it is in memory and, where it is kept, mapped
     mapped = [slices, lookup, gather_of(bench.path, keep=True)]
@@ -277,7 +286,7 @@ def warm(bench: Bench) -> None:
     times = bench.times(mapped, lambda: work, 512, int, rounds)
     bench.row("warm, mapped, 512 ranges", times, {"gather": {"loop of mmap slices": 0.5, "np.memmap": 0.2}})
     times = bench.times(
-        [pread_loop(bench.number), gather_of(bench.path, window_size=MIB, max_memory_size=8 * MIB)],
+        [pread_loop(bench.number), gather_of(bench.path, **UNMAPPED)],
         lambda: work,
         512,
         int,
@@ -286,8 +295,8 @@ def warm(bench: Bench) -> None:
     bench.row("warm, unmapped, 512 ranges", times, {"gather": {"loop of os.pread": 0.8}})
 
 
-def trainer(bench: Bench) -> None:
-    """The batch of a language model's trainer: 64 samples of 1,025 tokens of two bytes."""
+def trainers(bench: Bench) -> tuple[list[Reader], Callable[[], Any]]:
+    """Readers of 64 samples of 1,025 tokens of two bytes, and what draws their starts."""
     import numpy as np
 
     from smmap.numpy import Shards
@@ -313,7 +322,12 @@ def trainer(bench: Bench) -> None:
         Reader("loop of preadv", preadv, int),
         Reader("blocks", lambda starts: shards.blocks(starts, TOKENS, out), int),
     ]
-    times = bench.times(readers, draw, 64, int, 20 * bench.rounds)
+    return readers, draw
+
+
+def trainer(bench: Bench) -> None:
+    """The batch of a language model's trainer."""
+    times = bench.times(*trainers(bench), 64, int, 20 * bench.rounds)
     bench.row("warm, 64 rows, 64 MiB", times, {"blocks": {"trainer's loop": 0.1, "loop of preadv": 0.9}})
 
 
@@ -413,18 +427,21 @@ def write(goals: Sequence[Goal], where: dict[str, str]) -> None:
 ROWS = (one_by_one, sequential, batches, many_files, warm, trainer, ahead, curves)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join(row.__name__ for row in ROWS)}; all without one")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a `Bench` is made of."""
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--gib", type=int, default=1, help="size of the large file")
     parser.add_argument("--files", type=int, default=1000, help="number of the small ones")
     parser.add_argument("--seed", type=int, default=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join(row.__name__ for row in ROWS)}; all without one")
+    add_options(parser)
     parser.add_argument("--write", action="store_true", help="write docs/cold.md and docs/assets/storage.*")
     options = parser.parse_args(arguments)
-    if not hasattr(os, "posix_fadvise"):
-        raise SystemExit("this system cannot drop a file from its page cache: no posix_fadvise")
     where = report.machine()
     bench = Bench(options)
     print(report.head(where).partition("\n")[0], HEAD, sep="\n\n", flush=True)

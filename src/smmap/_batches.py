@@ -169,8 +169,10 @@ def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any
 
 def _integers(name: str, given: Any) -> Any:
     """A sequence of ints as a list, or a row of native integers with the buffer protocol."""
-    if type(given) is list and set(map(type, given)) <= {int}:
-        return given.copy()
+    if type(given) is list:
+        given = given.copy()  # others may change theirs
+        if engine.Batch.takes(given):
+            return given
     try:
         view = memoryview(_in_memory(given))
     except TypeError:

@@ -68,6 +68,19 @@ def test_gather_equals_slices(size: int, manager: Any, world: World) -> None:
     assert buffer.gather([], size) == b""
 
 
+@pytest.mark.parametrize("size", [1, 700, 3000])
+@pytest.mark.parametrize("count", [96, 97, 1000])
+def test_long_batches_in_any_order_equal_slices(count: int, size: int, world: World) -> None:
+    file = world.file(60 * W + 5)
+    buffer = world.manager(W, 4 * W).buffer(file.path)
+    for seed in range(2):
+        places = chance(len(file.data), size, count, seed)
+        places[count // 2] = places[0]
+        assert buffer.gather(places, size) == joined(file.data, places, size)
+    assert buffer.gather([places[0]] * count, size) == file.data[places[0] : places[0] + size] * count
+    assert buffer.gather([*range(count)][::-1], 1) == file.data[:count][::-1]
+
+
 def test_ranges_are_clipped_as_slices(manager: Any, world: World) -> None:
     file = world.file(4 * W + 77)
     buffer, data = manager.buffer(file.path), file.data

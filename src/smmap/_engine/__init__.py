@@ -40,13 +40,13 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   of a cold range), `manager._map_range` (a region for a view), `manager._keep` (a detached region was used).
 - `Batch(sizes, which, starts, stops, size, unit=0)`: ranges of several buffers, read together. `sizes`: bytes in each
   buffer; `which`: the buffer of each range (None: all of the first); `starts` and `stops` (both clipped as slices
-  are), or `stops` None and each `size` bytes; each a list of int, or a row of integers with the buffer protocol. With
-  a `unit`, `starts` are those of ranges of all buffers joined, counted in units of so many bytes, and `sizes` are
-  where the buffers start there, and where the last one stops. `wrong` is the number of the first range that is not in
-  its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after the
-  other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at the
-  end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting, and
-  returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
+  are), or `stops` None and each `size` bytes; each a list of int that it `takes`, or a row of integers with the buffer
+  protocol. With a `unit`, `starts` are those of ranges of all buffers joined, counted in units of so many bytes, and
+  `sizes` are where the buffers start there, and where the last one stops. `wrong` is the number of the first range that
+  is not in its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after
+  the other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at
+  the end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting,
+  and returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
   `serve` gave, or -1; and the clients and starts of the windows that are to be bought. The rest is served by
   place, in `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it
   returns 2 if a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a

@@ -60,6 +60,13 @@ cdef extern from *:
         madvise((void *)low, (uintptr_t)stop - low, MADV_WILLNEED);
     }
 
+    /* Have a byte near when it is read soon. Any address may be given: this never faults. */
+    static void smmap_prefetch(const char *at) {
+    #ifdef __GNUC__
+        __builtin_prefetch(at);
+    #endif
+    }
+
     static long long smmap_clock(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -70,6 +77,7 @@ cdef extern from *:
     void smmap_announce(int, long long, long long) noexcept nogil
     bint smmap_is_resident(const char*, size_t, size_t) noexcept nogil
     void smmap_announce_mapped(const char*, const char*, size_t) noexcept nogil
+    void smmap_prefetch(const char*) noexcept nogil
     long long smmap_clock() noexcept nogil
 
 from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
@@ -82,6 +90,10 @@ cdef enum:
     NEAR = 1 << 10  # bytes: ranges no longer, and no farther apart, are read by one call, with what lies between
     TOGETHER = 1 << 16  # bytes read by one call for several ranges
     CALLS = 1 << 10  # between two looks at signals
+    SURE_COLD = 3  # ranges in a row that are not in memory: then most of what follows is announced without asking
+    ASKED = 8  # of so many of them, one is asked for all the same
+    PREFETCHED = 4  # mapped ranges before they are copied: a page that is far away takes as long as to copy 2 KiB
+    FEW = 96  # to be sorted by insertion
     PROBES = 4  # mapped ranges of which the pages are looked up before a batch is copied
     SLOW = 30000  # nanoseconds: what a few copies from memory never take, beside one for each byte
 
@@ -138,35 +150,44 @@ cdef struct Sorted:
 
 
 cdef void _sort(Sorted* keys, Sorted* spare, Py_ssize_t count) noexcept nogil:
-    """Merge sort, as short as it gets: ranges come in any order, and a comparison by pointer would cost as much."""
-    cdef Py_ssize_t width = 8, low, middle, high, one, two, to
+    """Sort by insertion, or by digits of eight bits: comparisons of what comes at random cost more than they look."""
+    cdef Py_ssize_t each, one
+    cdef size_t differing = 0
+    cdef int shift
+    cdef Py_ssize_t places[256]
+    cdef Py_ssize_t at, size
     cdef Sorted key
     cdef Sorted* source = keys
     cdef Sorted* target = spare
-    for low in range(count):
-        one = low
-        key = keys[low]
-        while one & 7 and keys[one - 1].key > key.key:
-            keys[one] = keys[one - 1]
-            one -= 1
-        keys[one] = key
-    while width < count:
-        low = 0
-        while low < count:
-            middle = min(low + width, count)
-            high = min(middle + width, count)
-            one = low
-            two = middle
-            for to in range(low, high):
-                if two >= high or (one < middle and source[one].key <= source[two].key):
-                    target[to] = source[one]
-                    one += 1
-                else:
-                    target[to] = source[two]
-                    two += 1
-            low = high
+    if count <= FEW:
+        for each in range(1, count):
+            one = each
+            key = keys[each]
+            while one and keys[one - 1].key > key.key:
+                keys[one] = keys[one - 1]
+                one -= 1
+            keys[one] = key
+        return
+    for each in range(1, count):
+        differing |= keys[each].key ^ keys[0].key
+    if not differing:
+        return
+    shift = __builtin_ctzll(differing)
+    while shift < 64 and differing >> shift:
+        memset(places, 0, sizeof(places))
+        for each in range(count):
+            places[source[each].key >> shift & 255] += 1
+        at = 0
+        for each in range(256):
+            size = places[each]
+            places[each] = at
+            at += size
+        for each in range(count):
+            one = source[each].key >> shift & 255
+            target[places[one]] = source[each]
+            places[one] += 1
         source, target = target, source
-        width *= 2
+        shift += 8
     if source is not keys:
         memcpy(keys, source, count * sizeof(Sorted))
 
@@ -265,6 +286,7 @@ cdef class Batch:
     cdef bint filled  # `target` is held
     cdef long long ahead  # bytes announced, and not read yet
     cdef char* scratch
+    cdef Py_ssize_t missed  # ranges in a row that were not in memory, or were not asked for after such ones
 
     def __cinit__(self, sizes, which, starts, stops, long long size, long long unit=0):
         """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
@@ -273,7 +295,7 @@ cdef class Batch:
         cdef long long* of = NULL
         cdef long long* lengths = NULL
         cdef Py_ssize_t count = 0, each, file, files
-        cdef long long start, length
+        cdef long long start, length, most = -1
         self.wrong = self.failed = -1
         self.size = size if stops is None else -1
         try:
@@ -291,15 +313,19 @@ cdef class Batch:
             self.spans = <Span*>malloc((self.room + 1) * sizeof(Span))
             if self.spans is NULL:
                 raise MemoryError
+            if unit and files and size <= lengths[files - 1]:
+                most = (lengths[files - 1] - size) // unit
             for each in range(self.count):
                 file = of[each] if of is not NULL else 0
                 start = first[each]
                 if unit:
-                    length = lengths[files - 1]
-                    if start < 0 or size > length or start > (length - size) // unit:
+                    if not 0 <= start <= most:
                         self.wrong = each
                         return
-                    self.add_joined(lengths, files - 1, start * unit, each)
+                    if files == 2:  # one buffer, and where it stops
+                        self.add(0, start * unit - lengths[0], size, each, 0)
+                    else:
+                        self.add_joined(lengths, files - 1, start * unit, each)
                     continue
                 if not 0 <= file < files:
                     self.wrong = each
@@ -320,20 +346,31 @@ cdef class Batch:
             free(of)
             free(lengths)
 
-    cdef int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
+    cdef inline int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
         """A range, or the part of it that lies in one buffer."""
-        cdef Span* bigger
+        cdef Span* span
         if self.total > _MOST - size:
             raise MemoryError
         if self.parts == self.room:
-            self.room = 2 * self.room + 8
-            bigger = <Span*>realloc(self.spans, (self.room + 1) * sizeof(Span))
-            if bigger is NULL:
-                raise MemoryError
-            self.spans = bigger
-        self.spans[self.parts] = Span(start, size, number, at, file)
+            self.make_room()
+        span = &self.spans[self.parts]
+        span.start = start
+        span.size = size
+        span.number = number
+        span.at = at
+        span.file = file
         self.parts += 1
         self.total += size
+        return 0
+
+    cdef int make_room(self) except -1:
+        """For more spans."""
+        cdef Py_ssize_t room = 2 * self.room + 8
+        cdef Span* bigger = <Span*>realloc(self.spans, (room + 1) * sizeof(Span))
+        if bigger is NULL:
+            raise MemoryError
+        self.spans = bigger
+        self.room = room
         return 0
 
     cdef int add_joined(self, long long* borders, Py_ssize_t files, long long start, Py_ssize_t number) except -1:
@@ -421,6 +458,15 @@ cdef class Batch:
 
     def __len__(self):
         return self.count
+
+    @staticmethod
+    def takes(list given not None):
+        """Whether a list, which nobody changes meanwhile, has nothing but ints in it, none of a class of its own."""
+        cdef Py_ssize_t place
+        for place in range(len(given)):
+            if not PyLong_CheckExact(given[place]):
+                return False
+        return True
 
     def chosen(self):
         """The numbers of the buffers of which there are ranges."""
@@ -512,19 +558,19 @@ cdef class Batch:
             if access is None or not access.opened:
                 rest.append((file, -1))
                 continue
-            left = self.serve(file, access)
+            left = self.serve_from(file, access)
             if self.failed >= 0:
                 return [(file, left)], due
             descriptor = access.file.descriptor
             if left == 2 and not (descriptor is None or access.client.flags) and descriptor.take():
                 try:
-                    self.announce(file, descriptor.own)
+                    self.announce_by(file, descriptor.own)
                 finally:
                     descriptor.release()
                 if self.reads() and group.tried == group.count and not group.announced and group.copied == group.mapped:
                     left = 0
             if not left:
-                for start in self.settle(file):
+                for start in self.settle_for(file):
                     due.append((access.client, start))
             else:
                 rest.append((file, left))
@@ -532,11 +578,14 @@ cdef class Batch:
 
     def serve(self, Py_ssize_t file, Access access not None):
         """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
+        return self.serve_from(file, access)
+
+    cdef int serve_from(self, Py_ssize_t file, Access access) except -1:
         cdef Group* group
         cdef Piece* piece
         cdef Piece swapped
         cdef Region region
-        cdef bint held
+        cdef bint held, absent
         cdef PyObject* found
         cdef Py_ssize_t each
         cdef long long mapped = 0
@@ -550,12 +599,15 @@ cdef class Batch:
             self.note(file, access)
         self.lay(group, access)
         group.memory = True
-        for each in range(group.count):
+        for each in range(group.count if access.table.count or smmap_any_zeroed() else 0):
             piece = &group.pieces[each]
             smmap_lock(&access.counts.mutex)
             found = access.hit(piece.start, piece.start + piece.size)
             held = found is not NULL and smmap_hold(found)
+            absent = found is NULL and access.table.at(access.number(piece.start), -1) is NULL and not smmap_any_zeroed()
             smmap_unlock(&access.counts.mutex)
+            if absent:
+                continue
             if not held:
                 region = access.found(piece.start, piece.start + piece.size)
                 if region is None:
@@ -565,10 +617,11 @@ cdef class Batch:
             if (<Region>found).spoiled:
                 region = <Region>smmap_held(found)
                 raise region.lost(piece.start, piece.start + piece.size)
-            swapped = piece[0]
-            piece[0] = group.pieces[group.mapped]
-            piece = &group.pieces[group.mapped]
-            piece[0] = swapped
+            if each > group.mapped:
+                swapped = piece[0]
+                piece[0] = group.pieces[group.mapped]
+                piece = &group.pieces[group.mapped]
+                piece[0] = swapped
             piece.region = found
             piece.source = (<Region>found).base + (piece.start - (<Region>found).start)
             piece.edge = (<Region>found).edge
@@ -628,35 +681,48 @@ cdef class Batch:
 
     cdef int lay(self, Group* group, Access access) except -1:
         """Cut a group's ranges where windows end, or where a call would last long."""
-        cdef Py_ssize_t place, room = group.last - group.first, count
-        cdef long long start, stop, border
+        cdef Py_ssize_t place, room = group.last - group.first, made = 0
+        cdef long long start, rest, count, size = access.size, offset = access.offset, window = access.window
         cdef char* target
         cdef Piece* bigger
+        cdef Piece* piece
         cdef Span* span
         group.pieces = <Piece*>malloc((room + 1) * sizeof(Piece))
         if group.pieces is NULL:
             raise MemoryError
         for place in range(group.first, group.last):
             span = &self.spans[place]
-            if span.size > access.size or span.start > access.size - span.size:
+            rest = span.size
+            if rest > size or span.start > size - rest:
                 raise SystemError("a range outside of its buffer")
-            start = span.start + access.offset
-            stop = start + span.size
+            start = span.start + offset
             target = self.target_of(span)
-            while start < stop:
-                if group.count == room:
+            while rest > 0:
+                if made == room:
                     room = 2 * room + 8
                     bigger = <Piece*>realloc(group.pieces, (room + 1) * sizeof(Piece))
                     if bigger is NULL:
                         raise MemoryError
                     group.pieces = bigger
-                border = (access.number(start) + 1) * access.window
-                count = min(min(border, stop) - start, LONGEST)
-                group.pieces[group.count] = Piece(start, target, count, span.number, NULL, NULL, NULL, False)
-                group.count += 1
+                count = (access.number(start) + 1) * window - start  # as far as the border
+                if count > rest:
+                    count = rest
+                if count > LONGEST:
+                    count = LONGEST
+                piece = &group.pieces[made]
+                piece.start = start
+                piece.target = target
+                piece.size = count
+                piece.number = span.number
+                piece.source = piece.edge = NULL
+                piece.region = NULL
+                piece.waited = False
+                made += 1
                 start += count
+                rest -= count
                 if target is not NULL:
                     target += count
+        group.count = made
         return 0
 
     cdef bint is_warm(self, Group* group) noexcept nogil:
@@ -673,10 +739,15 @@ cdef class Batch:
     cdef int copy(self, Group* group) except -1 nogil:
         """Copy what is mapped, until that took so long that not all of it can be in memory, or for a while."""
         cdef Piece* piece
+        cdef Piece* next
         cdef Py_ssize_t size = 0, since = 0
         cdef long long now, then = 0 if group.memory else smmap_clock()
         while group.copied < group.mapped and size < LONGEST:
             piece = &group.pieces[group.copied]
+            if group.copied + PREFETCHED < group.mapped:
+                next = piece + PREFETCHED
+                smmap_prefetch(next.source)
+                smmap_prefetch(next.source + next.size - 1)
             _take(piece)
             group.copied += 1
             size += piece.size
@@ -729,12 +800,16 @@ cdef class Batch:
 
     def announce(self, Py_ssize_t file, int number):
         """Read by a descriptor what is in memory, and announce the rest, as far as that makes sense."""
+        self.announce_by(file, number)
+
+    cdef int announce_by(self, Py_ssize_t file, int number) except -1:
         cdef Group* group = &self.groups[file]
         if not 0 <= file < self.files or group.pieces is NULL:
             raise SystemError("not served")
         self.begin(group)
         with nogil:
             self.sweep(group, number)
+        return 0
 
     cdef int begin(self, Group* group) except -1:
         """Sort what is not mapped."""
@@ -764,7 +839,7 @@ cdef class Batch:
         cdef long long start, stop, low = 0, high = -1, read = 0
         cdef Piece* piece
         cdef char* target
-        cdef bint asks
+        cdef bint asks, cold
         while group.tried < group.count and (self.ahead < AHEAD or not self.reads()):
             if self.reads() and (calls >= CALLS or read >= LONGEST):
                 break
@@ -772,10 +847,14 @@ cdef class Batch:
             piece = &group.pieces[group.tried]
             start = piece.start
             asks = self.reads() and not group.unknown
-            if asks:
+            cold = asks and self.missed >= SURE_COLD and self.missed % ASKED
+            if cold:
+                self.missed += 1
+            elif asks:
                 calls += 1
                 target = piece.target if last == group.tried + 1 else self.scratch
                 count = smmap_read_resident(number, target, stop - start, start)
+                self.missed = 0 if count == stop - start else self.missed + 1
                 if count == stop - start:
                     if target is self.scratch:
                         self.scatter(group, NULL, group.tried, last, start)
@@ -878,11 +957,15 @@ cdef class Batch:
 
         `FileChangedError` if zeros were mapped meanwhile into a region that was copied from.
         """
+        return self.settle_for(file)
+
+    cdef list settle_for(self, Py_ssize_t file):
         cdef Group* group = &self.groups[file]
         cdef Piece* piece
         cdef Access access
         cdef Py_ssize_t each
-        cdef long long number, before = -1
+        cdef long long number, before = -1, price, patience
+        cdef Rents rents
         if not 0 <= file < self.files or self.accesses[file] is None:
             raise SystemError("not served")
         access = self.accesses[file]
@@ -893,9 +976,15 @@ cdef class Batch:
                 raise (<Region>piece.region).lost(piece.start, piece.start + piece.size)
         if self.reads() and group.count > group.mapped:
             access.ledger.open.used(access.file, group.count - group.mapped)
+            rents = access.ledger.rents
+            price = access.file.price
+            patience = access.file.patience
             for each in range(group.mapped, group.count):
-                if not group.pieces[each].waited and access.pay(group.pieces[each].start, group.pieces[each].size):
-                    number = access.number(group.pieces[each].start)
+                piece = &group.pieces[each]
+                number = access.number(piece.start)
+                if not piece.waited and rents.pay(
+                    access.serial + <unsigned long long>number, piece.size, price, patience, piece.start
+                ):
                     if number != before:
                         due.append(number * access.window)
                     before = number

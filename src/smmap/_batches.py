@@ -65,6 +65,9 @@ class Batched:
         for an `out` that does not fit. If a read fails the error says which range; `out` may then hold a part. Any
         thread may call it, and batches of several threads run side by side.
         """
+        found = engine.Batch.at_hand(self, offsets, size, out)
+        if found is not None:
+            return found
         self._ready()
         return gather((self,), None, offsets, size, out)
 

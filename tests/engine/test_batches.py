@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core._tools import G, before_system_call
+from smmap import FileChangedError
 
 from ._tools import Bench, dead
 
@@ -142,6 +143,83 @@ def test_end_of_file_is_told_and_read_can_be_tried_again(
         assert batch.failed in (0, 1)
         assert batch.read(0, it.descriptor.number) == -1
     assert target == it.data[:9] + it.data[W : W + 9]
+
+
+@posix
+def test_ranges_at_hand_are_copied_at_once_or_not_at_all(bench: Callable[..., Bench]) -> None:
+    it = bench(6 * W, price=1 << 30)
+    it.restart(0, 1, 2)
+    at_hand, buffer = it.engine.Batch.at_hand, it.buffer(W // 2, 4 * W)
+    data = it.data[W // 2 : W // 2 + 4 * W]
+    starts = [W // 2 + 9, W + W // 2 - 7, W // 2, W // 2 + 9]  # all in window 1
+    wanted = b"".join(data[start : start + 7] for start in starts)
+    out = bytearray(28)
+    if it.engine.__name__.endswith("plain"):
+        assert at_hand(buffer, starts, 7, out) is None
+        return
+    before = it.idle.hits
+    found = at_hand(buffer, starts, 7, None)
+    assert (type(found), found) == (bytearray, wanted)
+    assert it.idle_keys() == [0, 2, 1]
+    for given in (array.array("q", starts), array.array("H", starts), memoryview(array.array("Q", starts))):
+        assert at_hand(buffer, given, 7, out) is out
+        assert out == wanted
+    assert it.idle.hits == before + 4 * len(starts)
+    out[:] = b"x" * 28
+    size = len(data)
+    for given, length, to in (
+        ([W // 2, W // 2 - 1], 7, None),  # two windows
+        ([W + W // 2 - 6], 7, None),
+        ([2 * W + W // 2], 7, None),  # not mapped
+        ([W // 2, -1], 7, None),  # outside
+        ([W // 2, 1 << 70], 7, None),
+        ([-(1 << 70)], 7, None),
+        ([size - 6], 7, None),
+        ([0], size + 1, None),
+        ([0], 1 << 70, None),
+        ([W // 2], -1, None),
+        ([W // 2], True, None),
+        ([W // 2], 7.0, None),
+        ([], 7, None),
+        ([W // 2], 0, None),
+        ([W // 2, 1.5], 7, None),
+        ([W // 2, "a"], 7, None),
+        ((W // 2,), 7, None),
+        (None, 7, None),
+        (iter([W // 2]), 7, None),
+        (array.array("d", [W // 2]), 7, None),
+        (memoryview(array.array("q", [*starts, *starts]))[::2], 7, None),
+        (starts, 7, bytearray(27)),
+        (starts, 7, bytearray(29)),
+        (starts, 7, bytes(28)),
+        (starts, 7, memoryview(out).toreadonly()),
+        (starts, 7, memoryview(bytearray(56))[::2]),
+        (starts, 7, "x" * 28),
+    ):
+        assert at_hand(buffer, given, length, to) is None
+    assert it.idle.hits == before + 4 * len(starts), "what is not done is not counted"
+    assert at_hand(it.buffer_of(it.engine.Access.closed(it.client)), starts, 7, out) is None
+    assert out == b"x" * 28
+    del buffer
+    out.append(1)  # nobody has a view of it
+    it.restart()
+    assert it.counts() == (0, 0), "it keeps no region"
+
+
+@posix
+def test_ranges_at_hand_of_a_truncated_file_are_an_error(bench: Callable[..., Bench]) -> None:
+    it = bench(4 * W)
+    if it.engine.__name__.endswith("plain"):
+        pytest.skip("the plain engine has no guard")
+    it.engine.guard(it.ledger, "copies", lambda: None)
+    it.restart(1)
+    os.truncate(it.path, W + G)
+    out, buffer = bytearray(18), it.buffer()
+    with pytest.raises(FileChangedError, match="truncated"):
+        it.engine.Batch.at_hand(buffer, [W + 5, W + G + 5], 9, out)
+    assert it.engine.Batch.at_hand(buffer, [W + 5, W + 50], 9, out) is out
+    assert out == it.data[W + 5 : W + 14] + it.data[W + 50 : W + 59]
+    out.append(1)
 
 
 def test_batch_that_is_dropped_halfway_keeps_nothing(bench: Callable[..., Bench]) -> None:

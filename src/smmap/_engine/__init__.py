@@ -46,8 +46,8 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   is not in its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable buffer (one after
   the other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object (`results()`, at
   the end); without either they are only announced. `quick(buffers)` serves what needs neither the policy nor waiting,
-  and returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with what
-  `serve` gave, or -1; and the clients and starts of the windows that are to be bought. The rest is served by
+  and returns what is left: the places in `chosen()`, the numbers of the buffers of which there are ranges, each with
+  what `serve` gave, or -1; and the clients and starts of the windows that are to be bought. The rest is served by
   place, in `chosen()`: `serve(i, access)` copies what is mapped, and where that is not in memory announces it; it
   returns 2 if a descriptor is needed for the rest, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by a
   descriptor what is in memory, and announces the rest (no more than can be read soon); any number of buffers may be
@@ -55,7 +55,9 @@ goes, not what an error says. A module that is an engine exports, and nothing el
   file no longer has, or -1, and may be tried again after the system's error, when `failed` is the range's number.
   `where(number, i)` is (start, stop) of a range, in its file. `settle(i)` counts the reads, pays the rents (not of
   what had to be waited for: mapping would have waited too), and lets go; it returns where the windows start that are
-  to be bought.
+  to be bought. `Batch.at_hand(buffer, offsets, size, out)` is all of that at once, for ranges of one buffer that lie in
+  one mapped window, in memory: it returns what was filled, or None where it is not as simple as that, an argument is
+  wrong, or the engine has no such thing; then nothing was counted.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   all else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`. It lets go when it dies.
 - `MAP_COSTS_DESCRIPTOR`: whether each map does.

@@ -1,5 +1,7 @@
 # Many ranges at once: looked up, announced, and copied without the interpreter's lock. Included by fast.pyx.
 
+import sys
+
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
 
 cdef extern from *:
@@ -82,6 +84,7 @@ cdef extern from *:
 
 from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
 
+cdef bint _LITTLE = sys.byteorder == "little"
 cdef long long _MOST = 0x7FFFFFFFFFFFFFFF
 cdef long long _LEAST = -0x7FFFFFFFFFFFFFFF
 
@@ -142,6 +145,59 @@ cdef inline int _take(Piece* piece) except -1 nogil:
         with gil:
             (<Region>piece.region).settle(found, piece.start, piece.start + piece.size)
     return 0
+
+
+cdef struct Inside:
+    const long long* starts  # in the buffer
+    Py_ssize_t count
+    Py_ssize_t copied
+    Py_ssize_t size  # of each range
+    const char* source  # where the buffer starts in the region: only its ranges are sure to lie in there
+    const char* edge  # the region's
+    char* target
+    bint memory  # it is a copy in memory
+    bint cold  # it took so long that not all of it can be in memory
+
+
+cdef bint _inside_is_warm(Inside* inside) noexcept nogil:
+    """As `Batch.is_warm`."""
+    cdef Py_ssize_t each = 0, step = max(inside.count // PROBES, 1)
+    while each < inside.count and not inside.memory:
+        if not smmap_is_resident(inside.source + inside.starts[each], inside.size, _PAGE):
+            return False
+        each += step
+    return True
+
+
+cdef int _copy_inside(Inside* inside) noexcept nogil:
+    """As `Batch.copy`; what `smmap_copy` found, if it could not copy the next one."""
+    cdef Py_ssize_t since = 0, size = 0
+    cdef long long now, then = 0 if inside.memory else smmap_clock()
+    cdef const char* next
+    cdef int found
+    while inside.copied < inside.count and size < LONGEST:
+        if inside.copied + PREFETCHED < inside.count:
+            next = inside.source + inside.starts[inside.copied + PREFETCHED]
+            smmap_prefetch(next)
+            smmap_prefetch(next + inside.size - 1)
+        found = smmap_copy(
+            inside.target + inside.copied * inside.size,
+            inside.source + inside.starts[inside.copied],
+            inside.size,
+            inside.edge,
+        )
+        if found != SMMAP_READ:
+            return found
+        inside.copied += 1
+        size += inside.size
+        if not (inside.memory or inside.copied & 7):
+            now = smmap_clock()
+            if now - then > SLOW + size - since:
+                inside.cold = True
+                break
+            then = now
+            since = size
+    return SMMAP_READ
 
 
 cdef struct Sorted:
@@ -467,6 +523,92 @@ cdef class Batch:
             if not PyLong_CheckExact(given[place]):
                 return False
         return True
+
+    @staticmethod
+    def at_hand(BufferBase buffer not None, offsets, size, out):
+        """Copy ranges of one buffer from the one region that has them all; None where it is not as simple as that.
+
+        What it cannot do, or finds wrong, is for a batch: that raises the right error, and counts what this did not.
+        """
+        cdef Access access = buffer.now()
+        cdef Inside inside
+        cdef Region region
+        cdef PyObject* found = NULL
+        cdef Py_buffer view
+        cdef long long* starts = NULL
+        cdef long long low, high, length
+        cdef Py_ssize_t each
+        cdef bint filled = False
+        if not access.opened or access.counts.traced or not PyLong_CheckExact(size):
+            return None
+        length = _number(size)
+        if not 0 < length <= access.size or length > LONGEST:
+            return None
+        try:
+            starts = _numbers_of(offsets, &inside.count)
+            if not inside.count or inside.count > _MOST // length:
+                return None
+            low = high = starts[0]
+            for each in range(1, inside.count):
+                if starts[each] < low:
+                    low = starts[each]
+                if starts[each] > high:
+                    high = starts[each]
+            if low < 0 or high > access.size - length:
+                return None
+            if out is None:
+                out = PyByteArray_FromStringAndSize(NULL, inside.count * length)
+            PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
+            filled = True
+            if view.len != inside.count * length:
+                return None
+            low += access.offset
+            high += access.offset + length
+            smmap_lock(&access.counts.mutex)
+            found = access.hit(low, high)
+            if found is not NULL:
+                access.idle.hits -= 1  # counted below, once it is certain that this is the way
+                if not smmap_hold(found):
+                    found = NULL
+            smmap_unlock(&access.counts.mutex)
+            if found is NULL:
+                return None
+            region = <Region>smmap_held(found)  # keeps the map until the end
+            inside.starts = starts
+            inside.size = length
+            inside.source = region.base + (access.offset - region.start)
+            inside.edge = region.edge
+            inside.target = <char*>view.buf
+            inside.copied = 0
+            inside.memory = region.reads
+            inside.cold = False
+            if region.spoiled or not _inside_is_warm(&inside):
+                return None
+            while inside.copied < inside.count:
+                if length * inside.count < LARGE:
+                    each = _copy_inside(&inside)
+                else:
+                    with nogil:
+                        each = _copy_inside(&inside)
+                    PyErr_CheckSignals()
+                if each != SMMAP_READ:
+                    low = starts[inside.copied] + access.offset
+                    region.settle(each, low, low + length)
+                    inside.copied += 1
+                if inside.cold:
+                    return None
+            if region.spoiled:
+                return None
+            smmap_lock(&access.counts.mutex)
+            access.idle.hits += inside.count
+            smmap_unlock(&access.counts.mutex)
+            return out
+        except (TypeError, ValueError, BufferError):
+            return None  # other kinds of arguments, or wrong ones
+        finally:
+            if filled:
+                PyBuffer_Release(&view)
+            free(starts)
 
     def chosen(self):
         """The numbers of the buffers of which there are ranges."""
@@ -1020,7 +1162,7 @@ cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
     PyObject_GetBuffer(given, &view, PyBUF_FORMAT | PyBUF_ND)
     try:
         format = view.format if view.format is not NULL else _BYTES
-        if format[0] == b"@" or format[0] == b"=" or format[0] == b"<":
+        if format[0] == b"@" or format[0] == b"=" or (format[0] == b"<" and _LITTLE):
             format += 1
         if view.ndim != 1 or format[0] == 0 or format[1] != 0 or memchr(b"bBhHiIlLqQnN", format[0], 12) is NULL:
             raise TypeError("not a row of integers")

@@ -19,7 +19,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 	print("%s-%d.%d.%d%s" % (sys.implementation.name, v[0], v[1], v[2], getattr(sys, "abiflags", "")))')
 
-.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants mutation bench bench-quick bench-cold docs lint lint-stub lint-fast format matrix wheels clean
+.PHONY: help demo test test-all stress sanitize coverage coverage-fast mutants mutation bench bench-quick bench-cold bench-floors docs lint lint-stub lint-fast format matrix wheels clean
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
@@ -34,6 +34,7 @@ help:
 	@echo "make bench    install, time every workload with both engines beside its limit and peers, write docs/performance.md (half an hour)"
 	@echo "make bench-quick  most rows with a goal in two minutes, written nowhere (ARGS='hits' chooses rows)"
 	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
+	@echo "make bench-floors what the rows of that page which miss their goal take in C; write docs/cold.md"
 	@echo "make docs     build the documentation into site/, every reference checked"
 	@echo "make lint     ruff and mypy, also of the fast engine's stub where it is built; spelling, and the words that are not used here (tools/prose.py)"
 	@echo "make format   let ruff reformat"
@@ -106,6 +107,10 @@ bench-quick: $(VENV)/.bench
 # Needs no root: it drops its own files from the page cache. 2 GiB are written below .bench/ or SMMAP_BENCH_DIR.
 bench-cold: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.storage --write $(ARGS)
+
+# What the rows of docs/cold.md that miss their goal would take in C: needs a C compiler.
+bench-floors: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.floors --write $(ARGS)
 
 lint: $(VENV)/.lint $(wildcard $(VENV)/.test)
 	$(BIN)/ruff check

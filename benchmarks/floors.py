@@ -25,6 +25,7 @@ from .storage import SIZE, TOKENS, Bench, Reader
 
 SPACE = 2048 * SIZE  # bytes, for the largest batch
 SOURCE = Path(__file__).with_suffix(".c")
+MARKS = ("<!-- floors -->\n", "<!-- end of floors -->\n")
 HEAD = "| | us a range | ours beside it | it beside the other |\n|---|--:|--:|--:|"
 
 
@@ -49,6 +50,7 @@ class Floors:
         if not self.base:
             raise SystemError("the file cannot be mapped")
         self.out = ctypes.create_string_buffer(SPACE)
+        self.lines: list[str] = []
 
     def reader(
         self, name: str, function: str, *more: Any, size: int = SIZE, unit: int = 1, ordered: bool = False
@@ -69,12 +71,12 @@ class Floors:
 
         return Reader(name, run, int, prepare)
 
-
-def show(row: str, other: str, ours: str, times: dict[str, float]) -> None:
-    """The lines of a row."""
-    for name, value in times.items():
-        beside = f"x{times[ours] / value:.2f} | x{value / times[other]:.2f}"
-        print(f"| {row}, {name} | {storage.microseconds(value)} | {beside} |", flush=True)
+    def show(self, row: str, other: str, ours: str, times: dict[str, float]) -> None:
+        """Note and show the lines of a row."""
+        for name, value in times.items():
+            beside = f"x{times[ours] / value:.2f} | x{value / times[other]:.2f}"
+            self.lines.append(f"| {row}, {name} | {storage.microseconds(value)} | {beside} |")
+            print(self.lines[-1], flush=True)
 
 
 def mapped(bench: Bench, floors: Floors) -> None:
@@ -85,7 +87,7 @@ def mapped(bench: Bench, floors: Floors) -> None:
     for reader in readers * 3:
         reader.run(reader.prepare(work))
     times = bench.times(readers, lambda: work, 512, int, 20 * bench.rounds)
-    show("warm, mapped, 512 ranges", slices.name, gather.name, times)
+    floors.show("warm, mapped, 512 ranges", slices.name, gather.name, times)
 
 
 def unmapped(bench: Bench, floors: Floors) -> None:
@@ -101,7 +103,7 @@ def unmapped(bench: Bench, floors: Floors) -> None:
         floors.reader("mmap, memcpy, munmap in C", "floor_faults", ctypes.c_size_t(bench.length)),
     ]
     times = bench.times(readers, lambda: work, 512, int, 20 * bench.rounds)
-    show("warm, unmapped, 512 ranges", loop.name, gather.name, times)
+    floors.show("warm, unmapped, 512 ranges", loop.name, gather.name, times)
 
 
 def blocks(bench: Bench, floors: Floors) -> None:
@@ -110,7 +112,7 @@ def blocks(bench: Bench, floors: Floors) -> None:
     for name, function in (("pread in C", "floor_pread"), ("as many pread of a byte in C", "floor_calls")):
         readers.append(floors.reader(name, function, size=2 * TOKENS, unit=2))
     times = bench.times(readers, draw, 64, int, 40 * bench.rounds)
-    show("warm, 64 rows, 64 MiB", "trainer's loop", "blocks", times)
+    floors.show("warm, 64 rows, 64 MiB", "trainer's loop", "blocks", times)
 
 
 def cold(bench: Bench, floors: Floors) -> None:
@@ -123,7 +125,15 @@ def cold(bench: Bench, floors: Floors) -> None:
             floors.reader("16 threads of pread in C", "floor_threads", 16),
         ]
         times = bench.times(readers, lambda count=count: bench.places(count), count, bench.drop, 3 * bench.rounds)
-        show(f"cold, {count:,} ranges", pool.name, gather.name, times)
+        floors.show(f"cold, {count:,} ranges", pool.name, gather.name, times)
+
+
+def write(lines: Sequence[str]) -> None:
+    """Put the table into the page."""
+    text = storage.PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition(MARKS[0])
+    table = "\n".join(lines)
+    storage.PAGE.write_text(f"{head}{MARKS[0]}\n{table}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
 ROWS = (mapped, unmapped, blocks, cold)
@@ -134,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floors", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(row.__name__ for row in ROWS)}; all without one")
     storage.add_options(parser)
+    parser.add_argument("--write", action="store_true", help="write docs/cold.md")
     options = parser.parse_args(arguments)
     bench = Bench(options)
     floors = Floors(bench)
@@ -141,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in ROWS:
         if not options.rows or row.__name__ in options.rows:
             row(bench, floors)
+    if options.write:
+        write([report.head(report.machine()).partition("\n")[0] + ".", "", HEAD, *floors.lines])
     return 0
 
 

@@ -269,6 +269,23 @@ def many_files(bench: Bench) -> None:
     bench.row(f"cold, 800 ranges of {len(paths):,} files, 256 handles", times, {"gather": goals})
 
 
+def cats(bench: Bench) -> None:
+    """The ranges that readers of columns ask for: as fsspec has them of local files, and of `smmap://`."""
+    import fsspec
+
+    def reader(protocol: str) -> Reader:
+        files = fsspec.filesystem(protocol)
+        return Reader(f"fsspec, {protocol}://", lambda work: files.cat_ranges(*work))
+
+    def draw() -> Any:
+        starts = [bench.source.randrange(MIB - SIZE) for _ in range(800)]
+        return [bench.source.choice(bench.small[:100]) for _ in starts], starts, [start + SIZE for start in starts]
+
+    readers = [reader("file"), reader("smmap")]
+    times = bench.times(readers, draw, 800, int, 3 * bench.rounds)
+    bench.row("warm, 800 ranges of 100 files, cat_ranges", times, {readers[1].name: {readers[0].name: 0.37}})
+
+
 def slices_of(number: int) -> Reader:
     file = mmap.mmap(number, 0, access=mmap.ACCESS_READ)
     return Reader("loop of mmap slices", lambda places: [file[place : place + SIZE] for place in places])
@@ -424,7 +441,7 @@ def write(goals: Sequence[Goal], where: dict[str, str]) -> None:
     PAGE.write_text(f"{head}{MARKS[0]}\n{table}\n\n{MARKS[1]}{tail}", encoding="utf-8")
 
 
-ROWS = (one_by_one, sequential, batches, many_files, warm, trainer, ahead, curves)
+ROWS = (one_by_one, sequential, batches, many_files, cats, warm, trainer, ahead, curves)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

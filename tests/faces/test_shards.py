@@ -531,6 +531,23 @@ def test_blocks_stay_within_the_limits(tmp_path: Path, world: World) -> None:
     assert manager.stats().detached == 0
 
 
+@linux
+def test_blocks_are_read_where_the_system_has_no_descriptor_left(tmp_path: Path, world: World) -> None:
+    import resource
+
+    paths, array = joined(tmp_path, "<u2", [2 * G] * 40, raw=True)
+    shards = Shards(paths, "<u2", manager=world.manager(WINDOW))
+    starts = np.random.RandomState(1).randint(0, len(array) - 1024, 90)
+    keys = starts[:, None] + np.arange(1025)
+    before, in_use = resource.getrlimit(resource.RLIMIT_NOFILE), os.listdir("/proc/self/fd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, in_use)) + 4, before[1]))
+    try:
+        same(shards.blocks(starts, 1025), array[keys])
+        same(shards[keys], array[keys])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_blocks_of_a_changed_file_are_refused(world: World, tmp_path: Path) -> None:
     """The error names the file; blocks of other files are read after it as before."""
     paths, array = joined(tmp_path, "<u2", [70, 50, 80], raw=True)

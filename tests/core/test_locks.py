@@ -558,13 +558,24 @@ def test_finalizers_that_turn_to_another_busy_manager_in_the_middle_of_a_miss_en
     run_python(FINALIZERS_IN_A_MISS, file.path, other.path, W, kind, threshold, timeout=20)
 
 
-WEAK_REFERENCES = """
+DYING_REGIONS = """
 import sys, threading, weakref
 import smmap
-path, window = sys.argv[1], int(sys.argv[2])
+from smmap.util import MapRegion
+path, window, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with open(path, "rb") as file:
     data = file.read()
-managers = [smmap.SlidingWindowMapManager(window, window, 9) for _ in range(2)]
+
+class Region(MapRegion):
+    gone = None
+    def __del__(self):
+        if self.gone is not None:
+            self.gone(self)
+
+class Manager(smmap.SlidingWindowMapManager):
+    MapRegionCls = Region
+
+managers = [Manager(window, window, 9) for _ in range(2)]
 meeting = threading.Barrier(2)
 told = [None, None]
 
@@ -582,10 +593,12 @@ def work(number):
 
     with managers[number].make_cursor(path) as cursor:
         cursor.use_region(0, 9)
-        reference = weakref.ref(cursor.map(), gone)
+        if kind == "weak reference":
+            reference = weakref.ref(cursor.map(), gone)
+        else:
+            cursor.region().gone = gone
         cursor.unuse_region()
         assert cursor.use_region(3 * window, 9).buffer() == data[3 * window:3 * window + 9]
-    assert reference() is None
 
 threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
 for thread in threads:
@@ -601,9 +614,10 @@ for manager in managers:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="callbacks come late there, outside of any call")
-def test_callbacks_of_weak_references_to_evicted_regions_that_use_another_busy_manager_end(file: File) -> None:
+@pytest.mark.parametrize("kind", ["weak reference", "class of regions"])
+def test_code_of_users_that_uses_another_busy_manager_where_an_evicted_region_dies_ends(kind: str, file: File) -> None:
     """The region dies in the middle of another one's miss, which the fast engine may serve by itself."""
-    run_python(WEAK_REFERENCES, file.path, W, timeout=20)
+    run_python(DYING_REGIONS, file.path, W, kind, timeout=20)
 
 
 TWO_MANAGERS_WITH_GARBAGE = """

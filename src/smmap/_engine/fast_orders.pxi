@@ -442,10 +442,15 @@ cdef class Order:
         return item
 
     cdef bint first_runs_code(self) noexcept:
-        """Whether code of Python may run when the region that goes first dies: a user has a weak reference to it."""
+        """Whether code of users may run when the region that goes first dies.
+
+        That of a weak reference to it, or of a class of theirs for what smmap 5's users see of it.
+        """
         cdef bint found
         smmap_lock(&self.counts.mutex)
-        found = self.count > 0 and smmap_has_weakrefs(self.ends.newer.item)
+        found = self.count > 0 and (
+            smmap_has_weakrefs(self.ends.newer.item) or (<Region>self.ends.newer.item).seen is not None
+        )
         smmap_unlock(&self.counts.mutex)
         return found
 

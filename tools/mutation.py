@@ -238,6 +238,7 @@ class Trials:
             name: functions_of(sys.modules[f"smmap.{name[:-3].replace('/', '.')}"])
             for name in dict.fromkeys(place.module for place in self.chosen)
         }
+        session.config._tmp_path_factory.getbasetemp()  # now: who makes it deletes what is there
         self.look(session.items)
         self.say(f"{len(self.items)} tests, which take {sum(one[0] for one in self.items):.0f} s")
         waiting, running = [(number, place, None, ()) for number, place in enumerate(self.chosen, 1)][::-1], {}

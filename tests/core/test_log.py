@@ -157,6 +157,18 @@ def test_warning_comes_once_a_manager_when_views_keep_more_than_the_limit(world:
         del again
 
 
+def test_warning_comes_at_once_after_the_counters_were_reset(world: World, records: Any) -> None:
+    file, manager = world.file(SIZE), world.manager(W, 2 * W)
+    cursors = [manager.make_cursor(file.path).use_region(start, 9) for start in range(0, SIZE, W)]
+    for cursor in cursors:
+        cursor.close()
+    manager.reset_stats()
+    buffer = manager.buffer(file.path)
+    views = [buffer.view(start, start + 9) for start in (0, W, 2 * W)]
+    assert len(records(logging.WARNING)) == 1
+    assert views[2] == file.data[2 * W : 2 * W + 9]
+
+
 def test_warning_comes_for_one_view_that_is_larger_than_the_limit(world: World, records: Any) -> None:
     file = world.file(SIZE)
     buffer = world.manager(W, 2 * W).buffer(file.path)

@@ -517,7 +517,7 @@ cdef class Batch:
 
     @staticmethod
     def takes(list given not None):
-        """Whether a list, which nobody changes meanwhile, has nothing but ints in it, none of a class of its own."""
+        """Whether all in a list, which nobody changes meanwhile, are ints, of no class derived from that."""
         cdef Py_ssize_t place
         for place in range(len(given)):
             if not PyLong_CheckExact(given[place]):
@@ -539,7 +539,7 @@ cdef class Batch:
         cdef long long low, high, length
         cdef Py_ssize_t each
         cdef bint filled = False
-        if not access.opened or access.counts.traced or not PyLong_CheckExact(size):
+        if not access.opened or not access.table.count or access.counts.traced or not PyLong_CheckExact(size):
             return None
         length = _number(size)
         if not 0 < length <= access.size or length > LONGEST:

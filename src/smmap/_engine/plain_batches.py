@@ -120,7 +120,7 @@ class Batch:
 
     @staticmethod
     def takes(given: list[Any]) -> bool:
-        """Whether a list, which nobody changes meanwhile, has nothing but ints in it, none of a class of its own."""
+        """Whether all in a list, which nobody changes meanwhile, are ints, of no class derived from that."""
         return set(map(type, given)) <= {int}
 
     @staticmethod

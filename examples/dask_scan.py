@@ -42,12 +42,12 @@ def search(paths: list[str], pattern: bytes) -> dict[str, Found]:
 
 
 def state() -> tuple[int, smmap.Stats]:
-    """In a worker: who it is, and what its manager counted."""
+    """In a worker: its process id, and its manager's counters."""
     return os.getpid(), smmap.default_manager().stats()
 
 
 def search_plainly(paths: list[str], pattern: bytes) -> dict[str, Found]:
-    """The same in this process alone, without smmap: what the cluster's answer is checked against."""
+    """The same search in this process alone, without smmap, to check the cluster's answer against."""
     return {
         path: [(match.start(), match.group()) for match in re.finditer(pattern, Path(path).read_bytes())]
         for path in paths
@@ -55,7 +55,7 @@ def search_plainly(paths: list[str], pattern: bytes) -> dict[str, Found]:
 
 
 def make_files(folder: Path, count: int, size: int) -> None:
-    """Files of text without repetition, in which some lines are worth finding."""
+    """Text files without repetition, with a few lines that are worth finding."""
     for number in range(count):
         source = random.Random(number)
         text = bytearray(hashlib.shake_128(b"%d" % number).hexdigest(size // 2), "ascii")
@@ -68,7 +68,7 @@ def make_files(folder: Path, count: int, size: int) -> None:
 
 
 def run(arguments: argparse.Namespace, paths: list[str], console: Console) -> int:
-    """Search, show, check; how many files differ."""
+    """Search, show and check the results; return how many files differ or workers went over their limit."""
     pattern = arguments.pattern.encode()
     limits = {
         "SMMAP_WINDOW_SIZE": arguments.window,
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace, paths: list[str], console: Console) -> in
             threads_per_worker=arguments.threads,
             dashboard_address=":0",
             env=limits,
-            silence_logs=logging.CRITICAL,  # what fails in a task is raised here
+            silence_logs=logging.CRITICAL,  # the error of a task is raised here
         ) as cluster,
         Client(cluster) as client,
         Progress(console=console) as progress,
@@ -125,18 +125,16 @@ def run(arguments: argparse.Namespace, paths: list[str], console: Console) -> in
 def main(command: list[str] | None = None) -> int:
     """Read the command line, find or make the files, run."""
     parser = argparse.ArgumentParser(description="Search many files on a Dask cluster through smmap.")
-    parser.add_argument("paths", nargs="*", type=Path, help="files and folders; default: files made for this")
+    parser.add_argument("paths", nargs="*", type=Path, help="files and folders; default: files that are made for this")
     parser.add_argument("--pattern", default=r"ERROR \[(\w+)\] request=\d+", help="a regular expression")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="of each worker")
-    parser.add_argument("--memory", default="8M", help="how much each worker may keep mapped")
-    parser.add_argument("--window", default="1M", help="how much is mapped at once")
-    parser.add_argument(
-        "--handles", type=int, default=32, help="how many maps and cached descriptors each worker may have"
-    )
+    parser.add_argument("--memory", default="8M", help="bytes that each worker may keep mapped")
+    parser.add_argument("--window", default="1M", help="bytes in one window")
+    parser.add_argument("--handles", type=int, default=32, help="maps and cached descriptors that each worker may have")
     parser.add_argument("--batch", type=int, default=4, help="files in a task")
     parser.add_argument("--files", type=int, default=100, help="how many files to make")
-    parser.add_argument("--size", type=int, default=1500 << 10, help="of each file made, in bytes")
+    parser.add_argument("--size", type=int, default=1500 << 10, help="bytes in each file that is made")
     arguments = parser.parse_args(command)
 
     console = Console()

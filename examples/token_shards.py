@@ -3,19 +3,19 @@
     python examples/token_shards.py
     python examples/token_shards.py --shards 500 --workers 2 --context 1024
 
-Makes the files in a temporary folder, from a function that says which token stands at which place, so that every token
-of every batch can be checked. Then reads the same batches in two ways, and counts what the workers have mapped and
-open; first with all sequences equally likely, then with nine of ten from a fiftieth of the files, as where sources have
-weights:
+Makes the files in a temporary folder, from a function that says which token is at which place, so that every token
+of every batch can be checked. Then it reads the same batches in two ways, and counts the workers' maps and descriptors.
+At first all sequences are equally likely; then nine of ten come from a fiftieth of the files, as when sources are
+weighted. The two ways are:
 
 - through `smmap.numpy.Shards`, one long array over all files;
-- with an `np.memmap` made again for each sequence, since one kept for each file ends at the limit of descriptors, which
-  is shown first, under a limit of 1,024.
+- with a new `np.memmap` for each sequence, since one kept map per file fails at the limit of descriptors. The example
+  shows that first, under a limit of 1,024.
 
-Last, batches as a trainer without worker processes reads them: `Shards.blocks` into one array (of pinned memory, and
-converted on the GPU, where torch finds one), while storage reads what `prefetch` has announced of the next batch.
+Last, it reads batches as a trainer without worker processes does: `Shards.blocks` fills one array (in pinned memory,
+and converted on the GPU, if torch finds one), while storage reads the next batch, which `prefetch` has announced.
 
-Needs numpy: `pip install '.[numpy]'`. `TokenDataset` is what `torch.utils.data.DataLoader` takes.
+Needs numpy: `pip install '.[numpy]'`. `torch.utils.data.DataLoader` accepts a `TokenDataset`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Tokens = np.ndarray[Any, Any]
 
 
 def tokens_at(places: Tokens) -> Tokens:
-    """Which tokens stand at these places of the whole set: no two stretches are alike."""
+    """The tokens at these places of the whole set: no two stretches are alike."""
     mixed = places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
@@ -50,7 +50,7 @@ def tokens_at(places: Tokens) -> Tokens:
 
 
 def make_shards(folder: Path, count: int, tokens: int) -> list[Path]:
-    """Files of about `tokens` tokens each, no two borders at the same place of a sequence."""
+    """Files of about `tokens` tokens each; no two borders are at the same place of a sequence."""
     paths = []
     start = 0
     for number in range(count):
@@ -62,7 +62,7 @@ def make_shards(folder: Path, count: int, tokens: int) -> list[Path]:
 
 
 class TokenDataset:
-    """Sequences of `context` tokens, and the same one token later: as a data set of PyTorch's."""
+    """Sequences of `context` tokens, and the same sequences one token later: a data set as PyTorch expects it."""
 
     def __init__(self, tokens: Any, context: int) -> None:
         self.tokens = tokens
@@ -78,7 +78,7 @@ class TokenDataset:
 
 
 class MemmapsAnew:
-    """The same long array, by an `np.memmap` for each read: what one writes when maps cannot be kept."""
+    """The same long array, with a new `np.memmap` for each read, as programs do when they cannot keep maps."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -103,7 +103,7 @@ class MemmapsAnew:
 
 
 class Done(NamedTuple):
-    """What came of one batch."""
+    """The results of one batch."""
 
     wrong: int
     seconds: float
@@ -123,7 +123,7 @@ def set_up(data: bytes, memory: int, handles: int) -> None:
 
 def read_batch(numbers: Sequence[int]) -> Done:
     """Read a batch, and check every token of it."""
-    started = time.process_time()  # of the CPU: the files are in the page cache, and workers may outnumber CPUs
+    started = time.process_time()  # CPU time: the files are in the page cache, and workers may outnumber CPUs
     batch = [dataset[number] for number in numbers]
     seconds = time.process_time() - started
     wrong = 0
@@ -166,7 +166,7 @@ def run(tokens: Any, options: argparse.Namespace, batches: list[list[int]]) -> l
 
 
 def pinned(shape: tuple[int, int]) -> tuple[Any, Any]:
-    """Where batches go: memory that a GPU can copy from by itself, else an array; and that device."""
+    """The memory for batches, which a GPU can copy from by itself, and that GPU; without one, an array and None."""
     try:
         import torch
 
@@ -178,7 +178,7 @@ def pinned(shape: tuple[int, int]) -> tuple[Any, Any]:
 
 
 def train(shards: Shards, starts: Tokens, length: int) -> tuple[int, float]:
-    """Go through batches of blocks; how many tokens were wrong, and us for a block."""
+    """Read batches of blocks; return how many tokens were wrong, and the microseconds per block."""
     out, device = pinned((starts.shape[1], length))
     wrong, seconds = 0, 0.0
     for number, batch in enumerate(starts):
@@ -196,7 +196,7 @@ def train(shards: Shards, starts: Tokens, length: int) -> tuple[int, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shards", type=int, default=5000, help="number of files")
-    parser.add_argument("--tokens", type=int, default=16384, help="tokens in each file, about")
+    parser.add_argument("--tokens", type=int, default=16384, help="approximate number of tokens in each file")
     parser.add_argument("--context", type=int, default=512, help="tokens in a sequence")
     parser.add_argument("--batches", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32, help="sequences in a batch")

@@ -1,16 +1,17 @@
-"""Readers of files that another process truncates and writes again, all the time.
+"""Readers of files that another process keeps truncating and writing again.
 
     python examples/truncated.py
     python examples/truncated.py --files 20 --seconds 10 --threads 8
 
-A writer cuts one file after the other at some page, and writes it again, the same bytes. Three readers meet it, each in
-a process of its own, and check every byte that they get:
+A writer truncates one file after the other at some page, and writes the same bytes again. Three readers, each in
+its own process, read the files at the same time and check every byte that they get:
 
-- one with an `np.memmap` for each file (or `mmap`, where there is no numpy): the system ends it with SIGBUS;
-- one with slices of smmap's buffers: a read of what is gone is a `FileChangedError`, and it makes a new buffer;
-- one with smmap's views, `guard="views"`: what is gone reads as zeros, and the next call is an error.
+- one with an `np.memmap` for each file (or `mmap`, without numpy): the system kills it with SIGBUS;
+- one with slices of smmap's buffers: reading a truncated range raises `FileChangedError`, and the reader makes a new
+  buffer;
+- one with smmap's views and `guard="views"`: a truncated range reads as zeros, and the next call raises an error.
 
-Needs the compiled engine.
+Needs the fast engine.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 def write(paths: list[Path]) -> None:
-    """Truncate a file at a page, and write it again; until the process is ended."""
+    """Truncate a file at a page and write it again, until the process is killed."""
     numbers = random.Random(1)
     data = {path: bytes_of(path) for path in paths}
     while True:
@@ -71,7 +72,7 @@ def read_maps(path: Path, maps: dict[Path, Any]) -> Any:
 
 
 def read_copies(path: Path, buffers: dict[Path, Any]) -> Any:
-    """What reads slices of a buffer."""
+    """A reader that slices a buffer."""
     if path not in buffers:
         buffers[path] = smmap.buffer(path)
     found = buffers[path]
@@ -79,7 +80,7 @@ def read_copies(path: Path, buffers: dict[Path, Any]) -> Any:
 
 
 def read_views(path: Path, buffers: dict[Path, Any]) -> Any:
-    """What reads through views of a buffer."""
+    """A reader that uses views of a buffer."""
     if path not in buffers:
         buffers[path] = smmap.buffer(path)
     found = buffers[path]
@@ -87,7 +88,7 @@ def read_views(path: Path, buffers: dict[Path, Any]) -> Any:
     def read(start: int, stop: int) -> bytes:
         with found.view(start, stop) as view:
             data = bytes(view)
-        found.view(start, stop).release()  # the next call: an error if zeros were read
+        found.view(start, stop).release()  # the next call: raises if zeros were read
         return data
 
     return read
@@ -97,7 +98,7 @@ READERS = {"maps": read_maps, "copies": read_copies, "views": read_views}
 
 
 def read(how: str, paths: list[Path], threads: int, seconds: float) -> Counter[str]:
-    """Read places at random, and count what comes of it."""
+    """Read random places, and count the results."""
     counts: Counter[str] = Counter(right=0, wrong=0, errors=0)
     data = {path: bytes_of(path) for path in paths}
     stop_at = time.monotonic() + seconds
@@ -132,7 +133,7 @@ def read(how: str, paths: list[Path], threads: int, seconds: float) -> Counter[s
 
 
 def main() -> int:
-    """Show it."""
+    """Run the writer, and one reader after the other."""
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     options.add_argument("--files", type=int, default=8)
     options.add_argument("--threads", type=int, default=4)
@@ -160,7 +161,7 @@ def main() -> int:
         arguments = [f"--folder={folder}", f"--threads={given.threads}", f"--seconds={given.seconds}"]
         command = [sys.executable, __file__, *arguments]
         for role, name in names.items():
-            for path in paths:  # the writer before may have been ended between cutting a file and writing it
+            for path in paths:  # the last writer may have been killed between truncating a file and writing it
                 path.write_bytes(bytes_of(path))
             writer = subprocess.Popen([*command, "--role=write"])
             try:

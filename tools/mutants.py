@@ -1,17 +1,18 @@
-"""Wrong changes to the policy and the plain engine, one at a time, and which test notices: `make mutants`.
+"""Makes wrong changes to the policy and the plain engine, one at a time, and checks that a test fails: `make mutants`.
 
-Each mutant is an exact piece of a core module, which must be found once in all of them, wherever it stands, and what
-takes its place in a copy of the sources in a temporary folder. The tests named for it run there, and stop at the first
-failure. A mutant that survives must be explained beside it; one that is not makes the exit status 1, as does a piece
-that is no longer found, or is found twice.
+Each mutant is an exact piece of code, which must be found exactly once in all core modules, and its replacement in a
+copy of the sources in a temporary folder. The tests named for it run there, and stop at the first
+failure. A mutant that survives must be explained beside it; if it is not, the exit status is 1, as it is if a piece
+is no longer found, or is found twice.
 
     python tools/mutants.py                     all of them, two at a time
     python tools/mutants.py -k seam descriptor  those whose module or reason has one of the words
-    python tools/mutants.py -n 3 17             the third and the 17th; each run says the numbers
+    python tools/mutants.py -n 3 17             the third and the 17th; each run prints the numbers
     python tools/mutants.py --list              only check that each piece is found once
     python tools/mutants.py --despite-failures  leave out the tests that fail without a mutant
 
-Each breaks a promise in a way of its own. On the lines that a change touched, `make mutation` makes more by itself.
+Each mutant breaks one promise, and no other mutant implies it. `make mutation` generates more mutants, for the lines of
+a change.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ class Mutant(NamedTuple):
     """A wrong change."""
 
     tests: str
-    """Which tests have to notice it: files below `tests`, without `test_` and `.py`."""
+    """The tests that have to notice it: files below `tests`, without `test_` and `.py`."""
     reason: str
-    """What is wrong about it."""
+    """What is wrong with it."""
     old: str
     new: str
     explained: str = ""
-    """Why no test can notice it, if none can."""
+    """If no test can notice it: why not."""
 
 
 # fmt: off
-# ruff: noqa: E501 - pieces of code stand here as they are found
+# ruff: noqa: E501 - pieces of code are written as they are in the sources
 MUTANTS = [
     # Which window serves a request
     Mutant("core/window engine/windows", "windows are rounded to one granule: half of one is no place to map at",
@@ -218,7 +219,7 @@ MUTANTS = [
            "may_wait = outer is None or not outer._is_owned()",
            "may_wait = True"),
     Mutant("core/locks core/threads", "what was noted while the lock was taken waits for the next operation",
-           "if self._notes:  # by those who did not wait meanwhile",
+           "if self._notes:  # of calls that did not wait in the meantime",
            "if False:"),
     Mutant("core/locks core/interrupts", "a note is forgotten if an exception cuts it short",
            "operation, args = notes[0]\n            operation(*args)\n            del operation, args\n            notes.popleft()",

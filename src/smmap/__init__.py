@@ -1,10 +1,10 @@
-"""Read-only sliding window memory maps of many files, within limits: an implementation of smmap's interface."""
+"""Read-only sliding-window memory maps of many files, within limits: an implementation of smmap's interface."""
 
 import os as _os
 
 from . import _starting
 
-_starting.quiet()  # in the command; else it does nothing
+_starting.quiet()  # does nothing except in the command
 
 from . import _compat as _compat
 from ._buffer import SlidingWindowMapBuffer

@@ -1,7 +1,7 @@
 """`python -m smmap`: which smmap this is and which engine runs; with arguments, the command `smmap`.
 
-Needs the standard library only, and as little of the package as it can: it is to say what is wrong with an installation
-in which another distribution of the name has overwritten files.
+Needs only the standard library, and as little of the package as possible: it has to report what is wrong with an
+installation in which another distribution of the same name has overwritten files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["main", "overwritten", "report"]
 
 
 def _recorded() -> str:
-    """The version that pip has on record for the files that run; empty if it has none."""
+    """The version that pip has on record for the running files; empty if there is none."""
     from importlib import metadata
 
     try:
@@ -33,7 +33,7 @@ def _recorded() -> str:
 
 
 def report() -> tuple[list[str], bool]:
-    """What there is to say of this installation, in lines; and whether it is sound."""
+    """The lines that describe this installation, and whether it is sound."""
     folder = os.path.dirname(os.path.abspath(__file__))
     import smmap
 
@@ -46,9 +46,9 @@ def report() -> tuple[list[str], bool]:
         other = recorded or version
         return [
             f"smmap {other} from the package index was installed over this smmap in {folder}{files}.",
-            "`pip install --ignore-installed gitpython` does that, and so does any other that needs gitdb.",
-            "Remove it with `pip uninstall`, install this one again from its wheel or its sources, and keep it:",
-            "a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`, stops pip from that.",
+            "`pip install --ignore-installed` does that with gitpython and with any other package that needs gitdb.",
+            "Remove it with `pip uninstall`, and install this smmap again from its wheel or its sources. To keep it,",
+            "use a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`.",
         ], False
     why = f": {smmap.engine_error}" if smmap.engine_error else ""
     return [
@@ -60,7 +60,7 @@ def report() -> tuple[list[str], bool]:
 
 
 def main(arguments: list[str]) -> int:
-    """Report, or run a command; the exit status."""
+    """Report, or run a command; return the exit status."""
     if arguments and not overwritten():
         from smmap.cli import main as run
 

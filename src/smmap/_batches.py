@@ -1,10 +1,10 @@
 """Batches: many ranges, known at once, of one buffer or several. Arguments, checks, errors, and the order of steps.
 
-On storage that is not in memory, a loop of reads waits once for each. A batch announces its reads to the system first,
-and then waits for all of them together. Part of the policy; stands on `_manager.py`. Copying is the engine's.
+When data is not in memory, a loop of reads waits for storage once per read. A batch announces its reads to the system
+first, and then waits for all of them together. Part of the policy, built on `_manager.py`. The engine copies.
 
-Files are served in waves: the descriptors of one wave are open at a time, so many as the limits leave, and each file is
-opened once. What is mapped needs none.
+Files are served in waves: only the descriptors of one wave are open at a time, as many as the limits leave, and each
+file is opened once. Mapped ranges need no descriptor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Batched:
     __slots__ = ()
 
     def _ready(self) -> Any:
-        """The record that reads go by, of a file that is open now."""
+        """The record that reads use; opens the file first if it is not open yet."""
         raise NotImplementedError
 
     @overload
@@ -50,20 +50,20 @@ class Batched:
     def gather(self, offsets: Integers, size: int, out: T) -> T: ...
 
     def gather(self, offsets: Integers, size: int, out: Any = None) -> Any:
-        """The `size` bytes from each offset on, one after the other: n * size bytes.
+        """The `size` bytes at each offset, one after the other: n * size bytes.
 
         `offsets`: a sequence of ints, or an array of any integer type (numpy, `array`, torch in the CPU's memory), in
         any order. `out`: a writable C-contiguous buffer or array of n * size bytes, of any format and shape, which is
         filled and returned; without it the result is a new bytearray.
 
-        Windows that are mapped are copied from, and all else is read straight into the result, where it is not in
-        memory after it was announced to the system as a whole: on cold storage many times as fast as a loop. Counts and
-        maps as that many reads would, but after a batch larger than the manager's limit of memory nothing is mapped.
+        Mapped windows are copied, and everything else is read straight into the result. Ranges that are not in memory
+        are all announced to the system before they are read: on cold storage this is many times as fast as a loop.
+        Counts and maps as that many reads would, but a batch larger than the manager's memory limit maps nothing.
         O(n log(n)), one copy.
 
-        Raises, before anything is read, `IndexError` for a range that is not in the buffer, `TypeError` or `ValueError`
-        for an `out` that does not fit. If a read fails the error says which range; `out` may then hold a part. Any
-        thread may call it, and batches of several threads run side by side.
+        Raises, before anything is read, `IndexError` for a range that is not in the buffer, and `TypeError` or
+        `ValueError` for an `out` that does not fit. If a read fails, the error names its range; `out` may then be
+        partly filled. Any thread may call it, and batches of several threads run in parallel.
         """
         found = engine.Batch.at_hand(self, offsets, size, out)
         if found is not None:
@@ -82,9 +82,9 @@ class Batched:
     def prefetch(self, starts: Integers, stops: Integers) -> None:
         """Announce to the system that these ranges, clipped as slices, will be read soon, and return at once.
 
-        It starts to read what is not in memory, and reads of it later need not wait, or wait less. Maps nothing, counts
-        as no use. Ranges that are announced too early, or beyond the memory that is free, may be dropped again before
-        they are used. O(n log(n)). Any thread may call it.
+        The system starts to read the ranges that are not in memory, so that later reads of them wait less, or not at
+        all. Maps nothing, and does not count as a use. Ranges that are announced too early, or that exceed the free
+        memory, may be dropped again before they are used. O(n log(n)). Any thread may call it.
         """
         self._ready()
         prefetch((self,), None, starts, stops)
@@ -98,7 +98,7 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
     places = _integers("offsets", offsets)
     chosen = None if which is None else _integers("which", which)
     if chosen is not None and len(chosen) != len(places):
-        raise ValueError(f"which and offsets must be equally many: {len(chosen)} and {len(places)}")
+        raise ValueError(f"which and offsets must have the same length, not {len(chosen)} and {len(places)}")
     batch = engine.Batch([len(one) for one in buffers], chosen, places, None, min(size, _MOST))
     if batch.wrong >= 0:
         raise _outside(batch.wrong, buffers, chosen, places, size)
@@ -126,12 +126,12 @@ def joined(
     size: int,
     target: memoryview | None,
 ) -> bool:
-    """Fill `target` with the `size` bytes from each of `starts` on, of all buffers joined; False if one is outside.
+    """Fill `target` with the `size` bytes at each of `starts` in all buffers joined; False if one range is outside.
 
-    Without a target they are only announced.
+    Without a target, the ranges are only announced.
 
-    `borders`: where each buffer starts there, in bytes, and where the last one stops. `starts` are integers that count
-    units of `unit` bytes. A buffer may be None until `opened(number)` gives it.
+    `borders`: where each buffer starts in the joined buffers, in bytes, and where the last one stops. `starts` are
+    integers that count units of `unit` bytes. A buffer may be None until `opened(number)` returns it.
     """
     batch = engine.Batch(borders, None, starts, None, size, unit)
     if batch.wrong >= 0:
@@ -163,7 +163,7 @@ def prefetch(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Non
 def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any:
     first, last = _integers("starts", starts), _integers("stops", stops)
     if len(first) != len(last):
-        raise ValueError(f"starts and stops must be equally many: {len(first)} and {len(last)}")
+        raise ValueError(f"starts and stops must have the same length, not {len(first)} and {len(last)}")
     return engine.Batch([len(one) for one in buffers], which, first, last, 0)
 
 
@@ -171,9 +171,9 @@ def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any
 
 
 def _integers(name: str, given: Any) -> Any:
-    """A sequence of ints as a list, or a row of native integers with the buffer protocol."""
+    """A sequence of ints as a list, or a one-dimensional buffer of native integers."""
     if type(given) is list:
-        given = given.copy()  # others may change theirs
+        given = given.copy()  # other threads may change the given one
         if engine.Batch.takes(given):
             return given
     try:
@@ -196,7 +196,7 @@ def _integers(name: str, given: Any) -> Any:
 
 
 def _in_memory(thing: Any) -> Any:
-    """What has the buffer protocol: the thing itself, or the array in whose memory a tensor lies, as of torch."""
+    """An object with the buffer protocol: the thing itself, or the array that shares the memory of a torch tensor."""
     try:
         memoryview(thing).release()
     except TypeError:
@@ -204,13 +204,13 @@ def _in_memory(thing: Any) -> Any:
             raise
         found, again = thing.__array__(), thing.__array__()
         if found.nbytes and found.__array_interface__["data"] != again.__array_interface__["data"]:
-            raise TypeError("it makes arrays instead of sharing its memory") from None
+            raise TypeError("it copies its data instead of sharing its memory") from None
         return found
     return thing
 
 
 def _kind_of(given: Any) -> str:
-    """What to call a wrong argument: the kind of the first element that is no integer, if it has elements."""
+    """The name of a wrong argument's type: that of the first element that is not an integer, if there is one."""
     try:
         for place, each in enumerate(given):
             if not hasattr(each, "__index__"):
@@ -260,7 +260,7 @@ def _outside(number: int, buffers: Sequence[Any], which: Any, offsets: Any, size
 
 
 def _run(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None = None) -> None:
-    """Serve all files of a batch, in waves. `opened` gives a buffer that `buffers` does not have yet."""
+    """Serve all files of a batch, in waves. `opened` returns a buffer that `buffers` does not have yet."""
     rest, due = batch.quick(buffers)
     if rest:
         _serve(batch, buffers, opened, rest, due)
@@ -291,7 +291,7 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
                 except LimitError:
                     if not wave:
                         raise
-                    _finish(batch, wave, due)  # which need their descriptors no longer
+                    _finish(batch, wave, due)  # frees the descriptors of this wave
                     descriptor = _opened(client)
                 wave.append((file, client, descriptor))
                 batch.announce(file, descriptor.number)
@@ -311,7 +311,7 @@ def _room(manager: Any) -> int:
 
 
 def _opened(client: Any) -> Any:
-    """A descriptor of the client's file, in use; cached for what comes later, as far as there is room."""
+    """A descriptor of the client's file, in use; cached for later reads if there is room."""
     manager = client.manager
     manager._check_open(client.where)
     descriptor = manager._open(client, 0, 0, 0, manager._attempt)
@@ -325,7 +325,7 @@ def _opened(client: Any) -> Any:
 
 
 def _finish(batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, int]]) -> None:
-    """Read what is left of the files of a wave, in the order in which they were announced, and let go of them."""
+    """Read the rest of the files of a wave, in the order in which they were announced, and release them."""
     wave.reverse()
     while wave:
         file, client, descriptor = wave[-1]
@@ -351,7 +351,7 @@ def _finish(batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, i
 
 
 def _buy(batch: Any, due: list[tuple[Any, int]]) -> None:
-    """Map the windows whose rents have reached the price, unless all of the batch would not fit: then none."""
+    """Map the windows whose rents have reached the price; none of them if not all of the batch would fit."""
     manager = due[0][0].manager
     most = manager._cache.max_memory
     sizes = sum(min(manager._window or client.size, client.size - start) for client, start in due)

@@ -1,7 +1,7 @@
 """The bytes-like interface of a file, or of a part of it: hides windows, pins nothing.
 
-The hot calls (index, slice, `view`) are the engine's; here are arguments, opening and closing, pickles, and what goes
-through a whole buffer. A read uses one `Access` record, and so reads one file.
+The hot calls (index, slice, `view`) are in the engine; this module has arguments, opening and closing, pickles, and
+calls that go through a whole buffer. Each read uses one `Access` record, and so reads one file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Advice", "SlidingWindowMapBuffer"]
 if TYPE_CHECKING:
 
     class _Base(engine.BufferBase, Sequence[int]):
-        """What a buffer is for type checkers: the engine's class, which has all of a sequence."""
+        """The base class as type checkers see it: the engine's class, with all methods of a sequence."""
 
         @overload
         def __getitem__(self, key: SupportsIndex) -> int: ...
@@ -56,17 +56,17 @@ Advice = Literal["normal", "random", "sequential"]
 
 
 class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
-    """A read-only sequence of bytes that is a file, from `offset` on, `size` bytes of it at most.
+    """The bytes of a file as a read-only sequence, from `offset` on, at most `size` bytes.
 
-    Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` answer as `bytes` would; index 0
-    is the byte at `offset`; slices are always `bytes`, copied. Any number of threads may share a buffer.
+    Index, slice, iteration, `in`, `==`, `find`, `rfind`, `index`, `rindex` and `count` behave as with `bytes`. Index 0
+    is the byte at `offset`. Slices are always copies, as `bytes`. Any number of threads may share a buffer.
 
-    `ValueError` for a cursor without a file and an offset out of bounds. Without a cursor the buffer is empty until
-    `begin_access(cursor)`. `smmap.buffer(path)` and `manager.buffer(path)` need no cursor.
+    Raises `ValueError` for a cursor without a file, and for an offset out of bounds. Without a cursor the buffer is
+    empty until `begin_access(cursor)`. `smmap.buffer(path)` and `manager.buffer(path)` need no cursor.
 
-    A buffer over a path pickles small; it opens again at the first read, on the default manager of the process that it
-    came to, and raises `FileChangedError` if the file changed in between. All reads may raise `FileChangedError`,
-    `LimitError`, `ClosedError` or the system's error.
+    The pickle of a buffer over a path is small. The unpickled buffer opens the file at the first read, on the default
+    manager of the process where it arrives, and raises `FileChangedError` if the file changed in between. All reads may
+    raise `FileChangedError`, `LimitError`, `ClosedError` or the system's error.
     """
 
     __slots__ = ("_cursor", "_most")
@@ -100,15 +100,15 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
 
     __setstate__ = refuse_state
 
-    # Access as smmap 5 has it
+    # Access as in smmap 5
 
     def begin_access(
         self, cursor: WindowCursor | None = None, offset: int = 0, size: int = sys.maxsize, flags: int = 0
     ) -> bool:
-        """Start on the cursor's file, or again on the same file; False, and empty, if that is not possible.
+        """Start to read the cursor's file, or the same file again; if that is not possible, return False and be empty.
 
-        `offset` and `size` are in bytes; an offset at the end is out of bounds, but for 0 of an empty file. The first
-        window is mapped at once. The cursor stays yours.
+        `offset` and `size` are in bytes; an offset at the end is out of bounds, except for 0 in an empty file. The
+        first window is mapped at once. The cursor stays yours.
         """
         offset, size, flags = index(offset), index(size), check_flags(index(flags))
         if offset < 0 or size < 0:
@@ -122,7 +122,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         if client.file is None:
             return False
         if offset >= client.size and (offset or client.size):
-            self._access = engine.Access.closed(client)  # as in smmap 5: it may be started again on this file
+            self._access = engine.Access.closed(client)  # as in smmap 5: it may start again on this file
             return False
         if flags != client.flags:
             client = client._replace(flags=flags)
@@ -135,12 +135,12 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return True
 
     def refresh(self) -> int:
-        """See what was appended to the file since the buffer was made, or refreshed; the buffer's size now, in bytes.
+        """Adopt what was appended to the file since the buffer was made or refreshed; return the new size in bytes.
 
-        A buffer grows as far as the `size` that it was made with allows; views stay as long as they were.
-        `FileChangedError` if another file is there now, or none, or a shorter one (it was replaced, or truncated); the
-        buffer then stays as it was. O(1): one `stat` where nothing changed, else the file is opened again. Any thread
-        may call it.
+        A buffer grows as far as the `size` that it was made with allows; views keep their length.
+        Raises `FileChangedError` if the path now leads to another file, to none, or to a shorter one (it was replaced
+        or truncated); the buffer then stays as it was. O(1): one `stat` if nothing changed, otherwise the file is
+        opened again. Any thread may call it.
         """
         access = self._ready()
         client = access.client
@@ -150,7 +150,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return len(self)
 
     def end_access(self) -> None:
-        """Stop: the buffer is empty and closed until `begin_access`; any number of times. Views stay valid."""
+        """Close the buffer: it is empty until `begin_access`. May be called any number of times. Views stay valid."""
         self._access = engine.Access.closed(self._access.client)
         if self._cursor is not None:
             self._cursor.unuse_region()
@@ -169,7 +169,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return not access.opened and access.pending
 
     def cursor(self) -> WindowCursor | None:
-        """A cursor of the buffer's own, using a region at its offset until `end_access`; None without a file."""
+        """The buffer's own cursor, which uses a region at its offset until `end_access`; None without a file."""
         if self._pending:
             self._ready()
         access = self._access
@@ -177,7 +177,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         if client.file is None:
             return None
         cursor = self._cursor
-        if cursor is None or cursor._access.client is not client:  # of another file, that another thread started on
+        if cursor is None or cursor._access.client is not client:  # another thread gave the buffer another file
             cursor = self._cursor = client.manager.WindowCursorCls._of(client)
         if access.opened and not cursor.is_valid():
             cursor.use_region(access.offset, 0, client.flags)
@@ -271,7 +271,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         manager = self._default_manager() if then.manager is None else then.manager
         client = manager._client(then.where, then.advice)
         if (client.size, client.mtime) != (then.size, then.mtime):
-            what = f"{client.size} bytes now, {then.size} then"
+            what = f"{client.size} bytes now, {then.size} before"
             if client.size == then.size:
                 what = "it was written to, or is another file of the same size"
             raise FileChangedError(f"changed since the buffer was made or pickled ({what}): make a new one", then.where)
@@ -292,8 +292,8 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return self._slice(slice(None))
 
     def iter_views(self, start: int = 0, stop: int | None = None, size: int = STEP) -> Iterator[memoryview]:
-        """Views of `buffer[start:stop]` one after the other, without a copy: none longer than `size` bytes, none across
-        a window's border. Drop each before the next, and no more than one window need be mapped."""
+        """Zero-copy views of `buffer[start:stop]`, one after the other: none longer than `size` bytes, none across
+        a window's border. If you drop each before the next, only one window has to be mapped at a time."""
         size = index(size)
         if size < 1:
             raise ValueError(f"size must be positive: {size}")
@@ -321,8 +321,8 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     def iter_unpack(self, fmt: str | bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, ...]]:
         """`struct.iter_unpack(fmt, self[start:stop])`, across windows, without a copy of all of it.
 
-        `struct.error` unless `stop - start` is a multiple of the format's size. Copies piece by piece, in memory of a
-        fixed size, and maps as slices do. O(stop - start). The iterator belongs to one thread at a time.
+        Raises `struct.error` unless `stop - start` is a multiple of the format's size. Copies piece by piece, in memory
+        of a fixed size, and maps as slices do. O(stop - start). The iterator belongs to one thread at a time.
         """
         packed = struct.Struct(fmt)
         access = self._ready()
@@ -339,17 +339,18 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
             yield packed.iter_unpack(self._copy(access, place, min(place + pieces.step, stop)))
 
     def readinto(self, start: int, target: Any) -> int:
-        """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; how many.
+        """Fill a writable bytes-like object with the bytes from `start` on, as far as there are any; return how many.
 
-        One copy, from windows that are mapped straight into the target; cold ones are read as slices are. `start` is
-        not negative. After an error the target may hold a part.
+        One copy, from mapped windows straight into the target; cold windows are read as for slices. `start` must
+        not be negative. After an error the target may be partly filled.
         """
         start = index(start)
         if start < 0:
             raise ValueError(f"start must not be negative: {start}")
         access = self._ready()
         start = min(start, access.size)
-        # What `BufferedReader` passes goes straight through: an object of `io` for each piece would cost more than that
+        # A target of `BufferedReader` is filled directly: an object of `io` for each piece would cost more than the
+        # copy
         if type(target) is bytearray or (type(target) is memoryview and target.format == "B" and not target.readonly):
             with memoryview(target) as view:
                 if view.ndim == 1 and view.c_contiguous:
@@ -358,18 +359,20 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
                         return 0
                     self._read_into(access, start, view[:count] if count < len(view) else view)
                     return count
-        return io.BufferedReader(Rest(self, access, start), 1).readinto(target)  # little is read twice: its buffer
+        return io.BufferedReader(Rest(self, access, start), 1).readinto(target)  # copies only its tiny buffer twice
 
     # Going through and searching
 
     def _check(self, access: Any) -> None:
-        """`ClosedError` if the buffer was closed, or given another file, since it was gone through first."""
+        """`ClosedError` if the buffer was closed, or given another file, since the iteration started."""
         now = self._access
         if now is access:
             return
-        grown = now.opened and now.offset == access.offset and now.size >= access.size  # by `refresh`: it may go on
+        grown = now.opened and now.offset == access.offset and now.size >= access.size  # by `refresh`: may continue
         if not (grown and now.client.file.status.key == access.client.file.status.key):
-            raise ClosedError(f"{type(self).__name__} of {access.client.name} was closed or started again meanwhile")
+            raise ClosedError(
+                f"{type(self).__name__} of {access.client.name} was closed or given another file in the meantime"
+            )
 
     def _pieces(self, starts: range) -> Iterator[bytes]:
         access = self._ready()
@@ -391,7 +394,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     def __contains__(self, sub: Any) -> bool:
         if hasattr(sub, "__index__"):
             try:
-                sub = index(sub)  # what is a number and bytes-like is a number to `in`, and bytes-like to `find`
+                sub = index(sub)  # `in` takes an object that is a number and bytes-like as a number, `find` as bytes
             except Exception:
                 pass
         return self.find(sub) >= 0
@@ -414,7 +417,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     def _all_pieces(self) -> Iterator[bytes]:
         return self._pieces(self._starts()) if len(self) else iter(())
 
-    __hash__ = None  # type: ignore[assignment]  # as for bytearray: what is equal would have to hash alike
+    __hash__ = None  # type: ignore[assignment]  # as for bytearray: equal objects would need equal hashes
 
     def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[Searched, bytes, int, int]:
         access = self._ready()
@@ -422,7 +425,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return Searched(self, access), *_search.bounds(access.size, sub, start, end)
 
     def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
-        """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows; or -1.
+        """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows, or -1.
 
         O(end - start), without copying mapped windows.
         """
@@ -432,18 +435,18 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         return _search.find(*self._query(sub, *(near or (start, end))))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
-        """The highest index in [start, end) at which `sub` is found, across windows; or -1. See `find`."""
+        """The highest index in [start, end) at which `sub` is found, across windows, or -1. See `find`."""
         near = self._near(sub, start, end, True)
         if isinstance(near, int):
             return near
         return _search.rfind(*self._query(sub, *(near or (start, end))))
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
-        """Like `find`, but `ValueError` if `sub` is not found."""
+        """Like `find`, but raises `ValueError` if `sub` is not found."""
         return _found(self.find(sub, start, end))
 
     def rindex(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
-        """Like `rfind`, but `ValueError` if `sub` is not found."""
+        """Like `rfind`, but raises `ValueError` if `sub` is not found."""
         return _found(self.rfind(sub, start, end))
 
     def count(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
@@ -453,9 +456,9 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     def finditer(self, pattern: bytes | re.Pattern[bytes], max_match: int = 1 << 16) -> Iterator[_search.Match]:
         """The matches of a regular expression, as `re.finditer` finds them, without one big map.
 
-        `max_match` must be larger than the longest match in bytes, what it looks ahead or behind included. A longer
-        match may be missed; `ValueError` where one would have been cut. O(len), copies piece by piece; memory in
-        proportion to `max_match`. Each match is as `re.Match`, its offsets are in the buffer.
+        `max_match` must be larger than the longest match in bytes, including its look-ahead and look-behind. A longer
+        match may be missed; where one would have been truncated, `ValueError` is raised. O(len), copies piece by piece;
+        memory in proportion to `max_match`. Each match works like `re.Match`; its offsets are in the buffer.
         """
         max_match = index(max_match)
         if max_match < 1:

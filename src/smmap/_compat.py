@@ -1,4 +1,4 @@
-"""Regions and windows as smmap 5's users know them: thin wrappers of what the engine has."""
+"""Regions and windows as smmap 5's users know them: thin wrappers around the engine's regions."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class MapRegion:
     """A mapped byte range of a file.
 
     `MapRegion(path_or_fd, ofs, size, flags=0)` maps on its own, outside any manager: `ofs` is in bytes and a multiple
-    of `ALLOCATIONGRANULARITY`, `size` is clipped to the end of the file. `cursor.region()` gives those of a manager,
-    and does not keep them mapped.
+    of `ALLOCATIONGRANULARITY`, `size` is clipped to the end of the file. `cursor.region()` returns one of a manager's
+    regions, and does not keep it mapped.
     """
 
     __slots__ = ("_by_hand", "_entry", "_manager", "_own", "_start", "_stop")
@@ -79,7 +79,7 @@ class MapRegion:
         ofs, size, flags = index(ofs), index(size), _system.check_flags(index(flags))
         if ofs < 0 or ofs % ALLOCATIONGRANULARITY or size <= 0:
             raise ValueError(
-                f"a region starts at a multiple of {ALLOCATIONGRANULARITY} and is not empty: {ofs}, {size}"
+                f"a region must start at a multiple of {ALLOCATIONGRANULARITY} and must not be empty: {ofs}, {size}"
             )
         examine(where, engine.open_file)
         try:
@@ -160,16 +160,16 @@ class MapRegion:
         return region
 
     def client_count(self) -> int:
-        """How many use the region: the manager (or the caller who made it) and each cursor."""
+        """How many clients the region has: the manager (or the caller who made it) and each cursor."""
         region = self._region()
         if region is None:
             return 0
         return 1 + int(self._by_hand if self._manager is None else users_of(region))
 
     def increment_client_count(self, ofs: int = 1) -> bool:
-        """Count `ofs` clients more (or fewer, if negative); True if the region was released by it.
+        """Count `ofs` more clients (or fewer, if negative); return True if that released the region.
 
-        A region of a manager never goes below the manager's own count.
+        The count of a manager's region never goes below the manager's own use.
         """
         region = self._region()
         manager = None if self._manager is None else self._manager()
@@ -184,7 +184,7 @@ class MapRegion:
         return False
 
     def release(self) -> None:
-        """Give the map up: a manager evicts it, even while cursors use it. Views stay valid."""
+        """Release the map: a manager evicts it, even while cursors use it. Views stay valid."""
         region = self._region()
         manager = None if self._manager is None else self._manager()
         if manager is not None and region is not None:
@@ -193,7 +193,7 @@ class MapRegion:
 
 
 class _ByHand(engine.CursorBase):
-    """A client that was counted by hand: a cursor that nobody moves. The manager keeps it."""
+    """A client that was counted by hand: a cursor that nobody moves. The manager keeps it alive."""
 
     __slots__ = ()
 
@@ -209,7 +209,7 @@ class _ByHand(engine.CursorBase):
 
 
 def _count(manager: Manager, region: Any, more: list[_ByHand], fewer: int) -> None:
-    """Pin a region for clients counted by hand; unpin it so often, first for them, then for cursors."""
+    """Pin a region for clients counted by hand; unpin it `fewer` times: first for such clients, then for cursors."""
     for client in more:
         manager._counted_by_hand.add(client)
         client._pin(region, region.start, region.stop)
@@ -227,7 +227,7 @@ def _release(manager: Manager, region: Any) -> None:
 
 
 class MapRegionList:
-    """The regions of one file, those that are mapped now."""
+    """The regions of one file that are mapped now."""
 
     __slots__ = ("_file", "_given")
 
@@ -244,11 +244,11 @@ class MapRegionList:
         return iter(self._file.table.regions())
 
     def path_or_fd(self) -> Any:
-        """What it was made from."""
+        """The path or descriptor that it was made from."""
         return self._given
 
     def file_size(self) -> int:
-        """The file's size in bytes when it was last looked at."""
+        """The file's size in bytes at the last `stat`."""
         return self._file.status.size
 
 

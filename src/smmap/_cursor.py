@@ -1,6 +1,6 @@
-"""The native client: points to one file, pins at most one region, gives zero-copy access to it.
+"""The native client: belongs to one file, pins at most one region, gives zero-copy access to it.
 
-The hot calls (a move within the region, `buffer`, `map`) are the engine's.
+The hot calls (a move within the region, `buffer`, `map`) are in the engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WindowCursor(engine.CursorBase):
     """Zero-copy access to one window at a time; made by `manager.make_cursor(path_or_fd)`.
 
     Belongs to one thread at a time. While it uses a region, that region stays mapped; `close`, `unuse_region`, the
-    end of a `with` block or the garbage collector lets go. `WindowCursor(manager)` has no file until `assign`.
+    end of a `with` block or the garbage collector releases it. `WindowCursor(manager)` has no file until `assign`.
     """
 
     __slots__ = ("_manager",)
@@ -46,7 +46,7 @@ class WindowCursor(engine.CursorBase):
 
     @classmethod
     def _of(cls, client: Client) -> Self:
-        """A cursor that is this client."""
+        """A cursor for this client."""
         new = cls.__new__(cls)
         new._manager = client.manager
         new._access = client.manager._access(client, 0, client.size)
@@ -78,7 +78,7 @@ class WindowCursor(engine.CursorBase):
     def assign(self, rhs: WindowCursor) -> None:
         """Become a copy of another cursor: same file, same region, same range. Never touches the file."""
         if not isinstance(rhs, WindowCursor):
-            raise TypeError(f"a WindowCursor is assigned from another one, not from {type(rhs).__name__}")
+            raise TypeError(f"a WindowCursor can only be assigned from another one, not from {type(rhs).__name__}")
         if rhs is self:
             return
         self.unuse_region()
@@ -91,7 +91,7 @@ class WindowCursor(engine.CursorBase):
     # Moving
 
     def _needs(self) -> Client:
-        """The client; `ClosedError` or `ValueError` where there is none."""
+        """The client; `ClosedError` or `ValueError` if there is none."""
         client: Client = self._access.client
         if client.given is None:
             raise ValueError(f"{type(self).__name__} has no file: use manager.make_cursor(path_or_fd)")
@@ -111,14 +111,14 @@ class WindowCursor(engine.CursorBase):
         return self
 
     def unuse_region(self) -> None:
-        """Let go of the region; any number of times. Never waits."""
+        """Unpin the region. May be called any number of times; never waits."""
         region = self._use[0]
         self._use = _NOWHERE
         if region is not None:
             self._let_go(region)
 
     def close(self) -> None:
-        """Let go of region and file; any number of times. Views stay valid."""
+        """Release region and file. May be called any number of times. Views stay valid."""
         self.unuse_region()
         self._access = engine.Access.closed(self._access.client)
 
@@ -132,7 +132,7 @@ class WindowCursor(engine.CursorBase):
         return not self._access.opened and self._access.client.given is not None
 
     def _revoke(self) -> None:
-        """The manager takes the region away."""
+        """The manager takes the region from the cursor."""
         self._use = _REVOKED
 
     def _lost(self) -> Exception:
@@ -140,10 +140,10 @@ class WindowCursor(engine.CursorBase):
         client = self._needs()
         if use is _REVOKED:
             client.manager._check_whole(client)
-            return ClosedError(f"the map of {client.name} was released with its manager or by hand: make a new cursor")
+            return ClosedError(f"the map of {client.name} was released by hand or with its manager: make a new cursor")
         return ValueError(f"cursor of {client.name} has no region: call use_region() and check is_valid()")
 
-    # What it is
+    # State
 
     def is_valid(self) -> bool:
         """Whether the cursor has a region now."""

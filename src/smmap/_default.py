@@ -1,6 +1,6 @@
-"""The manager that a process has by default: made at its first use, from `configure` or the environment.
+"""The default manager of a process, which is made at its first use from `configure` or the environment.
 
-And the functions that use it unless they are given another one.
+Also the functions that use it unless they are given another one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def configure(
     backing: Backing | None = None,
     guard: Guard | None = None,
 ) -> None:
-    """Set what the default manager will be made with: see `SlidingWindowMapManager`. None leaves a setting as it is.
+    """Set the arguments of the default manager: see `SlidingWindowMapManager`. None leaves a setting as it is.
 
-    Sizes are numbers of bytes, or text like "64M". Settings go before the environment's `SMMAP_WINDOW_SIZE`,
-    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES`, `SMMAP_BACKING` and `SMMAP_GUARD`. Touches nothing. Raises `SmmapError` if
-    the default manager is in use already, `TypeError` and `ValueError` as the manager does; what was set before then
-    stays. Any thread may call it.
+    Sizes are numbers of bytes, or text like "64M". Settings take precedence over the environment's `SMMAP_WINDOW_SIZE`,
+    `SMMAP_MAX_MEMORY`, `SMMAP_MAX_HANDLES`, `SMMAP_BACKING` and `SMMAP_GUARD`. Opens and maps nothing. Raises
+    `SmmapError` if the default manager is already in use, and `TypeError` and `ValueError` as the manager does; earlier
+    settings then stay. Any thread may call it.
     """
     given = {
         "window_size": window_size,
@@ -60,8 +60,8 @@ def configure(
 def default_manager() -> SlidingWindowMapManager:
     """The process's manager, made at the first call; a forked child makes its own. Any thread may call it.
 
-    Raises `ValueError` for an environment variable that is no size, backing or guard, unless `configure` goes before
-    it. Once it has been closed, the next call makes another one.
+    Raises `ValueError` for an environment variable that is not a valid size, backing or guard, unless `configure`
+    overrides it. Once the manager has been closed, the next call makes another one.
     """
     return _in_use() or _lock.run(_make_locked)
 
@@ -74,12 +74,13 @@ def buffer(
     manager: StaticWindowMapManager | None = None,
     access: Advice = "normal",
 ) -> SlidingWindowMapBuffer:
-    """A bytes-like buffer over a file: `size` bytes from `offset`, or all that follow it.
+    """A bytes-like buffer over a file: `size` bytes from `offset`, or all bytes from there.
 
-    On the process's default manager unless another is given. Opens and checks the file, maps nothing before the first
-    read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`); random reads of what
-    is not in memory yet become faster, sequential ones much slower, so "normal" does not. Raises `ValueError` for an
-    offset past the end, and the system's error for a file that cannot be opened.
+    Uses the process's default manager unless another is given. Opens and checks the file, but maps nothing before the
+    first read. `access`: "random" or "sequential" advises the system how maps will be read (`madvise`). "random" makes
+    random reads of data that is not yet in memory faster, but sequential reads much slower; the default, "normal",
+    suits both. Raises `ValueError` for an offset past the end, and the system's error for a file that cannot be
+    opened.
     """
     return chosen(manager).buffer(path_or_fd, offset, size, access=access)
 
@@ -117,23 +118,23 @@ def open(  # noqa: A001
     *,
     manager: StaticWindowMapManager | None = None,
 ) -> FileReader | BufferedFileReader:
-    """A file object over a file, for reading bytes: what `open(path, "rb")` gives, through managed windows.
+    """A file object for reading bytes, like that of `open(path, "rb")`, through managed windows.
 
-    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. `mode` must be "rb", its default: any that
-    would write raises `io.UnsupportedOperation`, one for text a `ValueError` that says how to wrap the file object in
-    `io.TextIOWrapper`. `buffering` is as for the built-in `open`: the buffer's size in bytes, 0 for the raw file
-    object, negative for `io.DEFAULT_BUFFER_SIZE`. On the process's default manager unless another is given.
+    `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. `mode` must be "rb", its default. A mode that
+    would write raises `io.UnsupportedOperation`; a text mode raises a `ValueError` that says how to wrap the file
+    object in `io.TextIOWrapper`. `buffering` is as for the built-in `open`: the buffer's size in bytes, 0 for the raw
+    file object, negative for `io.DEFAULT_BUFFER_SIZE`. Uses the process's default manager unless another is given.
 
-    Opens and checks the file, maps nothing before the first read, holds no map and no descriptor of its own: any
-    number of files may be open. Raises the system's error for what cannot be opened, and `OSError` for anything but a
-    regular file. Any thread may call it; use a file object from one thread at a time, or under a lock, as `zipfile`
-    does.
+    Opens and checks the file, maps nothing before the first read, and holds no map and no descriptor of its own: any
+    number of files may be open. Raises the system's error for a file that cannot be opened, and `OSError` for anything
+    but a regular file. Any thread may call it; use a file object from one thread at a time, or under a lock, as
+    `zipfile` does.
     """
     return open_reader(chosen(manager), path, mode, buffering, "smmap.open")
 
 
 def chosen(manager: Any) -> StaticWindowMapManager:
-    """The manager that was given, or for None the process's own; `TypeError` for anything else."""
+    """The given manager, or the default manager for None; `TypeError` for anything else."""
     if manager is None:
         return default_manager()
     if not isinstance(manager, StaticWindowMapManager):
@@ -142,16 +143,16 @@ def chosen(manager: Any) -> StaticWindowMapManager:
 
 
 def settings(**given: Any) -> dict[str, Any]:
-    """The arguments to make a manager with: those given, then of `configure`, then of the environment.
+    """The arguments for a new manager: the given ones, then those of `configure`, then those of the environment.
 
-    A variable of the environment is looked at only where nothing goes before it.
+    An environment variable is read only if nothing takes precedence over it.
     """
     return _lock.run(_settings_locked, given)
 
 
 def _configure_locked(given: dict[str, Any]) -> None:
     if _in_use() is not None:
-        raise SmmapError("the default manager is in use already: call configure() before the first use")
+        raise SmmapError("the default manager is already in use: call configure() before the first use")
     wanted = {**_settings, **given}
     SlidingWindowMapManager(**wanted)
     _settings.update(wanted)

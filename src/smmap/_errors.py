@@ -1,7 +1,7 @@
 """The errors of smmap. Knows nothing else of the library.
 
-Each is a `SmmapError` and also the built-in kind that users of `open` and `mmap` already catch. What the operating
-system itself refuses (a missing file, a folder, no permission) is raised as the system's own `OSError`.
+Each is a `SmmapError` and also the built-in kind that users of `open` and `mmap` already catch. Refusals of the
+operating system itself (a missing file, a folder, no permission) are raised as its own `OSError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["ClosedError", "FileChangedError", "LimitError", "ReentryError", "Smm
 
 
 class SmmapError(Exception):
-    """The base of all errors that are smmap's own."""
+    """The base of smmap's own errors."""
 
 
 class ClosedError(SmmapError, ValueError):
@@ -21,7 +21,7 @@ class ClosedError(SmmapError, ValueError):
 
 
 class FileChangedError(SmmapError, OSError):
-    """The file is not the one, or no longer as long as it was, when the cursor or buffer was made; `errno` is ESTALE.
+    """The file is another one, or shorter, than when the cursor or buffer was made; `errno` is ESTALE.
 
     Make a new cursor or buffer to see the file as it is now.
     """
@@ -34,18 +34,18 @@ class FileChangedError(SmmapError, OSError):
 
 
 class LimitError(SmmapError, OSError):
-    """A limit of the manager or of the system leaves no room for another window; `errno` tells which kind."""
+    """A limit of the manager or of the system leaves no room for another window; `errno` says which kind."""
 
 
 class ReentryError(SmmapError, RuntimeError):
     """A finalizer or signal handler asked for a window that it would have had to wait for, perhaps forever.
 
-    It interrupted its own thread in the middle of a call of a manager. A read of that manager is refused; so is a read
-    of another one while that one is busy. Letting go (`close`, `unuse_region`, `collect`) is never refused: it happens
-    once the busy manager is free.
+    It interrupted its own thread in the middle of a call on a manager. A read through that manager is refused, and so
+    is a read through another manager while that one is busy. Closing and releasing (`close`, `unuse_region`, `collect`)
+    are never refused: they take effect once the busy manager is free.
     """
 
 
 def refuse_state(thing: object, _state: object) -> NoReturn:
-    """For `__setstate__`: a pickle says how a thing is made, not what it is afterwards."""
+    """For `__setstate__`: a pickle says how an object is made, not what it becomes afterwards."""
     raise TypeError(f"{type(thing).__name__} takes no state: what it refers to is checked when it is made")

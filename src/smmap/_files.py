@@ -1,8 +1,8 @@
 """Names and identity of files: where a name leads, what is refused, whether a file is still the one it was.
 
 Knows nothing of windows, limits or order. A `File` is one *version* of a file: a client that finds another status at
-its name gets a record of its own. So no client ever meets a map, or a cached descriptor, that belongs to other bytes,
-even where the same device and inode number lead to them, as on overlayfs, whose files move to another layer when they
+its name gets another record. So no client ever gets a map, or a cached descriptor, that belongs to other bytes,
+even where both have the same device and inode number, as on overlayfs, whose files move to another layer when they
 are written.
 """
 
@@ -27,7 +27,7 @@ try:
 except ImportError:  # Windows
 
     def ioctl(*args: Any) -> Any:  # type: ignore[no-redef]
-        """There is none."""
+        """Windows has no ioctl."""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
@@ -52,14 +52,14 @@ __all__ = [
 
 
 PathOrFd = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", int]
-"""What names a file for users: a path, or a descriptor of theirs, which stays theirs."""
+"""How users name a file: by a path, or by a descriptor, which stays theirs."""
 
 Opens = Callable[[Where, int], tuple[Any, "Status"]]
 """The engine's `open_file`."""
 
 
 class Status(NamedTuple):
-    """What tells one version of a file from any other. The time of change is not for anyone to set."""
+    """The status that tells one version of a file from any other. Nobody can set the change time."""
 
     device: int
     inode: int
@@ -69,7 +69,7 @@ class Status(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """What a system calls the file by. It may be another's later: a freed inode number is used again at once."""
+        """The system's identity of the file. It may later be another file's: a freed inode number is reused at once."""
         return self[:2]
 
 
@@ -78,7 +78,7 @@ _serials = itertools.count(1)
 
 
 class File:
-    """One version of a file as one manager knows it, with what is mapped or open of it."""
+    """One version of a file as one manager knows it, with its regions and cached descriptor."""
 
     __slots__ = (
         "__weakref__",
@@ -108,34 +108,34 @@ class File:
         self.generation: int | None = None
         """How often its inode was used, if that is known."""
         self.mark = mark_of(status)
-        """The number that stands for it where places are hashed."""
+        """The number that stands for the file in hashes of places."""
         self.growth: Growth | None = None
-        """How far the file was seen to grow since."""
+        """How far refreshes have seen the file grow since."""
         self.name: str | bytes = ""
-        """What the log calls it: as a client came to it when a window of it was mapped last."""
+        """Its name in the log: that of the client for which a window of it was last mapped."""
         self.where: Where | None = None
-        """The same, as the system finds it."""
+        """The same client's path or descriptor."""
         self.cut = False
-        """Whether a map of it turned out to have lost its bytes: a client that has to open it gets an error."""
+        """Whether a map of it has lost bytes by truncation: a client that has to open it gets an error."""
         self.zeroed = False
-        """Whether views of it read zeros since."""
+        """Whether views of it read zeros since then."""
         self.gone = False
-        """Whether another version, or no file, was found under a name of it: what becomes idle then goes at once."""
+        """Whether another version, or none, was found under one of its names: idle regions then go at once."""
         self.reads = False
-        """Whether windows are read into memory, because the file system does not map."""
+        """Whether windows are read into memory, because the file system cannot map."""
         self.serial = next(_serials) << 44
         """Added to a window's number, it tells that window from those of all other files."""
         self.price = 0
-        """What mapping a window costs, in small reads: see _rents.py."""
+        """The cost of mapping a window, in small reads: see _rents.py."""
         self.patience = 0
         """How many windows a generation of rents remembers."""
 
 
 class Growth:
-    """How far refreshes saw a file grow, for all versions of it that they came through: older clients may read on.
+    """How far refreshes saw a file grow, shared by the versions that they led through: older clients may read on.
 
-    It holds no version, so that each dies with its last client. Two of these turn out to be of the same file where a
-    refresh leads from the versions of one to those of the other; from then on, one stands for both.
+    It refers to no version, so each version dies with its last client. A refresh that leads from a version with one
+    `Growth` to a version with another one shows that both are of the same file; from then on, one stands for both.
     """
 
     __slots__ = ("joined", "status")
@@ -145,7 +145,7 @@ class Growth:
         self.joined: Growth | None = None
 
     def last(self) -> Growth:
-        """The one that stands for it now."""
+        """The one that now stands for it."""
         found = self
         while found.joined is not None:
             found = found.joined
@@ -153,22 +153,22 @@ class Growth:
 
 
 class FileRef(weakref.ref[File]):
-    """How a manager refers to a file: weakly. It lives while a client, a region or the descriptor cache needs it."""
+    """A manager's weak reference to a file, which lives while a client, a region or the descriptor cache needs it."""
 
     __slots__ = ("key", "names")
 
     key: tuple[int, int]
     names: dict[Where, str]
-    """By which clients came to it lately, and each without dots."""
+    """The names by which clients opened it recently, each with its normalized form."""
 
 
-_MOST_NAMES = 8  # by which one file is remembered
+_MOST_NAMES = 8  # names that are remembered per file
 
 
 class Files:
-    """The files that one manager knows, by identity and by name. Needs its lock, but for `at`.
+    """The files that one manager knows, by identity and by name. Needs the manager's lock, except for `at`.
 
-    O(1) each, but for `below`.
+    Each call is O(1), except `below`.
     """
 
     def __init__(self) -> None:
@@ -177,31 +177,31 @@ class Files:
         self._died: deque[Any] = deque()
 
     def at(self, where: Where) -> File | None:
-        """The file that was found at this path last. Needs no lock."""
+        """The file that was last found at this path. Needs no lock."""
         ref = self._by_name.get(where)
         return None if ref is None else ref()
 
     def version(self, status: Status) -> File | None:
-        """The version that was found last of the file that has this status."""
+        """The version that was last found of the file with the identity of this status."""
         ref = self._by_key.get(status.key)
         return None if ref is None else ref()
 
     def add(self, file: File) -> None:
-        """Let a version be found, in place of any other one."""
+        """Make a version findable by its identity, in place of any other version."""
         ref = FileRef(file, self._died.append)
         ref.key, ref.names = file.status.key, {}
         self._by_key[ref.key] = ref
 
     def call(self, file: File, where: str | bytes) -> None:
-        """Let a file be found by this name."""
+        """Make a file findable by this name."""
         ref = self._by_key[file.status.key]
         self._by_name[where] = ref
         ref.names[where] = os.path.normpath(os.fsdecode(where))
-        if len(ref.names) > _MOST_NAMES:  # else a file that is renamed again and again would take more and more memory
+        if len(ref.names) > _MOST_NAMES:  # a file that is renamed again and again must not use more and more memory
             self._forget_name(ref, next(iter(ref.names)))
 
     def name_of(self, file: File) -> str | bytes:
-        """The path under which a file was opened last; where none is known, what the system calls it by."""
+        """The path under which a file was last opened; if none is known, its inode and device."""
         ref = self._by_key.get(file.status.key)
         if ref is not None and ref() is file and ref.names:
             name = next(reversed(ref.names))
@@ -211,7 +211,7 @@ class Files:
         return f"<inode {inode} of device {device}>"
 
     def settle(self) -> None:
-        """Forget the files that nothing needs any more."""
+        """Forget the files that nothing needs now."""
         while self._died:
             ref: FileRef = self._died[0]
             if self._by_key.get(ref.key) is ref:
@@ -237,7 +237,7 @@ class Files:
 
 
 class Client:
-    """What a cursor or buffer is a client of. Never changed: a client that gets another file gets another record."""
+    """The file, manager and arguments of a cursor or buffer. Immutable: another file needs another record."""
 
     __slots__ = ("advice", "file", "flags", "given", "manager", "mtime", "size", "where")
 
@@ -254,18 +254,18 @@ class Client:
     ) -> None:
         self.manager = manager
         self.file = file
-        """The `File`; None before a buffer that came from a pickle was opened."""
+        """The `File`; None until an unpickled buffer is opened."""
         self.given = given
         """The same object that the user passed."""
         self.where = where
         self.size = size
         """The file's size in bytes when the client was made."""
         self.mtime = mtime
-        """The file's time of writing then, in nanoseconds."""
+        """The file's modification time then, in nanoseconds."""
         self.advice = advice
         """How maps will be read: see `smmap.buffer`."""
         self.flags = flags
-        """Added to those of `os.open` whenever the file is opened for this client."""
+        """Flags that are added when the file is opened for this client."""
 
     def _replace(self, **changes: Any) -> Client:
         """Another record, with these changes."""
@@ -273,21 +273,21 @@ class Client:
 
     @property
     def name(self) -> str:
-        """What messages call the file."""
+        """The file's name in messages."""
         return f"descriptor {self.given}" if isinstance(self.given, int) else repr(self.given)
 
 
 NOBODY = Client(None, None, None, -1, 0, 0)
-"""What a cursor or buffer is before it has a file."""
+"""The client record of a cursor or buffer without a file."""
 
 
-_ROOT = "\0" if WINDOWS else "/"  # with which a path starts that is absolute
+_ROOT = "\0" if WINDOWS else "/"  # the first character of an absolute path
 
 
 def absolute(path_or_fd: Any) -> Where:
-    """The path made absolute, so that a later `chdir` does not lead it elsewhere; or the descriptor.
+    """The absolute path, so that a later `chdir` does not lead it elsewhere; or the descriptor.
 
-    Links and `..` stay as they are. `TypeError` says what is accepted.
+    Links and `..` stay as they are. `TypeError` for anything else says what is accepted.
     """
     if type(path_or_fd) is str and path_or_fd.startswith(_ROOT):
         return path_or_fd
@@ -311,12 +311,12 @@ def absolute(path_or_fd: Any) -> Where:
 
 
 def status_of(found: os.stat_result) -> Status:
-    """The part of a status that identifies."""
+    """The part of a status that identifies a version of a file."""
     return Status(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def examine(where: Where, open_file: Opens) -> Status:
-    """The status of a file that is to be read; refused before it is opened unless it is a regular one with a size."""
+    """The status of a file to read. Anything but a regular file with a true size is refused, before it is opened."""
     try:
         if isinstance(where, int) and not is_readable(where):
             raise PermissionError(errno.EACCES, "not open for reading")
@@ -330,14 +330,14 @@ def examine(where: Where, open_file: Opens) -> Status:
             if not wrong:
                 return status_of(found)
             again = look_at(where)
-            if status_of(again) == status_of(found):  # else it was written or truncated just now
+            if status_of(again) == status_of(found):  # otherwise it was written or truncated just now
                 raise OSError(errno.ENODEV, wrong)
     except OSError as error:
         raise named(error, where) from None
 
 
 def _fiction(where: Where, found: os.stat_result, open_file: Opens) -> str:
-    """What is wrong with a size that the system made up; nothing if it is right, or if the file changes meanwhile."""
+    """What is wrong with a size that the system made up; empty if the size is right, or if the file just changed."""
     size = found.st_size
     if size and getattr(found, "st_blocks", 1):
         return ""
@@ -353,15 +353,16 @@ def _fiction(where: Where, found: os.stat_result, open_file: Opens) -> str:
 
 
 def verify(file: File, now: Status, where: Where, number: int) -> None:
-    """`FileChangedError` unless what was opened now, as descriptor `number`, is this very version of the file.
+    """`FileChangedError` unless the file that was just opened, as descriptor `number`, is exactly this version.
 
-    The time of change alone does not make it another: a file is also changed by renaming, linking and `chmod`. But then
-    it has to be sure that its inode was not used again meanwhile, for a file of the same size and age.
+    A different change time alone does not make it another version: renaming, linking and `chmod` change it, too. But
+    then it has to be certain that its inode was not reused in the meantime, for a file of the same size and
+    modification time.
     """
     then, seen = file.status, None
     while now[:4] != then[:4] and file.growth is not None and file.growth.last().status is not seen:
-        then = seen = file.growth.last().status  # what an older client reads is in there, too
-        now = status_of(look_at(number))  # it may have grown, and be known as that, since it was opened
+        then = seen = file.growth.last().status  # grown, it still has all bytes of this version
+        now = status_of(look_at(number))  # since it was opened, it may have grown, and a refresh may have noted that
     if now[:4] == then[:4]:
         generation = _generation(number) if file.generation is None or now != then else file.generation
         if now == then:
@@ -374,9 +375,9 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
     if now.key != then.key:
         what = "another file is here now"
     elif now.size < then.size:
-        what = f"truncated to {now.size} bytes, {then.size} then"
+        what = f"truncated to {now.size} bytes, from {then.size}"
     elif now.size > then.size:
-        what = f"grown to {now.size} bytes, {then.size} then"
+        what = f"grown to {now.size} bytes, from {then.size}"
     else:
         what = f"written to, or another file of the same {now.size} bytes is here now"
     raise FileChangedError(f"changed since the cursor or buffer was made ({what}): make a new one", called(where))
@@ -385,22 +386,22 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
 def verify_grown(then: File, now: Status, where: Where, number: int = -1, pins: bool = True) -> None:
     """`FileChangedError` unless this is the status of a later version of the same file as `then`, and not shorter.
 
-    `number` is a descriptor of it, `then` was opened once. `pins`: something of ours has kept the inode of `then` from
-    being used again until now.
+    `number` is a descriptor of it; `then` was opened before. `pins`: a map or descriptor of ours has kept the inode of
+    `then` from being reused until now.
     """
     if now.key != then.status.key:
         what = "another file is here now"
     elif now.size < then.status.size:
-        what = f"truncated to {now.size} bytes, {then.status.size} then"
+        what = f"truncated to {now.size} bytes, from {then.status.size}"
     elif pins or WINDOWS or (then.generation and then.generation == _generation(number)):
         return
     else:
-        what = "nothing of it was open meanwhile, so it may be another file"
+        what = "nothing of it was open in the meantime, so it may be another file"
     raise FileChangedError(f"cannot be followed ({what}): make a new cursor or buffer", called(where))
 
 
 def note_growth(then: File, now: File) -> None:
-    """A refresh found the version `now` of the file whose version `then` it came from. Needs the lock."""
+    """A refresh led from the version `then` of a file to its version `now`. Needs the lock."""
     growth = then.growth or now.growth or Growth(now.status)
     growth = growth.last()
     if now.growth is not None and now.growth.last() is not growth:
@@ -411,16 +412,16 @@ def note_growth(then: File, now: File) -> None:
 
 
 def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedError:
-    """The error for [start, stop), which a map of this version has no longer. `now` is its status, if that is known."""
+    """The error for [start, stop), which a map of this version no longer has. `now` is its status, if known."""
     then = file.status
     if now is None:
-        what = f"truncated (it had {then.size} bytes; what is left is not known, as its name leads elsewhere)"
+        what = f"truncated (it had {then.size} bytes; its present size is unknown, since its name leads elsewhere)"
     elif now.size < then.size:
-        what = f"truncated to {now.size} bytes, {then.size} then"
+        what = f"truncated to {now.size} bytes, from {then.size}"
     elif now == then and not file.cut:
         what = f"it has {now.size} bytes, but they cannot be read: its storage failed"
     else:
-        what = f"truncated meanwhile, and written again: it has {now.size} bytes, {then.size} then"
+        what = f"truncated in the meantime, and written again: it has {now.size} bytes, and had {then.size}"
     return FileChangedError(
         f"[{start}, {stop}) is no longer mapped ({what}): make a new cursor or buffer",
         None if file.where is None else called(file.where),
@@ -428,23 +429,23 @@ def lost(file: File, now: Status | None, start: int, stop: int) -> FileChangedEr
 
 
 def _generation(number: int) -> int:
-    """How often the inode of a descriptor was used, where the file system tells (ext4, xfs, btrfs, f2fs); else 0.
+    """How often the inode of a descriptor was used, if the file system counts that (ext4, xfs, btrfs, f2fs); else 0.
 
     The call is FS_IOC_GETVERSION, ioctl_iflags(2).
     """
     try:
         return int.from_bytes(ioctl(number, _GETVERSION, bytes(8))[:4], sys.byteorder)
     except OSError as error:
-        if error.errno is None:  # the handler of a signal raised it
+        if error.errno is None:  # a signal handler raised it
             raise
         return 0
 
 
 def names_of(path: Any) -> set[str]:
-    """A path as it is called and as it is after following links; `TypeError` for anything but a path."""
+    """A path as it is written, and with links followed; `TypeError` for anything but a path."""
     where = absolute(path)
     if isinstance(where, int):
-        raise TypeError("a path is needed here: str, bytes or os.PathLike, not int")
+        raise TypeError("path must be str, bytes or os.PathLike, not int")
     name = os.fsdecode(where)
     found = {os.path.normpath(name)}
     try:
@@ -458,7 +459,7 @@ def names_of(path: Any) -> set[str]:
 
 
 def key_at(path: Any) -> tuple[int, int] | None:
-    """The identity of the file at a path; None for a folder, and where nothing is."""
+    """The identity of the file at a path; None for a folder, and if there is nothing."""
     try:
         found = look_at(absolute(path))
     except OSError as error:

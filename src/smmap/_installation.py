@@ -1,6 +1,6 @@
-"""Whether the files of this package are its own, or another distribution of the name has overwritten some of them.
+"""Whether the files of this package are its own, or another distribution of the same name has overwritten some of them.
 
-Uses the standard library only, and as little of the package as it can: most of it may not work in that case.
+Uses only the standard library, and as little of the package as possible: most of it may not work in that case.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 __all__ = ["complaint", "overwritten"]
 
-_OURS = {  # where the files that both distributions have get their names from here
+_OURS = {  # for the files that both distributions have: a public name, and the module that defines it here
     "": ("SlidingWindowMapBuffer", "_buffer"),
     "buf": ("SlidingWindowMapBuffer", "_buffer"),
     "mman": ("SlidingWindowMapManager", "_managers"),
@@ -19,7 +19,7 @@ _OURS = {  # where the files that both distributions have get their names from h
 
 
 def overwritten() -> list[str]:
-    """The files of this package that are another distribution's."""
+    """The files of this package that another distribution has overwritten."""
     found = []
     for name, (public, home) in _OURS.items():
         try:
@@ -33,7 +33,7 @@ def overwritten() -> list[str]:
 
 
 def complaint(module: str) -> str:
-    """What an `ImportError` of that module has to say if files were overwritten; empty if the installation is sound."""
+    """The message of that module's `ImportError` if files were overwritten; empty if the installation is sound."""
     found = overwritten()
     if not found:
         return ""

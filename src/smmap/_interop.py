@@ -1,6 +1,6 @@
-"""What array libraries ask of an object, by numpy's protocol and by DLPack.
+"""The protocols by which array libraries take an object: numpy's and DLPack.
 
-Knows nothing of files. Imports numpy only once a library asks, so that the core needs none.
+Knows nothing of files. Imports numpy only when a library asks, so that the core does not need it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _CPU = 1, 0  # kDLCPU, and the number of the device
 
 
 class Exchanged:
-    """Adds DLPack to what has `__array__`: `torch.as_tensor(it)`, `numpy.from_dlpack(it)`."""
+    """Adds DLPack to a class with `__array__`: `torch.as_tensor(it)`, `numpy.from_dlpack(it)`."""
 
     __slots__ = ()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """An array of it."""
+        """An array over the object."""
         raise NotImplementedError
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """The memory of the CPU. Opens nothing."""
+        """The CPU's memory. Opens nothing."""
         return _CPU
 
     def __dlpack__(
@@ -37,17 +37,17 @@ class Exchanged:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """A DLPack capsule, marked as read-only and without a copy where its consumer asks for version 1.0 or later.
+        """A DLPack capsule, marked as read-only and without a copy if its consumer asks for version 1.0 or later.
 
-        For a consumer of an earlier version, which could not be told that it must not write, and where the elements'
-        order is none that DLPack has, it is a copy; `BufferError` if `copy` is False then, and for a dtype or device
-        that DLPack or this object does not have. Needs numpy. Any thread may call it.
+        It is a copy for a consumer of an earlier version, which cannot learn that it must not write, and if DLPack
+        cannot express the order of the elements; `BufferError` if `copy` is False then. `BufferError` also for a dtype
+        or device that DLPack or this object does not support. Needs numpy. Any thread may call it.
         """
         try:
             array = self.__array__(copy=False if copy is False else None)
         except ImportError as error:
             raise ModuleNotFoundError(
-                "an object of smmap needs numpy to be exchanged by DLPack: pip install numpy", name="numpy"
+                "an object of smmap needs numpy for DLPack: pip install numpy", name="numpy"
             ) from error
         except ValueError as error:
             if copy is not False or isinstance(error, ClosedError):
@@ -57,12 +57,12 @@ class Exchanged:
 
 
 class ExchangedBytes(Exchanged):
-    """Makes arrays of bytes of what has `view`, without a copy."""
+    """Gives a class with `view` zero-copy arrays of its bytes."""
 
     __slots__ = ()
 
     def __array__(self: Any, dtype: Any = None, copy: bool | None = None) -> Any:
-        import numpy  # who asks has it: pandas, where numpy itself takes the buffer protocol
+        import numpy  # the caller has it: pandas, since numpy itself uses the buffer protocol
 
         view = self.view()
         return numpy.asarray(view, dtype) if copy is None else numpy.array(view, dtype, copy=copy)
@@ -70,18 +70,18 @@ class ExchangedBytes(Exchanged):
     if engine == "plain" and sys.version_info < (
         3,
         12,
-    ):  # pragma: no branch  # no buffer protocol, which would go first
+    ):  # pragma: no branch  # there is no buffer protocol, which would take precedence
 
         @property
         def __array_interface__(self: Any) -> dict[str, Any]:
-            """What numpy makes an array from. It keeps the view, and believes the shape: so that is the view's own."""
+            """For numpy, which keeps the view and trusts the shape: so the shape is that of the view."""
             view = self.view()
             return {"version": 3, "shape": (len(view),), "typestr": "|u1", "data": view}
 
 
 def exported(array: Any, stream: Any, max_version: Any, dl_device: Any, copy: bool | None) -> Any:
     """The capsule of a read-only numpy array. See `Exchanged.__dlpack__`."""
-    import numpy  # there is an array of it
+    import numpy  # already imported, since there is an array
 
     array = numpy.asarray(array)
     if stream is not None:

@@ -1,4 +1,5 @@
-"""The lock of a manager: what signal handlers, finalizers and forks do to it. Knows nothing of what it protects."""
+"""The lock of a manager, and how it copes with signal handlers, finalizers and forks. Knows nothing of what it
+protects."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _taken_for_fork: list[Any] = []
 
 
 class _Thread(threading.local):
-    """What a thread is in the middle of: a finalizer or signal handler may interrupt it there."""
+    """The lock that a thread holds at this moment: a finalizer or signal handler may interrupt it there."""
 
     rlock: Any = None
 
@@ -32,9 +33,9 @@ class Lock:
     """Runs operations one at a time, and never waits where waiting might not end.
 
     A finalizer or signal handler may run in the middle of an operation, in the same thread. There, an operation under
-    the same lock is refused, and one under another lock is refused if that is not free: two threads that wait for each
-    other's locks in this way would wait forever. An operation that must neither wait nor be refused is
-    noted (`soon`), and done by the next holder of the lock before anything else. `settle` is called after that.
+    the same lock is refused, and an operation under another lock is refused if that lock is not free: two threads that
+    wait for each other's locks in this way would wait forever. An operation that must neither wait nor be refused is
+    noted (`soon`), and carried out by the next holder of the lock before anything else. `settle` is called after that.
     """
 
     __slots__ = ("__weakref__", "_notes", "_rlock", "_settle")
@@ -46,7 +47,7 @@ class Lock:
         _locks[id(self)] = weakref.ref(self, partial(_locks.pop, id(self)))
 
     def run(self, operation: Callable[..., T], *args: Any) -> T:
-        """`operation(*args)`, once the lock is free; `ReentryError` where that may not be waited for."""
+        """`operation(*args)`, once the lock is free; `ReentryError` where waiting is not allowed."""
         rlock, outer = self._rlock, _thread.rlock
         may_wait = outer is None or not outer._is_owned()
         if not rlock._is_owned():
@@ -54,29 +55,30 @@ class Lock:
                 if may_wait or rlock.acquire(blocking=False):
                     with rlock:
                         if not may_wait:
-                            rlock.release()  # taken twice: only a `with` block gives back what it took, in any event
+                            rlock.release()  # it is taken twice: only a `with` block releases it whatever happens
                         _thread.rlock = rlock
                         self._settle_all()
                         return operation(*args)
             finally:
                 _release(rlock, outer)
-                if self._notes:  # by those who did not wait meanwhile
+                if self._notes:  # of calls that did not wait in the meantime
                     self._attempt()
         raise ReentryError(
             "a finalizer or signal handler interrupted a call of a manager in its own thread, and cannot wait for a "
-            "busy manager there: use smmap in it only to close or to let go"
+            "busy manager there: use smmap there only to close or to release"
         )
 
     def soon(self, operation: Callable[..., object], *args: Any) -> None:
-        """Let the holder of the lock do it: at once if it is free. Never waits, so finalizers may call it.
+        """Have the operation done at once if the lock is free, otherwise by its next holder. Never waits, so finalizers
+        may call it.
 
-        An exception raised meanwhile may have it done twice, which must change nothing.
+        If an exception interrupts the operation, it may be done twice, which must change nothing.
         """
         self._notes.append((operation, args))
         self._attempt()
 
     def _attempt(self) -> None:
-        """Do what was noted, if the lock is free."""
+        """Carry out the notes, if the lock is free."""
         rlock, outer = self._rlock, _thread.rlock
         if rlock._is_owned():
             return
@@ -95,16 +97,16 @@ class Lock:
             operation, args = notes[0]
             operation(*args)
             del operation, args
-            notes.popleft()  # last: an exception raised before must not lose the note
+            notes.popleft()  # last: an exception before it must not lose the note
         if self._settle is not None:
             self._settle()
 
 
 def _release(rlock: Any, outer: Any) -> None:
-    """After a block under `rlock`, in which the thread was in the middle of something under `outer`.
+    """Clean up after a block under `rlock`, in a thread that was in the middle of an operation under `outer`.
 
     `with` alone is not enough: CPython 3.14 lets a signal handler raise after the lock was taken and before the block
-    starts, 3.9 and 3.10 after the block and before the lock is released.
+    starts, and 3.9 and 3.10 after the block and before the lock is released.
     """
     while rlock._is_owned():
         rlock.release()
@@ -114,7 +116,7 @@ def _release(rlock: Any, outer: Any) -> None:
 def _before_fork() -> None:
     """Take every lock, so that no manager is copied in the middle of an operation.
 
-    None is waited for while others are held: a thread that holds one may be about to try another.
+    Never waits for a lock while it holds others: a thread that holds one may be about to try another.
     """
     while True:
         locks = _living()
@@ -126,7 +128,7 @@ def _before_fork() -> None:
         else:
             if {id(lock) for lock in _living()} <= {id(lock) for lock in locks}:
                 return
-            lock = None  # another one was made meanwhile: once more, with it
+            lock = None  # another lock was made in the meantime: try again, with it
         _after_fork_in_parent()
         if lock is not None:
             with lock._rlock:

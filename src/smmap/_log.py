@@ -1,10 +1,11 @@
-"""What a manager says to the logger `smmap`.
+"""The messages of a manager to the logger `smmap`.
 
-DEBUG: what is mapped, evicted, refused. WARNING, once a manager: views keep more mapped than the limit of memory.
+DEBUG: each window that is mapped, evicted or refused. WARNING, once per manager: views keep more mapped than the memory
+limit.
 
-Handlers of a logger are user code, and loggers have locks. So notes are taken under the manager's lock, and told when
-it is free, as whether anyone listens is asked then. `logging` is not imported before there is something to warn of: as
-long as nobody else did, nobody listens to DEBUG.
+Handlers of a logger are user code, and loggers have locks. So notes are taken under the manager's lock, but logged only
+when it is free; whether anyone listens is also checked without it. `logging` is not imported before there is a warning:
+as long as nobody else imports it, nobody listens to DEBUG.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 __all__ = ["Log", "debugging"]
 
 _DEBUG, _WARNING = 10, 30  # as `logging` has them
-_MOST = 1000  # notes that wait: those of finalizers, which tell nothing themselves
+_MOST = 1000  # waiting notes: those of finalizers, which do not log themselves
 _logger: Any = None
 
 
@@ -28,7 +29,7 @@ def debugging() -> bool:
         if not hasattr(logging, "getLogger"):  # nobody imported it, or somebody is importing it now
             return False
         _logger = logging.getLogger("smmap")
-    # Not `isEnabledFor`, which would swallow a KeyError that the handler of a signal raises in it
+    # Not `isEnabledFor`, which would swallow a KeyError that a signal handler raises in it
     return bool(_logger.manager.disable < _DEBUG >= _logger.getEffectiveLevel() and not _logger.disabled)
 
 
@@ -43,20 +44,20 @@ class Log:
         """Whether anyone listened to DEBUG a moment ago."""
 
     def listen(self) -> None:
-        """See whether anyone listens now. Not under the manager's lock."""
+        """Check whether anyone listens now. Not under the manager's lock."""
         self.debugging = debugging()
 
     def debug(self, text: str, *args: Any) -> None:
-        """Note something, if anyone listens."""
+        """Note a message, if anyone listens."""
         if self.debugging:
             self.notes.append((_DEBUG, text, args))
 
     def warn(self, text: str, *args: Any) -> None:
-        """Note something that everybody should know."""
+        """Note a warning."""
         self.notes.append((_WARNING, text, args))
 
     def tell(self) -> None:
-        """Log what was noted. Not under the manager's lock, nor in a finalizer; any thread may call it."""
+        """Log the notes. Not under the manager's lock, nor in a finalizer; any thread may call it."""
         import logging
 
         while self.notes:

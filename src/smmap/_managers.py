@@ -1,4 +1,4 @@
-"""The public managers: arguments, reports, and what users call. What they decide is in _manager.py."""
+"""The public managers: arguments, reports, and the calls of users. Decisions are in _manager.py."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ _GIB = 1 << 30
 
 
 class StaticWindowMapManager(Manager):
-    """Maps whole files, each at once, and unmaps the least recently used when a limit is reached.
+    """Maps whole files, each in one window, and unmaps the least recently used ones when a limit is reached.
 
     `window_size`: bytes in a window, rounded up to a multiple of twice the allocation granularity; 0: whole files;
     -1: 4 GiB (64 MiB on 32-bit systems, 8 MiB with backing="read"), but at most an eighth of `max_memory_size`.
-    `max_memory_size`: bytes to keep mapped, as far as cursors do not pin more; 0: 32 GiB (1 GiB on 32-bit systems and
-    with backing="read"). `max_open_handles`: the most maps and cached descriptors at a time, a hard limit; when not
-    given, half of what the system allows, as a target for what is cached. `backing`: "mmap" maps, "read" reads windows
-    into memory (for network file systems and files that others may truncate), "auto" maps where the file system can and
-    reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
+    `max_memory_size`: bytes to keep mapped, unless cursors pin more; 0: 32 GiB (1 GiB on 32-bit systems and
+    with backing="read"). `max_open_handles`: the most maps and cached descriptors at a time, a hard limit; if not
+    given, half of what the system allows, as a target for caching. `backing`: "mmap" maps; "read" reads windows
+    into memory (for network file systems and files that others may truncate); "auto" maps where the file system can,
+    and reads elsewhere. Sizes are numbers of bytes, or text like "64M" or "1GiB".
 
-    `guard`: what becomes of a read of bytes that are gone since another process truncated the file (fast engine only).
-    "copies": whatever is copied or searched (an index, a slice, `find`, `readinto`, file objects) raises
-    `FileChangedError`; reading through a view ends the process with SIGBUS, as with `mmap`. "views": views read zeros
-    there instead, the next call of any client of the file raises, and a `RuntimeWarning` is issued. "off": no handler
-    of SIGBUS is ever installed. The plain engine can guard nothing: with it, "copies" is as "off", and "views" a
+    `guard`: the effect of reading bytes that are gone because another process truncated the file (fast engine only).
+    "copies": every call that copies or searches (an index, a slice, `find`, `readinto`, file objects) raises
+    `FileChangedError`; reading through a view kills the process with SIGBUS, as with `mmap`. "views": views read zeros
+    there instead, the next call on any client of the file raises, and a `RuntimeWarning` is issued. "off": no SIGBUS
+    handler is ever installed. The plain engine cannot guard: with it, "copies" is the same as "off", and "views" raises
     `ValueError`.
 
-    Any number of threads may share a manager. The constructor touches nothing.
+    Any number of threads may share a manager. The constructor opens and maps nothing.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class StaticWindowMapManager(Manager):
         return f"<{_report.line(type(self).__name__, self.stats(), self._closed)}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: counters, limits, and the largest regions."""
+        """For notebooks: counters, limits, and the largest regions."""
         return _report.html(type(self).__name__, self.stats(), self.regions(), self._closed)
 
-    # What users call
+    # The calls of users
 
     def make_cursor(self, path_or_fd: PathOrFd) -> WindowCursor:
         """A `WindowCursor` of a file (str, bytes, os.PathLike, or a descriptor, which stays yours). Maps nothing.
 
-        Raises the system's error for what is not there, and `OSError` for anything but a regular file.
+        Raises the system's error for a missing file, and `OSError` for anything but a regular file.
         """
         cursor: WindowCursor = self.WindowCursorCls._of(self._client(path_or_fd))
         return cursor
@@ -137,36 +137,36 @@ class StaticWindowMapManager(Manager):
     def gather(
         self, buffers: Sequence[SlidingWindowMapBuffer], which: Any, offsets: Any, size: int, out: Any = None
     ) -> Any:
-        """As `buffer.gather`, of several buffers of this manager: range i is `size` bytes of `buffers[which[i]]`.
+        """Like `buffer.gather`, for several buffers of this manager: range i is `size` bytes of `buffers[which[i]]`.
 
-        They start at `offsets[i]`; both are sequences of ints or integer arrays. All files are announced before the
-        first is read, as many at a time as there are handles, and each is opened once. `ValueError` for a buffer of
-        another manager.
+        Range i starts at `offsets[i]`; both are sequences of ints or integer arrays. Files are served in waves, as many
+        at a time as there are handles, at most 64: all files of a wave are announced before the first is read, and each
+        file is opened once. `ValueError` for a buffer of another manager.
         """
         for buffer in buffers:
             owner = buffer._access.client.manager
             if owner is not self and not (owner is None and buffer._default_manager() is self):
-                raise ValueError(f"{buffer!r} is of another manager")
+                raise ValueError(f"{buffer!r} belongs to another manager")
         return _batches.gather(buffers, which, offsets, size, out)
 
     def collect(self) -> int:
-        """Unmap every idle region and close every cached descriptor; how many regions were dropped.
+        """Evict every idle region and close every cached descriptor; return how many regions were evicted.
 
-        Never raises, also after `close`. Linear in what goes.
+        Never raises, not even after `close`. Linear in what is evicted and closed.
         """
         count = self._drop(self._unload)
         for _ in range(2 if _system.PYPY else int(_system.RECLAIMS_LATE)):
-            if self._cache.ledger.mapped:  # by what is garbage already, maybe; PyPy runs finalizers first
+            if self._cache.ledger.mapped:  # maybe only by garbage; PyPy runs finalizers first
                 _system.collect_garbage()
                 count += self._drop(self._unload)
         return count
 
     def release(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> int:
-        """Unmap every idle region of the file at `path`, or of the files below that folder; how many were dropped.
+        """Evict every idle region of the file at `path`, or of the files below that folder; return how many.
 
-        A file is found by what it is and by the names under which it was opened lately, as they were written; works
-        after deletion too. Whole path components count; links in `path` itself are followed as well as taken by name.
-        Linear in the files that the manager knows.
+        A file is found by its identity and by the names under which it was recently opened, as they were written, even
+        after it was deleted. Whole path components are compared; `path` itself counts both as written and with its
+        links followed. Linear in the files that the manager knows.
         """
         return self._drop(self._release, names_of(path), key_at(path), False)
 
@@ -192,7 +192,7 @@ class StaticWindowMapManager(Manager):
         self.close()
 
     def stats(self) -> Stats:
-        """The counters of what is mapped and was done, and the limits. Linear in the mapped regions."""
+        """Counters of mapped regions and of reads, and the limits. Linear in the mapped regions."""
         engine.notice()
         try:
             return self._lock.run(self._cache.stats, self._window)
@@ -201,20 +201,20 @@ class StaticWindowMapManager(Manager):
 
     @property
     def hit_rate(self) -> float:
-        """Which part of all reads found their window mapped, since the start or `reset_stats`: from 0 to 1. O(1)."""
+        """The fraction of reads that found their window mapped, since the start or `reset_stats`: from 0 to 1. O(1)."""
         return self._cache.hit_rate()
 
     def reset_stats(self) -> None:
         """Set hits, misses, evictions and cold reads to zero, and the peaks to what is mapped now. O(1).
 
-        Mapped regions stay, and so do the counters of them. Any thread may call it.
+        Mapped regions and their counters stay. Any thread may call it.
         """
         self._drop(self._cache.reset_stats)
 
     def regions(self) -> list[RegionInfo]:
-        """What is mapped now: a `RegionInfo` for each region, by file and start.
+        """The regions that are mapped now: a `RegionInfo` for each, sorted by file and start.
 
-        It says how things were at one moment, keeps nothing mapped, and counts as no use. Linear in the regions; any
+        The list is a snapshot: it keeps nothing mapped, and does not count as a use. O(n log(n)) for n regions; any
         thread may call it.
         """
         engine.notice()
@@ -224,15 +224,16 @@ class StaticWindowMapManager(Manager):
             return self._regions()
 
     def trace(self, path: Any, *, rate: float = 1.0) -> Any:
-        """Record which ranges of which files are read, until the `with` block ends, or `close()` of what it returns.
+        """Record which ranges of which files are read, until the `with` block ends, or until `close()` of the returned
+        trace.
 
-        `path`: the file that is written (`smmap replay` reads it); a forked child writes another, with its process id
+        `path`: the file to write (`smmap replay` reads it); a forked child writes another file, with its process id
         added to the name. `rate`: the share of places (16 MiB of a file each) that is recorded; it is halved each
-        time a million reads were, or 65,536 files, so that memory and file stay small. All cursors and buffers of the
-        manager are recorded, also those made before; reads through a view or an array that you hold are not. While a
-        trace runs, reads that are recorded cost microseconds more, and others cost nothing: see docs/evidence.md.
+        time a million reads or 65,536 files have been recorded, so that memory and file stay small. All cursors and
+        buffers of the manager are recorded, even those made before; reads through a view or an array that you hold are
+        not. While a trace runs, recorded reads cost microseconds more, and others cost nothing: see docs/evidence.md.
 
-        Raises the system's error if the file cannot be written, `ValueError` if a trace of this manager runs already.
+        Raises the system's error if the file cannot be written, `ValueError` if this manager is already traced.
         Any thread may call it.
         """
         from ._trace import Trace
@@ -251,7 +252,7 @@ class StaticWindowMapManager(Manager):
         return self.stats().mapped
 
     def num_open_files(self) -> int:
-        """Of how many files regions are mapped."""
+        """How many files have mapped regions."""
         return self.stats().files
 
     def mapped_memory_size(self) -> int:
@@ -259,7 +260,7 @@ class StaticWindowMapManager(Manager):
         return self.stats().mapped_memory
 
     def window_size(self) -> int:
-        """Bytes in a window, after rounding; 0 stands for whole files."""
+        """Bytes in a window, after rounding; 0 means whole files."""
         return self._window
 
     def max_file_handles(self) -> int:
@@ -276,7 +277,7 @@ class StaticWindowMapManager(Manager):
             self._drop(self._release, names_of(base_path), key_at(base_path), True)
 
     def _collect_lru_region(self, size: int) -> int:
-        """Evict idle regions until `size` more bytes fit, or all for 0; how many went. smmap 5's tests call it."""
+        """Evict idle regions until `size` more bytes fit, or all for 0; return how many. smmap 5's tests call it."""
         return self._drop(self._cache.trim, None, size) if size else self._drop(self._unload)
 
     def _check(self) -> None:
@@ -285,9 +286,9 @@ class StaticWindowMapManager(Manager):
 
 
 class SlidingWindowMapManager(StaticWindowMapManager):
-    """Maps windows of files, and unmaps the least recently used when a limit is reached.
+    """Maps windows of files, and unmaps the least recently used ones when a limit is reached.
 
-    The arguments are those of `StaticWindowMapManager`, with the system's default for the window's size.
+    The arguments are those of `StaticWindowMapManager`, except that the window size is by default the system's default.
     """
 
     def __init__(

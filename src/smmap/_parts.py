@@ -1,6 +1,6 @@
-"""What goes through one file of a buffer in several steps: it reads by one `Access` record, whatever comes meanwhile.
+"""Reads of one file of a buffer in several steps, all by one `Access` record, whatever the buffer is given in between.
 
-Knows the buffer by `_copy`, `_found`, `_read_into` and `_check`; it decides nothing.
+Uses only `_copy`, `_found`, `_read_into` and `_check` of the buffer; decides nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Rest", "Searched"]
 
 
 class Rest(io.RawIOBase):
-    """What follows an offset, as a stream: C code of `io` fills any writable buffer from it, whatever its format."""
+    """The bytes from an offset on, as a stream: C code of `io` fills a writable buffer of any format from it."""
 
     def __init__(self, buffer: Any, access: Any, start: int) -> None:
         self._buffer = buffer
@@ -24,7 +24,7 @@ class Rest(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        """Fill `target`, which is a memoryview of bytes here, as far as there are any; how many."""
+        """Fill `target`, which is a memoryview of bytes here, as far as there are any; return how many."""
         count: int = max(min(len(target), self._data.size - self._start), 0)
         self._buffer._read_into(self._data, self._start, target[:count])
         self._start += count
@@ -32,7 +32,7 @@ class Rest(io.RawIOBase):
 
 
 class Searched:
-    """One file for a search to go through, whatever the buffer is given meanwhile; a search that yields looks."""
+    """One file to search, whatever the buffer is given in the meantime; a search that yields calls `check`."""
 
     __slots__ = ("_access", "_buffer")
 
@@ -62,7 +62,7 @@ class Searched:
         return None if region is None else (region, region.start - offset, region.stop - offset)
 
     def searched(self, start: int, stop: int) -> None:
-        """[start, stop) was searched in a region that `mapped` gave."""
+        """[start, stop) was searched in a region that `mapped` returned."""
         access = self._access
         if access.ledger.trace is not None:
             access.searched(start + access.offset, stop + access.offset)

@@ -20,7 +20,7 @@ from ._manager import Manager
 
 __all__ = ["BufferedFileReader", "FileReader", "open_reader"]
 
-_LARGEST = (1 << 63) - 1  # what a position in a file may be
+_LARGEST = (1 << 63) - 1  # the largest position in a file
 _FEW = 1 << 14  # bytes that are read at once as a slice
 _LARGEST_WHENCE = (1 << 31) - 1
 _DATA, _HOLE = (getattr(os, name, None) for name in ("SEEK_DATA", "SEEK_HOLE"))
@@ -29,27 +29,27 @@ _DATA, _HOLE = (getattr(os, name, None) for name in ("SEEK_DATA", "SEEK_HOLE"))
 class FileReader(io.RawIOBase):
     """The raw file object: reads of a buffer at a position. Made by `smmap.open(path, buffering=0)`.
 
-    Behaves as the `io.FileIO` of `open(path, "rb", buffering=0)` does, also in what it accepts and refuses, but has no
-    descriptor. Each read is one copy, straight out of a mapped window. The size is the file's when it was opened. One
-    thread at a time.
+    Behaves like the `io.FileIO` of `open(path, "rb", buffering=0)`, and accepts and refuses the same arguments, but has
+    no descriptor. Each read is one copy, straight from a mapped window. The size is the one that the file had when it
+    was opened. Use it from one thread at a time.
 
-    Pickles as path, size, mtime and position, if it is over a path; it opens again at the first read, on the default
-    manager of the process that it came to.
+    If it is over a path, it pickles as path, size, mtime and position. The unpickled object opens the file at the first
+    read, on the default manager of the process where it arrives.
     """
 
     mode = "rb"
 
-    closed: bool = False  # not the property: `io` asks for it at each line of text, and finds this faster
+    closed: bool = False  # not the property: `io` asks for it at each line of text, and this is faster
     """Whether it was closed."""
 
     _outer: weakref.ref[BufferedFileReader] | None = None
-    _buffer = SlidingWindowMapBuffer()  # of no file: for an object that no constructor has finished, which closes too
+    _buffer = SlidingWindowMapBuffer()  # of no file: an object whose constructor failed is closed, too
     _position = 0
     _name: Any = None
 
     @property
     def name(self) -> Any:
-        """The path, or the descriptor, that the file was opened by."""
+        """The path or descriptor by which the file was opened."""
         return self._name
 
     def __init__(self, data: SlidingWindowMapBuffer, position: int = 0) -> None:
@@ -58,7 +58,7 @@ class FileReader(io.RawIOBase):
             raise TypeError(f"data must be a buffer of smmap, not {type(data).__name__}")
         position = index(position)
         if not 0 <= position <= _LARGEST:
-            raise ValueError(f"no position in a file: {position}")
+            raise ValueError(f"not a position in a file: {position}")
         self._buffer = data
         self._position = position
         given = data._access.client.given
@@ -86,7 +86,7 @@ class FileReader(io.RawIOBase):
             raise ClosedError(f"I/O operation on closed file {self.name!r}")
 
     def close(self) -> None:
-        """Close the file; any number of times."""
+        """Close the file. May be called any number of times."""
         if not self.closed:
             self._buffer.close()
         super().close()
@@ -120,9 +120,9 @@ class FileReader(io.RawIOBase):
         )
 
     def write(self, _data: Any) -> NoReturn:
-        """Raises `io.UnsupportedOperation`: smmap reads only."""
+        """Raises `io.UnsupportedOperation`: smmap only reads."""
         self._check_open()
-        raise io.UnsupportedOperation("not open for writing: smmap reads only")
+        raise io.UnsupportedOperation("not open for writing: smmap only reads")
 
     def tell(self) -> int:
         """The position of the next read, in bytes."""
@@ -131,10 +131,10 @@ class FileReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to `offset` from the start (`whence` 0), the position (1) or the end (2); the new position.
+        """Go to `offset` from the start (`whence` 0), the position (1) or the end (2); return the new position.
 
-        Past the end is allowed, there is nothing to be read there. `OSError` (EINVAL) for a position before the start.
-        `os.SEEK_DATA` and `os.SEEK_HOLE` take the file for one without holes.
+        Positions past the end are allowed; there is nothing to read there. `OSError` (EINVAL) for a position before the
+        start. `os.SEEK_DATA` and `os.SEEK_HOLE` treat the file as one without holes.
         """
         whence = _integer(whence, _LARGEST_WHENCE)
         self._check_open()
@@ -155,24 +155,25 @@ class FileReader(io.RawIOBase):
         return offset
 
     def refresh(self) -> int:
-        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+        """Adopt what was appended to the file since it was opened or refreshed; return its new size in bytes.
 
-        The position stays. `FileChangedError` if another file is there now, or a shorter one: see
+        The position stays. `FileChangedError` if the path now leads to another file, or a shorter one: see
         `SlidingWindowMapBuffer.refresh`.
         """
         self._check_open()
         return self._buffer.refresh()
 
     def readinto(self, target: Any, /) -> int:
-        """Fill a writable bytes-like object, of any format, from the position on, as far as there are bytes; how many.
+        """Fill a writable bytes-like object, of any format, from the position on, as far as there are bytes; return how
+        many.
 
         One copy. May raise `FileChangedError`, `LimitError` or the system's error; the position then stays.
         """
         if self.closed:
             self._check_open()
         position, data = self._position, self._buffer
-        # Few bytes, as `BufferedReader` wants them, are copied twice: a slice of a mapped window has the shortest way.
-        # To ask a memoryview whether it is plain takes longer than to be refused where it is not.
+        # Few bytes, such as `BufferedReader` wants, are copied twice: a slice of a mapped window is the fastest way.
+        # Asking a memoryview whether it is plain takes longer than handling the refusal of one that is not.
         if type(target) is memoryview and 0 < (size := target.nbytes) <= _FEW and target.c_contiguous:
             piece: bytes = data[position : position + size]
             count = len(piece)
@@ -189,7 +190,7 @@ class FileReader(io.RawIOBase):
         return count
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes, fewer at the end of the file only; all that are left for -1. See `readinto`."""
+        """The next `size` bytes, fewer only at the end of the file; for -1 all that are left. See `readinto`."""
         count = -1 if size is None else _integer(size, sys.maxsize)
         if count < 0:
             return self.readall()
@@ -208,7 +209,7 @@ class FileReader(io.RawIOBase):
 
 
 def _integer(value: Any, largest: int) -> int:
-    """The number that a value is, as C code takes numbers: `OverflowError` for one that is too large."""
+    """The value as an integer, as C code takes it: `OverflowError` for one that is too large."""
     number = int(index(value))
     if not -largest - 1 <= number <= largest:
         raise OverflowError(f"{number} is too large for a file")
@@ -216,9 +217,9 @@ def _integer(value: Any, largest: int) -> int:
 
 
 class BufferedFileReader(io.BufferedReader):
-    """The file object that `smmap.open` gives: `io.BufferedReader` over a `FileReader`, and pickles like it."""
+    """The file object of `smmap.open`: an `io.BufferedReader` over a `FileReader`, which pickles like it."""
 
-    closed: bool = False  # as in `FileReader`, which sets it, since whatever closes this closes that
+    closed: bool = False  # as in `FileReader`, which sets it, since closing this object closes that one
     """Whether it was closed, or detached from the raw file object."""
 
     def __init__(self, raw: FileReader, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
@@ -230,17 +231,17 @@ class BufferedFileReader(io.BufferedReader):
         raw._outer = weakref.ref(self)
 
     def detach(self) -> io.RawIOBase:
-        """The raw file object; this one is of no use any more."""
+        """The raw file object; this object is then unusable."""
         raw = cast("FileReader", super().detach())
         raw._outer = None
         self.closed = True
         return raw
 
     def refresh(self) -> int:
-        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes.
+        """Adopt what was appended to the file since it was opened or refreshed; return its new size in bytes.
 
-        The position stays, and so do bytes that were read ahead. `FileChangedError` if another file is there now, or a
-        shorter one: see `SlidingWindowMapBuffer.refresh`.
+        The position stays, and so do bytes that were read ahead. `FileChangedError` if the path now leads to another
+        file, or a shorter one: see `SlidingWindowMapBuffer.refresh`.
         """
         raw: Any = self.raw
         if raw is None:
@@ -268,17 +269,19 @@ class BufferedFileReader(io.BufferedReader):
 
 
 def open_reader(manager: Manager, path: Any, mode: str, buffering: int, called: str) -> FileReader | BufferedFileReader:
-    """The file object over a buffer that is made if the arguments are right; `called` is what the user calls."""
+    """A file object over a new buffer, if the arguments are valid; `called` is the name of the user's call."""
     _check_mode(mode, path, called)
     size = index(buffering)
     if size == 1:
-        warnings.warn("line buffering (buffering=1) is not for bytes, the default size is used", RuntimeWarning, 3)
+        warnings.warn(
+            "line buffering (buffering=1) does not apply to bytes: the default size is used", RuntimeWarning, 3
+        )
     data = SlidingWindowMapBuffer._of_path(manager, path, 0, None, "normal")
     return _over(data, 0, io.DEFAULT_BUFFER_SIZE if size < 0 or size == 1 else size)
 
 
 def _check_mode(mode: str, path: Any, called: str) -> None:
-    """An error unless a mode is one for reading bytes: the kind that the built-in `open` or a stream of it raises."""
+    """Raises unless a mode is for reading bytes: the error that the built-in `open` or its stream would raise."""
     if mode == "rb":
         return
     if not isinstance(mode, str):
@@ -288,7 +291,7 @@ def _check_mode(mode: str, path: Any, called: str) -> None:
         raise ValueError(f'invalid mode {mode!r}: smmap reads bytes, with mode "rb"')
     if kinds & set("wax+"):
         raise io.UnsupportedOperation(
-            f"mode {mode!r} would write, and smmap reads only: use the built-in open({path!r}, {mode!r})"
+            f"mode {mode!r} would write, and smmap only reads: use the built-in open({path!r}, {mode!r})"
         )
     if "b" not in kinds:
         raise ValueError(
@@ -303,5 +306,5 @@ def _over(data: SlidingWindowMapBuffer, position: int, buffering: int) -> FileRe
 
 
 def _reopened(data: SlidingWindowMapBuffer, position: int, buffering: int) -> FileReader | BufferedFileReader:
-    """Unpickled: the file object over a buffer of its own, whatever else the pickle has of it. Opens nothing."""
+    """The unpickled file object, over its own copy of the buffer, which the pickle may share. Opens nothing."""
     return _over(data.__copy__(), position, buffering)

@@ -1,4 +1,4 @@
-"""How a manager is shown: in one line, in a notebook. Knows figures only."""
+"""How a manager is displayed: in one line, and in a notebook. Knows only figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RegionInfo(NamedTuple):
     """One region of a manager, as it was when `manager.regions()` was called."""
 
     file: Union[str, bytes]  # noqa: UP007  # may be evaluated, on Python 3.9 too
-    """The path under which the file was opened last, made absolute; its inode where no path is known."""
+    """The absolute path under which the file was last opened; its inode if no path is known."""
     start: int
     """Where the region starts in the file, in bytes."""
     stop: int
@@ -24,13 +24,13 @@ class RegionInfo(NamedTuple):
     pins: int
     """How many cursors use it."""
     state: str
-    """"pinned": a cursor uses it; "idle": may be evicted; "detached": evicted, but a view of yours keeps it mapped."""
+    """"pinned": a cursor uses it; "idle": may be evicted; "detached": evicted, but a view keeps it mapped."""
     age: float
     """Seconds since it was mapped."""
 
 
 def format_size(size: int) -> str:
-    """A size in the largest unit that it fills, with one decimal where it is not whole."""
+    """A size in the largest unit that it fills, with one decimal if it is not whole."""
     amount, unit = float(size), "B"
     for larger in "KMGTP":
         if abs(amount) < 1024:

@@ -1,6 +1,6 @@
-"""Searching in bytes that lie in many windows: one window at a time, then what lies across its border.
+"""Searching in bytes across many windows: one window at a time, then the bytes across its border.
 
-Knows nothing of files: a buffer gives copies, and the regions that are mapped. Offsets are in the buffer.
+Knows nothing of files: a buffer provides copies, and the mapped regions. Offsets are relative to the buffer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Searchable(Protocol):
-        """What is searched."""
+        """The bytes to search."""
 
         def copy(self, start: int, stop: int) -> bytes:
             """A copy of [start, stop)."""
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
             """The region of the window at `start`, if it is mapped, and where that starts and stops."""
 
         def searched(self, start: int, stop: int) -> None:
-            """[start, stop) was searched in a region that `mapped` gave."""
+            """[start, stop) was searched in a region that `mapped` returned."""
 
         def check(self) -> None:
             """An error if the search must not go on."""
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["STEP", "Match", "bounds", "count", "find", "finditer", "rfind"]
 
-STEP = 1 << 20  # bytes copied at once where a whole range is gone through
+STEP = 1 << 20  # bytes copied at once when going through a whole range
 _FIRST = 1 << 12  # bytes copied first where a match may be near; each further copy is larger, up to STEP
 _GROWTH = 4
-_FAST_FIND = sys.version_info >= (3, 11) and not _system.PYPY  # before, mmap.find is slower than copying and bytes.find
+_FAST_FIND = sys.version_info >= (3, 11) and not _system.PYPY  # else mmap.find is slower than a copy and bytes.find
 
 
 def bounds(size: int, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
@@ -52,12 +52,12 @@ def bounds(size: int, sub: Any, start: int | None, end: int | None) -> tuple[byt
         needle = sub
     else:
         try:
-            b"".find(sub)  # raises what bytes raise for it
+            b"".find(sub)  # raises the same error as bytes
         except TypeError:
-            if not hasattr(sub, "__index__"):  # PyPy's bytes take nothing that has it but int
+            if not hasattr(sub, "__index__"):  # of objects with `__index__`, PyPy's bytes take only int
                 raise
         try:
-            # As a number only then: numpy's are bytes-like, too
+            # As a number only if this fails: numpy's numbers are bytes-like, too
             needle = bytes((sub,)) if type(sub) is int else b"".join((sub,))
         except TypeError:
             needle = bytes((index(sub),))
@@ -129,7 +129,7 @@ def rfind(data: Searchable, needle: bytes, start: int, end: int) -> int:
 
 
 def _is_long(data: Searchable, needle: bytes) -> bool:
-    """Whether windows are of no use: what lies across each border is twice as long as the needle."""
+    """Whether windows are useless: the bytes to search across each border would be longer than a window."""
     return 2 * len(needle) > data.window()
 
 
@@ -149,12 +149,12 @@ def count(data: Searchable, needle: bytes, start: int, end: int) -> int:
             found += len(between) - 1
             if stop == end:
                 break
-            start = stop - min(len(between[-1]), len(needle) - 1)  # what follows the last match may start another
+            start = stop - min(len(between[-1]), len(needle) - 1)  # the bytes after the last match may start another
     return found
 
 
 class Match:
-    """A match of a regular expression, with offsets in the buffer; otherwise as `re.Match`."""
+    """A match of a regular expression, with offsets in the buffer; otherwise like `re.Match`."""
 
     __slots__ = ("_match", "_offset")
 
@@ -200,16 +200,16 @@ class Match:
         return self._match.groupdict(default)
 
     def span(self, group: int | str = 0) -> tuple[int, int]:
-        """Where a group starts and ends in the buffer; (-1, -1) if it took no part."""
+        """Where a group starts and ends in the buffer; (-1, -1) if it did not take part."""
         start, end = self._match.span(group)
         return (start, end) if start < 0 else (start + self._offset, end + self._offset)
 
     def start(self, group: int | str = 0) -> int:
-        """Where a group starts in the buffer; -1 if it took no part."""
+        """Where a group starts in the buffer; -1 if it did not take part."""
         return self.span(group)[0]
 
     def end(self, group: int | str = 0) -> int:
-        """Where a group ends in the buffer; -1 if it took no part."""
+        """Where a group ends in the buffer; -1 if it did not take part."""
         return self.span(group)[1]
 
 
@@ -226,11 +226,11 @@ def finditer(data: Searchable, pattern: bytes | re.Pattern[bytes], end: int, lon
 def _finditer(data: Searchable, compiled: re.Pattern[bytes], end: int, longest: int) -> Iterator[Match]:
     """The same, piece by piece.
 
-    A match is final once `longest` bytes from its start were in sight; `longest` bytes before the place where the
-    search goes on stay in sight for what looks behind. No match that starts before `final` is left when a piece is
-    done, and the search never goes on where an empty match was, so it goes on as it would have in one piece.
+    A match is final once the piece has `longest` bytes from its start on. `longest` bytes before the place where the
+    search continues stay in the piece, for look-behind. When a piece is done, no match that starts before `final` is
+    left, and the search never continues where an empty match was. So it continues as it would have in one piece.
     """
-    place = 0  # where the search goes on
+    place = 0  # where the search continues
     while True:
         data.check()
         low = max(0, place - longest)
@@ -242,7 +242,7 @@ def _finditer(data: Searchable, compiled: re.Pattern[bytes], end: int, longest: 
             if start >= final and high != end:
                 break
             if stop == high != end:
-                raise ValueError(f"the match at {start} may be cut: it is longer than max_match={longest}")
+                raise ValueError(f"the match at {start} may be truncated: it is longer than max_match={longest}")
             last = stop
             yield Match(match, low)
         if high == end:

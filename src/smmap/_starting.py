@@ -1,7 +1,8 @@
-"""Ctrl-C while the command `smmap` is still being imported ends it with a line, not with a traceback.
+"""Makes Ctrl-C end the command `smmap` with one line, not with a traceback, while it is still being imported.
 
-Used by the package itself, since importing it is the first thing that the command does, until the command has imported
-the rest; does nothing in any other program. Imports nothing that the interpreter has not imported already.
+The package itself uses this module, since the command first imports the package; it is in effect until the command has
+imported the rest. It does nothing in any other program, and imports only modules that the interpreter has already
+imported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # as `typing` has it, which would have to be imported
+TYPE_CHECKING = False  # without importing `typing`
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,7 +33,7 @@ def _is_command() -> bool:
 
 
 def _end(number: int, frame: Any) -> None:
-    """End the process as the command does when it is interrupted later. Nothing was written yet."""
+    """End the process as the command does when it is interrupted later. Nothing has been written yet."""
     try:
         os.write(2, b"smmap: interrupted\n")
     finally:

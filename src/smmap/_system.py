@@ -1,4 +1,4 @@
-"""Where platforms and interpreters differ, the limits of the system, and what its refusals mean.
+"""Differences between platforms and interpreters, the limits of the system, and the meaning of its refusals.
 
 Knows nothing of windows. The system calls on files are the engine's.
 """
@@ -43,45 +43,45 @@ Where = Union[str, bytes, int]
 PYPY = sys.implementation.name == "pypy"
 FREE_THREADED = "free-threading" in sys.version
 RECLAIMS_LATE = PYPY or FREE_THREADED
-"""Whether an object may live on for a while after its last reference went."""
+"""Whether an object may live for a while after its last reference is gone."""
 
 WINDOWS = os.name == "nt"
 KEEPS_DESCRIPTORS = hasattr(os, "pread") and not WINDOWS
 """Whether files can be read at an offset by a cached descriptor (on Windows an open one blocks deletion)."""
 
 REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""What the system says when it has run out: evicting something may help."""
+"""The system's errors when it has run out: evicting something may help."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EBADF})
-"""What opening gives where a file was deleted, or a descriptor closed, since it was examined."""
+"""The errors of opening a file that was deleted, or a descriptor that was closed, since it was examined."""
 
 UNMAPPABLE = frozenset(
     {errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 )
-"""What a correctly aligned map of a readable file gives where the file system cannot map at all."""
+"""The errors of a correctly aligned map of a readable file if the file system cannot map at all."""
 
 OPENING = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_NOINHERIT")
 )
-"""The flags with which files are opened: O_NONBLOCK so that a pipe put in a file's place cannot make the call wait."""
+"""The flags for opening files: O_NONBLOCK so that a pipe in a file's place cannot make the call wait."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_EXCL
 
 
 def called(where: Where) -> str | bytes:
-    """What errors call the file."""
+    """The name of the file in errors."""
     return f"descriptor {where}" if isinstance(where, int) else where
 
 
 def span_of(start: int, stop: int) -> str:
-    """What errors call a byte range; nothing for an empty one."""
+    """A byte range as errors write it; empty for an empty one."""
     return f"[{start}, {stop}): " if stop > start else ""
 
 
 def named(error: OSError | MemoryError, where: Where, start: int = 0, stop: int = 0) -> OSError | MemoryError:
-    """The system's error again, with the file's name and the requested range; any other as it is."""
+    """The system's error with the file's name and the requested range; any other error as it is."""
     if not isinstance(error, OSError) or error.errno is None or error.filename is not None:
-        return error  # a signal handler's `TimeoutError`, say, has no number
+        return error  # a signal handler's `TimeoutError`, for example, has no number
     return OSError(error.errno, f"{span_of(start, stop)}{error.strerror}", called(where))
 
 
@@ -104,13 +104,13 @@ def look_at(where: Where) -> os.stat_result:
 
 
 def raised_by_handler(error: SystemError) -> BaseException:
-    """What a signal's handler raised in `os.stat`: if two signals come in one call, CPython 3.9 and 3.10 wrap it."""
-    cause, error.__cause__ = error.__cause__, None  # else the two would refer to each other
+    """A signal handler's exception in `os.stat`: if two signals arrive in one call, CPython 3.9 and 3.10 wrap it."""
+    cause, error.__cause__ = error.__cause__, None  # otherwise the two would refer to each other
     return error if cause is None else cause
 
 
 def check_flags(flags: int) -> int:
-    """`flags` for `os.open`, if they do not ask for more than reading; else `ValueError`."""
+    """`flags` for `os.open`; `ValueError` if they ask for more than reading."""
     if flags & _WRITING:
         raise ValueError(f"flags {flags:#o} ask for more than reading: smmap opens files read-only")
     return flags
@@ -123,18 +123,18 @@ class HandleLimits(NamedTuple):
     descriptors: int
     """How many of them may be cached descriptors."""
     hard: bool
-    """Whether a request that would exceed `handles` is refused: the user set it. Else it only says what is cached."""
+    """Whether the user set the limit, and requests beyond `handles` are refused. If not, it only limits caching."""
 
 
 def handle_limits(given: int, map_costs_descriptor: bool) -> HandleLimits:
-    """The limits in force where the user gave `given` (sys.maxsize: none). At least half is left to the program."""
+    """The limits in force if the user gave `given` (sys.maxsize: none). At least half is then left to the program."""
     maps, descriptors = 65530, 1 << 20
     try:
         with open("/proc/sys/vm/max_map_count", "rb") as file:
             found = file.read().strip()
         maps = int(found) if found.isdigit() else maps
     except OSError as error:
-        if error.errno is None:  # the handler of a signal raised it
+        if error.errno is None:  # a signal handler raised it
             raise
     try:
         import resource
@@ -160,7 +160,7 @@ _collecting = threading.RLock()
 
 
 def collect_garbage() -> None:
-    """`gc.collect()`, one thread after the other: while one collects, the call of another would return at once."""
+    """`gc.collect()`, one thread at a time: while one collects, another thread's call would return at once."""
     waited = _collecting.acquire(timeout=1)
     try:
         gc.collect()
@@ -179,9 +179,9 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
 
 
 def code_of(error: OSError | MemoryError) -> int:
-    """The number of a system's error; for a `MemoryError` that of the system's own, so that both are treated alike.
+    """The number of the system's error. Python's own `MemoryError` counts as the system's ENOMEM.
 
-    Python's own has no arguments. 0 for what the handler of a signal may have raised.
+    Python's own has no arguments. 0 for an error that a signal handler may have raised.
     """
     if isinstance(error, OSError):
         return error.errno or 0
@@ -189,11 +189,11 @@ def code_of(error: OSError | MemoryError) -> int:
 
 
 def advice_for(code: int) -> str:
-    """Which limit of the system was hit, and how to raise it."""
+    """Which limit of the system was reached, and how to raise it."""
     if code == errno.EMFILE:
         return "no descriptor is left to this process: raise RLIMIT_NOFILE (ulimit -n)"
     if code == errno.ENFILE:
         return "no descriptor is left in the system: raise the sysctl fs.file-max"
     if code == errno.EAGAIN:
-        return "the system locks no more memory or a lease is on the file: raise RLIMIT_MEMLOCK (ulimit -l)"
+        return "the system cannot lock more memory, or there is a lease on the file: raise RLIMIT_MEMLOCK (ulimit -l)"
     return "no map or address space is left: raise the sysctl vm.max_map_count or RLIMIT_AS (ulimit -v)"

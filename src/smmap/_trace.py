@@ -1,12 +1,12 @@
-"""The recorder of traces: which ranges of which files were read, and what became of each read.
+"""The recorder of traces: which ranges of which files were read, and the outcome of each read.
 
-The engines know which places are sampled (see `_engine/__init__.py`): they call `before` for a read of such a place,
-and what that returns after it. All other reads they serve as if there were no trace.
+The engines know which places are sampled (see `_engine/__init__.py`). Before a read of such a place they call `before`,
+and after it the function that `before` returned. They serve all other reads as if there were no trace.
 
-A file of reads is written for each process (a fork starts one with its pid added to the name), as _trace_format.py has
-it. When a million reads were recorded, or so many files that it takes about as much memory, the rate is halved: half of
-the places that were sampled are left out from then on. So file and memory grow with the logarithm of the number of
-reads, and end at 24 halvings.
+Each process writes a file of reads (a fork starts one with its pid added to the name), in the format of
+_trace_format.py. When a million reads were recorded, or so many files that they take about as much memory, the rate is
+halved: half of the sampled places are left out from then on. So file and memory grow with the logarithm of the number
+of reads, and stop growing after 24 halvings.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "start_from_environment"]
 
 _AT_ONCE = 4096  # reads that are written together
-_COUNTED = 63  # so often, less 1, a manager is asked for its counters: what it did after that is lost if it is dropped
+_COUNTED = 63  # a manager is asked for its counters every 64 reads: later ones are lost if the manager is dropped
 _HALVING = 1 << 20  # reads recorded at one rate
-_MOST_FILES = 1 << 16  # of which reads are recorded, and that are known by number
+_MOST_FILES = 1 << 16  # files that have a number, and whose reads are recorded
 _LONGEST = 1 << 31  # bytes of one record
 
-_guard = threading.RLock()  # for what follows, and for starting and ending
-_traces: dict[Any, Trace] = {}  # by manager; None: of all that are not traced for themselves
+_guard = threading.RLock()  # for the next two, and for starting and ending
+_traces: dict[Any, Trace] = {}  # by manager; None: the trace of all managers without their own
 _living: weakref.WeakSet[Trace] = weakref.WeakSet()
 
 
@@ -50,17 +50,17 @@ class _Source:
     def __init__(self, manager: Any) -> None:
         self.manager = weakref.ref(manager)
         self.number = -1
-        """In the file; -1 until there is a read of it."""
+        """Its number in the file; -1 until a read of it is recorded."""
         self.start = manager._cache.uses()
         self.uses = 0
-        """Of windows, since the trace started, as far as that is known."""
+        """The uses of windows since the trace started, as last counted."""
 
 
 class Trace:
     """A trace that `manager.trace(path)` started. Ends with `close()` or the `with` block.
 
-    `path` is the file of this process, `recorded` counts the reads that sampling kept, `seen` all reads so far: counted
-    while every place is recorded, afterwards worked out from what the managers count.
+    `path` is the file of this process. `recorded` counts the reads that sampling kept, `seen` all reads so far: it is
+    counted while every place is recorded, and afterwards computed from the managers' counters.
     """
 
     def __init__(self, path: Any, manager: Any, rate: float = 1.0) -> None:
@@ -74,7 +74,7 @@ class Trace:
         with _guard:
             if manager in _traces:
                 self._drop()
-                raise ValueError(f"a trace of this manager runs already, into {_traces[manager].path!r}")
+                raise ValueError(f"this manager is already traced, into {_traces[manager].path!r}")
             _traces[manager] = self
             _living.add(self)
             if manager is None:
@@ -87,12 +87,12 @@ class Trace:
         self._lock = threading.RLock()  # a finalizer may read while its thread holds it
         self._writing = False
         self._reads: list[tuple[int, int, int]] = []
-        self._files: dict[Any, int] = {}  # numbers, by manager and what tells a file from others
+        self._files: dict[Any, int] = {}  # numbers of files, by manager and status
         self._numbers: dict[int, int] = {}  # the same, by their serials
         self._count_of_files = self._owners = 0
         self._sources: dict[int, _Source] = {}
         self._past = 0  # uses of managers that are gone
-        self._uses = 0  # of windows, by the reads that were recorded
+        self._uses = 0  # of windows, by recorded reads
         self._until = _HALVING
         self.recorded = 0
         self._descriptor = os.open(
@@ -124,7 +124,7 @@ class Trace:
 
     @property
     def seen(self) -> int:
-        """How many reads there were. Of a sample: so many as use the windows that were used, if all are like these."""
+        """How many reads there were. In a sample: estimated from all uses of windows and the uses per recorded read."""
         recorded = self.recorded + len(self._reads)
         if self._threshold == FULL:
             return recorded
@@ -132,7 +132,7 @@ class Trace:
         return max(round(uses * recorded / self._uses), recorded) if self._uses else uses
 
     def close(self) -> None:
-        """End the trace, and write what is not written yet; any number of times. Any thread may call it."""
+        """End the trace, and write the reads not yet written. May be called any number of times, by any thread."""
         with _guard:
             if _traces.get(self._manager) is self:
                 self._count()
@@ -154,16 +154,16 @@ class Trace:
     # Managers
 
     def _source(self, manager: Any) -> _Source:
-        """What is known of a manager."""
+        """The record of a manager."""
         with self._lock:
             source = self._sources.get(id(manager))
-            if source is None or source.manager() is not manager:  # else one that is gone had this address
+            if source is None or source.manager() is not manager:  # a dead manager may have had this address
                 self._past += source.uses if source is not None else 0
                 source = self._sources[id(manager)] = _Source(manager)
             return source
 
     def _attached(self) -> list[Any]:
-        """The managers that live."""
+        """The living managers."""
         found = [source.manager() for source in self._sources.copy().values()]
         return [manager for manager in found if manager is not None]
 
@@ -176,12 +176,12 @@ class Trace:
     # Recording. Called by reads, in any thread
 
     def before(self, access: Any, kind: int, spans: list[tuple[int, int]]) -> Any:
-        """Note reads of these ranges of a file, which are about to be made together; what to call after that."""
+        """Note reads of these ranges of a file, which are about to be made; return the function to call after them."""
         uses = access.client.manager._cache.uses() if kind == CURSOR else 0
         return partial(self._after, access, kind, [(*span, _is_mapped(access, *span, kind)) for span in spans], uses)
 
     def searched(self, access: Any, start: int, stop: int) -> None:
-        """A range of a mapped region was gone through."""
+        """A range of a mapped region was searched."""
         self._after(access, COPY, [(start, stop, True)], 0)
 
     def _after(self, access: Any, kind: int, noted: list[tuple[int, int, bool]], uses: int) -> None:
@@ -206,7 +206,7 @@ class Trace:
             self._flush()
 
     def _number(self, client: Any) -> int:
-        """The number of a file. The manager may have forgotten it since: so it is known by its status."""
+        """The number of a file, by its status: the manager may have forgotten the file since."""
         file = client.file
         with self._lock:
             source = self._source(client.manager)
@@ -246,7 +246,7 @@ class Trace:
                 self._writing = False
 
     def _halve(self) -> None:
-        """Record half as many places from now on, and forget the files of which none is left."""
+        """Record half as many places from now on, and forget the files without any recorded place."""
         self._until = self.recorded + _HALVING
         while self._threshold > 1:
             self._threshold //= 2
@@ -266,7 +266,7 @@ class Trace:
         return any(place_hash(mark, place) < self._threshold for place in range((status.size >> PLACE_SHIFT) + 1))
 
     def _write(self, data: bytes) -> None:
-        """Write all of it; a trace that cannot be written ends, and the program that is traced goes on."""
+        """Write all of it. If that fails, the trace ends, and the traced program continues."""
         view = memoryview(data)
         try:
             while view and self._descriptor >= 0:
@@ -276,7 +276,7 @@ class Trace:
             warnings.warn(f"the trace {self.path!r} ends here: {error}", RuntimeWarning, stacklevel=2)
 
     def _after_fork_in_child(self) -> None:
-        self._drop()  # what the parent has not written yet, it will write
+        self._drop()  # the parent will write what it has not written yet
         attached = self._attached()
         root = self._made
         self.path = f"{root}.{os.getpid()}"
@@ -287,12 +287,12 @@ class Trace:
         for manager in attached:
             self._source(manager)
         util = sys.modules.get("multiprocessing.util")
-        if util is not None:  # its processes end without what `atexit` knows
+        if util is not None:  # its processes end without running `atexit`
             util.register_after_fork(self, lambda trace: util.Finalize(trace, trace.close, exitpriority=0))
 
 
 def _attach(manager: Any) -> None:
-    """Let the reads of a manager be recorded by the trace that there is for it, if any."""
+    """Record the reads of a manager by the trace that applies to it, if any."""
     trace = _traces.get(manager) or _traces.get(None)
     if trace is not None:
         trace._source(manager)
@@ -300,12 +300,12 @@ def _attach(manager: Any) -> None:
 
 
 def _sample(manager: Any, trace: Trace | None) -> None:
-    """The same, under the manager's lock: no region is made meanwhile."""
+    """The same, under the manager's lock: no region is made in the meantime."""
     manager._cache.ledger.sample(trace, 0 if trace is None else trace._threshold)
 
 
 def _is_mapped(access: Any, start: int, stop: int, kind: int) -> bool:
-    """Whether the window that serves a read of a range of the file is mapped now: that of its start, if it has more."""
+    """Whether the window that serves a read of this range is mapped now; if there are several, the first one."""
     client = access.client
     if kind == COPY:
         key: Any = start // access.window
@@ -315,7 +315,7 @@ def _is_mapped(access: Any, start: int, stop: int, kind: int) -> bool:
 
 
 def start_from_environment(path: str) -> None:
-    """Trace every manager of this process until it ends. One that a traced process started adds its pid to the name."""
+    """Trace every manager of this process until it ends. A child of a traced process adds its pid to the name."""
     import atexit
 
     owner = os.environ.get("SMMAP_TRACE_OWNER")

@@ -1,29 +1,29 @@
-"""The file format of traces. Knows bytes only; who writes them is _trace.py, who reads them `smmap replay`.
+"""The file format of traces. Knows only bytes; _trace.py writes them, and `smmap replay` reads them.
 
 All numbers are little-endian. A file is a header and chunks:
 
     header   8 bytes   93 "SMTRC" 0D 0A: a transfer as text would change it
              u16       version, 2
-             u16       shift of a place: sampling keeps or leaves out 2**shift bytes of a file together
+             u16       shift of a place: sampling keeps or leaves out places of 2**shift bytes
              u32       process id
              f64       time of the start, in seconds since 1970
     chunk    4 bytes   tag
-             u32       length of the body as it stands here
+             u32       length of the compressed body
              u32       CRC-32 of tag and body
-             body      compressed by zlib
+             body      compressed with zlib
 
-and the bodies are, uncompressed:
+The bodies, uncompressed:
 
     MNGR     u32 number, u64 window size, u64 memory limit, u64 handle limit: a manager
     FILE     u32 number, u32 manager, u64 size, u32 mark, then the path in UTF-8 with surrogate escapes: a file
     READ     16 bytes each: u32 file, u32 size, u56 offset, u8 kind and outcome: reads, in order
     RATE     u32 threshold: from here on only places with a hash (see _places.py) below it are recorded, of 2**24
-    TAIL     u64 reads in all, u64 reads recorded: the end
+    TAIL     u64 total number of reads, u64 number of recorded reads: the end
 
-Version 1 had no marks: a file's number stood for it in hashes.
+Version 1 had no marks: a file's number was used in hashes.
 
-The low four bits of the last byte of a read say what it was (0 a copy, 1 a view, 2 a move of a cursor), the high four
-what became of it (0 a hit, 1 a miss, 2 a cold read). A read of 4 GiB or more stands as several.
+The low four bits of the last byte of a read are its kind (0 a copy, 1 a view, 2 a move of a cursor), the high four
+its outcome (0 a hit, 1 a miss, 2 a cold read). A read of 2 GiB or more is stored as several.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 MAGIC = b"\x93SMTRC\r\n"
 VERSION = 2
 HIT, MISS, COLD = range(3)
-"""What became of a read."""
+"""Outcomes of reads."""
 
 READ = struct.Struct("<IIQ")
 _HEADER = struct.Struct("<8sHHId")
@@ -64,16 +64,16 @@ _MANAGER = struct.Struct("<IQQQ")
 _FILE = {1: struct.Struct("<IIQ"), 2: struct.Struct("<IIQI")}
 _RATE = struct.Struct("<I")
 _TAIL = struct.Struct("<QQ")
-_LARGEST = 1 << 31  # of a chunk: more is no trace
+_LARGEST = 1 << 31  # bytes of a chunk: a larger one is not from a trace
 _WORD = (1 << 64) - 1  # the largest limit
 
 
 class TraceError(SmmapError, ValueError):
-    """A file is no trace, not a whole one, or of a version that is not known here."""
+    """A file is not a trace, is incomplete, or has an unknown version."""
 
 
 class TracedManager(NamedTuple):
-    """The settings of a manager whose reads were recorded; sizes in bytes, a window of 0 stands for whole files."""
+    """The settings of a manager whose reads were recorded; sizes in bytes, a window of 0 means whole files."""
 
     window: int
     memory: int
@@ -81,7 +81,7 @@ class TracedManager(NamedTuple):
 
 
 class TracedFile(NamedTuple):
-    """A file that was read: its path, its size in bytes, the number of its manager, what stands for it in hashes."""
+    """A file that was read: its path, its size in bytes, the number of its manager, and its mark in hashes."""
 
     path: str
     size: int
@@ -91,7 +91,7 @@ class TracedFile(NamedTuple):
 
 @dataclass
 class Recorded:
-    """What a trace file holds."""
+    """The content of a trace file."""
 
     pid: int
     started: float
@@ -103,7 +103,7 @@ class Recorded:
     reads: bytes = b""
     """The bodies of all READ chunks: see `READ`."""
     seen: int | None = None
-    """How many reads there were, those that sampling left out included; None if the end of the file is missing."""
+    """How many reads there were, including those that sampling left out; None if the end of the file is missing."""
 
 
 def header(pid: int, started: float) -> bytes:
@@ -138,7 +138,7 @@ def tail_chunk(seen: int, recorded: int) -> bytes:
 
 
 def load(path: str, partial: bool = False) -> Recorded:
-    """What a trace file holds. `TraceError` if it is none, or not whole; with `partial`, what is whole of it.
+    """The content of a trace file. `TraceError` if it is not a trace, or incomplete; with `partial`, the complete part.
 
     Linear in the file; holds its reads in memory, 16 bytes each.
     """
@@ -148,7 +148,7 @@ def load(path: str, partial: bool = False) -> Recorded:
         text = " (it went through a transfer as text)" if data[:6] == MAGIC[:6] else ""
         raise TraceError(f"{path!r} is not a trace of smmap: it does not start with {MAGIC!r}{text}")
     if len(data) < _HEADER.size:
-        raise TraceError(f"{path!r} is truncated: {len(data)} of {_HEADER.size} bytes of the header are there")
+        raise TraceError(f"{path!r} is truncated: {len(data)} of {_HEADER.size} bytes of its header are there")
     _, version, shift, pid, started = _HEADER.unpack_from(data)
     if version not in _FILE:
         raise TraceError(f"{path!r} is a trace of version {version}; this smmap reads version {VERSION}")
@@ -169,13 +169,13 @@ def load(path: str, partial: bool = False) -> Recorded:
 
 
 def _next(data: bytes, at: int, found: Recorded, reads: list[bytes]) -> int:
-    """Take in the chunk at an offset; the offset of the next."""
+    """Take in the chunk at an offset; return the offset of the next."""
     if len(data) - at < _CHUNK.size:
         raise TraceError(f"truncated at offset {at}, the process may have been killed")
     tag, size, checksum = _CHUNK.unpack_from(data, at)
     body = data[at + _CHUNK.size : at + _CHUNK.size + size]
     if size > _LARGEST or not tag.isalpha():
-        raise TraceError(f"damaged at offset {at}: {tag!r} is no tag of a chunk")
+        raise TraceError(f"damaged at offset {at}: {tag!r} is not the tag of a chunk")
     if len(body) < size:
         raise TraceError(f"truncated: {len(body)} of {size} bytes of the chunk at offset {at} are there")
     if zlib.crc32(body, zlib.crc32(tag)) != checksum:

@@ -1,12 +1,13 @@
 """Window arithmetic: which byte range of a file is mapped to serve a request. Pure integers, no I/O.
 
-With window size W (a multiple of twice the allocation granularity) a request is served by the first that contains it of
+With window size W (a multiple of twice the allocation granularity), the first of these that contains a request serves
+it:
 
     grid window k    [kW, kW + W)            key  k
     seam window k    [kW + W/2, kW + 3W/2)   key ~k    across the border of grid windows k and k + 1
     wide window      [start, stop)           key (start, stop)    made for this request, start aligned down
 
-all clipped to the end of the file. W = 0 stands for one window as large as the file. So every size is a pure function
+All are clipped to the end of the file. W = 0 means one window as large as the file. So every size is a pure function
 of offset, size, W and the file's size: it does not depend on what happens to be mapped.
 """
 
@@ -41,7 +42,7 @@ def align_to_mmap(num: int, round_up: bool) -> int:
 
 
 def round_window(size: int, granule: int = ALLOCATIONGRANULARITY) -> int:
-    """`size` rounded up to a multiple of twice the granularity, so that half a window is still a place to map at."""
+    """`size` rounded up to a multiple of twice the granularity, so that a map can start at half a window."""
     return -(-size // (2 * granule)) * (2 * granule)
 
 
@@ -66,7 +67,7 @@ def serving(offset: int, size: int, window: int, file_size: int, granule: int = 
 
 
 def within(offset: int, size: int, file_size: int, granule: int = ALLOCATIONGRANULARITY) -> Window:
-    """The smallest aligned window that has the request: for files that are read into memory instead of mapped."""
+    """The smallest aligned window that contains the request: for files that are read into memory instead of mapped."""
     start = offset - offset % granule
     stop = min(-(-(offset + size) // granule) * granule, file_size)
     return Window((start, stop), start, stop)

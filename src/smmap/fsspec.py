@@ -1,8 +1,8 @@
 """The file system `smmap://` of fsspec: local files, read through managed windows. Needs fsspec.
 
-Names, listings and times come from fsspec's own local file system; bytes come from smmap. fsspec keeps one instance a
-thread, so what must be one a process stands here beside the class: a manager for each set of options, and the buffers
-used last.
+Names, listings and times come from fsspec's own local file system; bytes come from smmap. fsspec keeps one instance per
+thread. So the objects that a process has only once are outside the class: a manager for each set of options, and the
+buffers used last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._installation import complaint
 
-if _complaint := complaint(__name__):  # or one of the imports below fails, and does not say why
+if _complaint := complaint(__name__):  # otherwise an import below would fail without saying why
     raise ImportError(_complaint, name=__name__)
 
 try:
@@ -45,22 +45,22 @@ __all__ = ["AmbiguousPathError", "ReadOnlyError", "SmmapFile", "SmmapFileSystem"
 _MOST_BUFFERS = 32  # kept open for the next cat_file; each may keep one descriptor
 _SIZES = ("window_size", "max_memory_size", "max_open_handles")
 _OPTIONS = (*_SIZES, "backing")
-_ALIKE = 0.7  # as much as this an unknown option must resemble one of ours to be taken for a slip
+_ALIKE = 0.7  # how similar an unknown option must be to one of ours to count as a misspelling
 
 _Options = tuple[tuple[str, Any], ...]
 
 
 class ReadOnlyError(SmmapError, OSError, NotImplementedError):
-    """Writing through `smmap://` was tried: `errno` is EROFS, and it is a `NotImplementedError`, as fsspec's are."""
+    """A call tried to write through `smmap://`: `errno` is EROFS. Also a `NotImplementedError`, as in fsspec."""
 
 
 class _Shared:
-    """What all file systems with the same options share in this process: the manager and the buffers used last."""
+    """The objects that all file systems with the same options share in this process: a manager and recent buffers."""
 
     def __init__(self, options: _Options) -> None:
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, tuple[tuple[int, ...], SlidingWindowMapBuffer]] = OrderedDict()
-        # Options that are left out are as for the default manager.
+        # Options that are left out have the values of the default manager.
         self.own = SlidingWindowMapManager(**_default.settings(**dict(options))) if options else None
 
     @property
@@ -68,10 +68,10 @@ class _Shared:
         return self.own or _default.default_manager()
 
     def buffer(self, path: str) -> SlidingWindowMapBuffer:
-        """A buffer over the file that is at `path` now: the last one, unless file or manager are others since."""
+        """A buffer over the file that is at `path` now: the last one, unless file or manager have changed since."""
         status = os.stat(path)
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-        manager = self.manager  # the default one is another after it was closed
+        manager = self.manager  # after the default manager was closed, it is a new one
         with self._lock:
             found = self._recent.get(path)
             if found is not None and found[0] == key and found[1]._access.client.manager is manager:
@@ -101,15 +101,15 @@ if hasattr(os, "register_at_fork"):
 
 
 class AmbiguousPathError(SmmapError, ValueError):
-    """`smmap://data/file` may be `data/file` in the working folder or `/data/file`, and there are both.
+    """`smmap://data/file` may be `data/file` in the working folder or `/data/file`, and both exist.
 
     Write `smmap://./data/file` for the first. Libraries such as Hugging Face `datasets` drop a slash of
-    `smmap:///data/file`; there, only another working folder helps.
+    `smmap:///data/file`; with them, only another working folder helps.
     """
 
 
 def _as_it_was(name: str) -> str:
-    """The name of a URL, absolute again if a library has dropped its first slash: if it leads to something only so."""
+    """The name in a URL; made absolute if it exists only then, since a library may have dropped its first slash."""
     if not name or name[0] in "/.~" or os.path.isabs(name):
         return name
     absolute = f"/{name}"
@@ -120,16 +120,17 @@ def _as_it_was(name: str) -> str:
     if os.path.exists(name) and os.path.exists(absolute) and os.path.samefile(name, absolute):
         return name
     raise AmbiguousPathError(
-        f"smmap://{name} may be {os.path.abspath(name)} or {absolute}, and there are both: "
+        f"smmap://{name} may be {os.path.abspath(name)} or {absolute}, and both exist: "
         f"write smmap://./{name} or smmap://{absolute}"
     )
 
 
 class SmmapFile(BufferedFileReader):
-    """The file object of `smmap.open`, with what fsspec's users ask of one: `fs`, `path` and `size`.
+    """The file object of `smmap.open`, with the attributes that fsspec's users expect: `fs`, `path` and `size`.
 
-    Pickles as file system, path, size, mtime and position; opens again at the first read, on the file system's manager
-    in the process that it came to, and raises `FileChangedError` if the file changed in between.
+    Pickles as file system, path, size, mtime and position. The unpickled object opens the file at the first read, on
+    the file system's manager in the process where it arrives, and raises `FileChangedError` if the file changed in
+    between.
     """
 
     def __init__(self, fs: SmmapFileSystem, buffer: SlidingWindowMapBuffer, position: int = 0) -> None:
@@ -146,7 +147,7 @@ class SmmapFile(BufferedFileReader):
         return data
 
     def refresh(self) -> int:
-        """See what was appended to the file since it was opened, or refreshed; its size now, in bytes."""
+        """Adopt what was appended to the file since it was opened or refreshed; return its new size in bytes."""
         self.size = super().refresh()
         return self.size
 
@@ -169,23 +170,23 @@ def _reopened(fs: SmmapFileSystem, path: str, length: int, mtime: int, place: in
 class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """Local files, read-only, through windows of smmap: `fsspec.open("smmap:///data/file.parquet")`.
 
-    Without options on the process's default manager. `window_size`, `max_memory_size`, `max_open_handles` (numbers, or
-    sizes like "64M") and `backing` make a manager of its own; what is left out is as for the default manager. Any
-    number of instances with the same options share one manager in a process. An instance pickles as its options alone,
-    and has its manager in the process that it comes to. Options that are fsspec's or another file system's
+    Without options, it uses the process's default manager. With `window_size`, `max_memory_size`, `max_open_handles`
+    (numbers, or sizes like "64M") or `backing`, it makes its own manager; options that are left out have the values of
+    the default manager. All instances with the same options share one manager in a process. An instance pickles as its
+    options alone, and uses the manager of the process where it arrives. Options of fsspec or of other file systems
     (`cache_type`, `block_size`, ...) are ignored, as by `file://`.
 
     `smmap://relative/path` is relative to the working folder, `smmap:///absolute/path` and `smmap://C:/path` are not.
-    Some libraries turn `smmap:///data/file` into `smmap://data/file`: that is `/data/file` if there is no `data/file`
-    in the working folder, and an `AmbiguousPathError` if there are both.
+    Some libraries turn `smmap:///data/file` into `smmap://data/file`: that means `/data/file` if there is no
+    `data/file` in the working folder, and raises `AmbiguousPathError` if both exist.
 
-    Whatever would write raises `ReadOnlyError`. `TypeError` for an option that looks like a misspelt one of ours,
-    `ValueError` for a value that the manager does not take.
+    Every call that would write raises `ReadOnlyError`. `TypeError` for an option that looks like a misspelling of one
+    of ours, `ValueError` for a value that the manager does not accept.
     """
 
     protocol = "smmap"
     root_marker = "/"
-    local_file = True  # so `fsspec.open_local` gives the path itself
+    local_file = True  # so that `fsspec.open_local` returns the path itself
 
     __setstate__ = refuse_state
 
@@ -222,19 +223,19 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @property
     def manager(self) -> StaticWindowMapManager:
-        """The manager that serves this file system in this process: its `stats()` tell what is mapped."""
+        """The manager of this file system in this process: its `stats()` say what is mapped."""
         return self._share().manager
 
     @classmethod
     def clear_instance_cache(cls) -> None:
-        """Forget all instances, their managers too. Open files go on with the managers that they have."""
+        """Forget all instances and their managers. Open files continue with the managers that they have."""
         super().clear_instance_cache()
         with _shared_lock:
             _shared.clear()
 
     @property
     def fsid(self) -> str:
-        """Which file system this is."""
+        """The id of this file system."""
         return "smmap"
 
     # Names
@@ -253,7 +254,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return LocalFileSystem._strip_protocol(make_path_posix(name))
 
     def unstrip_protocol(self, name: str) -> str:
-        """The name with `smmap://` before it, made absolute."""
+        """The absolute name, with `smmap://` in front."""
         return f"smmap://{self._strip_protocol(name)}"
 
     @classmethod
@@ -262,12 +263,12 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return parent
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """Name, size, type, times and more, as the local file system tells them."""
+        """Name, size, type, times and more, from the local file system."""
         found: dict[str, Any] = self._local.info(self._strip_protocol(path), **kwargs)
         return found
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """What is in a folder: names, or with `detail` what `info` says of each."""
+        """The content of a folder: names, or with `detail` the `info` of each."""
         found: list[Any] = self._local.ls(self._strip_protocol(path), detail=detail, **kwargs)
         return found
 
@@ -280,15 +281,15 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return os.path.isdir(self._strip_protocol(path))
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        """Whether anything is there, links followed."""
+        """Whether the path exists, after following links."""
         return os.path.exists(self._strip_protocol(path))
 
     def lexists(self, path: str, **kwargs: Any) -> bool:
-        """Whether anything is there, be it a link to nothing."""
+        """Whether the path exists, even as a link to nothing."""
         return os.path.lexists(self._strip_protocol(path))
 
     def created(self, path: str) -> datetime:
-        """When the file was made, where the system knows, else when its status changed."""
+        """When the file was created, if the system knows, else when its status changed."""
         when: datetime = self._local.created(self._strip_protocol(path))
         return when
 
@@ -298,7 +299,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return when
 
     def ukey(self, path: str) -> str:
-        """Changes when the file does: made from its name, size and time of writing, so alike on every host."""
+        """A key that changes when the file does: a hash of name, size and modification time, the same on every host."""
         name = self._strip_protocol(path)
         status = os.stat(name)
         return hashlib.sha256(
@@ -317,7 +318,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return SmmapFile(self, self.manager.buffer(path))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """The bytes of `path`, from `start` to `end`: as a slice of them, so negative ones count from the end."""
+        """The bytes of `path` from `start` to `end`, like a slice: negative numbers count from the end."""
         data: bytes = self._share().buffer(self._strip_protocol(path))[start:end]
         return data
 
@@ -332,9 +333,9 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> list[Any]:
         """The bytes of each range [start, end) of each path. `starts` and `ends`: lists, or one number for all.
 
-        An error stands in the place of the bytes, or is raised at once with on_error="raise". All ranges are announced
+        An error takes the place of the bytes, or is raised at once with on_error="raise". All ranges are announced
         to the system before they are read (`buffer.ranges`), so on cold storage this takes a fraction of the time of as
-        many `cat_file`. `max_gap` is for file systems where a request is dear: here it changes nothing.
+        many `cat_file` calls. `max_gap` is for file systems where requests are expensive: here it has no effect.
         """
         if not isinstance(paths, list):
             raise TypeError(f"paths must be a list, not {type(paths).__name__}")
@@ -354,14 +355,14 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         found: list[Any] = [buffers[path] for path in paths]
         try:
             data = self._batch(buffers, [(paths[number], starts[number], ends[number]) for number in there])
-        except Exception:  # of which range? Those that were read are in memory now
+        except Exception:  # which range failed? Those that were read are in memory now
             return self._ranges_alone(paths, starts, ends, on_error)
         for number, one in zip(there, data):
             found[number] = one
         return found
 
     def _batch(self, buffers: dict[str, Any], wanted: list[tuple[str, Any, Any]]) -> list[bytes]:
-        """Ranges of the files that are there, read together."""
+        """The ranges of the existing files, read together."""
         numbers = {path: number for number, path in enumerate(dict.fromkeys(path for path, _, _ in wanted))}
         return ranges(
             [buffers[path] for path in numbers],
@@ -371,7 +372,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
         )
 
     def _ranges_alone(self, paths: list[str], starts: list[Any], ends: list[Any], on_error: str) -> list[Any]:
-        """Each range by itself, with the errors of each."""
+        """Each range read separately, or its error."""
         found: list[Any] = []
         for path, start, end in zip(paths, starts, ends):
             try:
@@ -395,7 +396,7 @@ class SmmapFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _refuse_second(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse with `ReadOnlyError`, which names the second argument: the one that would be written."""
-        names = ("rpath", "path2", "dst")  # what fsspec's classes call it
+        names = ("rpath", "path2", "dst")  # its names in fsspec's classes
         raise self._refusal([*args[1:2], *(kwargs[name] for name in names if name in kwargs), ""][0])
 
     put = put_file = cp_file = copy = mv = link = symlink = _refuse_second

@@ -94,7 +94,7 @@ def test_ranges_are_clipped_as_slices(manager: Any, world: World) -> None:
         assert set(map(type, found)) == {bytes}
         buffer.prefetch(starts, stops)
     assert buffer.ranges([], []) == []
-    with pytest.raises(ValueError, match="equally many: 1 and 2"):
+    with pytest.raises(ValueError, match="have the same length, not 1 and 2"):
         buffer.ranges([1], [2, 3])
 
 
@@ -315,9 +315,9 @@ def test_manager_gather_says_what_is_wrong(world: World) -> None:
         manager.gather(buffers, [-1], [0], 1)
     with pytest.raises(IndexError, match=rf"offsets\[1\] is {W}: 1 bytes from there are not in a buffer of {W} bytes"):
         manager.gather(buffers, [1, 0], [W, W], 1)
-    with pytest.raises(ValueError, match="equally many: 1 and 2"):
+    with pytest.raises(ValueError, match="have the same length, not 1 and 2"):
         manager.gather(buffers, [1], [0, 0], 1)
-    with pytest.raises(ValueError, match="is of another manager"):
+    with pytest.raises(ValueError, match="belongs to another manager"):
         manager.gather([*buffers, other.buffer(files[0].path)], [1], [0], 1)
 
 

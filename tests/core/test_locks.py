@@ -222,7 +222,7 @@ def test_use_is_refused_and_letting_go_put_off_in_the_middle_of_a_miss(
             lambda: manager.make_cursor(__file__),
             lambda: buffer.view(5 * W, 5 * W + 9),
         ):
-            with pytest.raises(ReentryError, match="only to close or to let go"):
+            with pytest.raises(ReentryError, match="only to close or to release"):
                 call()
         with pytest.raises(FileNotFoundError):
             manager.make_cursor(f"{file.path}.missing")

@@ -170,8 +170,8 @@ def folder(path: Path) -> None:
 
 CHANGES = {
     replace: "another file is here now",
-    truncate: f"truncated to {SIZE - 1} bytes, {SIZE} then",
-    empty: f"truncated to 0 bytes, {SIZE} then",
+    truncate: f"truncated to {SIZE - 1} bytes, from {SIZE}",
+    empty: f"truncated to 0 bytes, from {SIZE}",
     remove: "no longer there",
 }
 

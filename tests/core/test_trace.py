@@ -264,7 +264,7 @@ def test_regions_that_are_mapped_already_are_recorded_and_counters_stay_right(wo
 def test_one_trace_of_a_manager_at_a_time(world: World, tmp_path: Path) -> None:
     manager = world.manager(W)
     with manager.trace(tmp_path / "one"):
-        with pytest.raises(ValueError, match=r"runs already, into .*one"):
+        with pytest.raises(ValueError, match=r"already traced, into .*one"):
             manager.trace(tmp_path / "two")
     with manager.trace(tmp_path / "one"):
         pass
@@ -629,7 +629,7 @@ def test_a_chunk_that_cannot_be_unpacked_is_a_clear_error(trace_file: Path) -> N
 def test_a_chunk_without_a_sensible_tag_is_a_clear_error(trace_file: Path) -> None:
     whole = trace_file.read_bytes()
     trace_file.write_bytes(whole[:24] + struct.pack("<4sII", b"\0\0\0\0", 0, 0) + whole[24:])
-    with pytest.raises(TraceError, match="is no tag of a chunk"):
+    with pytest.raises(TraceError, match="is not the tag of a chunk"):
         form.load(str(trace_file))
 
 

@@ -46,7 +46,7 @@ def fails(call, left, name=path):
         got = call()
     except smmap.FileChangedError as error:
         assert name in str(error), error
-        assert f"truncated to {left} bytes, {len(data)} then" in str(error), error
+        assert f"truncated to {left} bytes, from {len(data)}" in str(error), error
         assert re.search(r"\\[\\d+, \\d+\\) is no longer", str(error)), error
         return error
     raise AssertionError(f"no error, but {got!r:.100}")

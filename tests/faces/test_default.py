@@ -52,7 +52,7 @@ try:
 except smmap.SmmapError as error:
     print(error)
 """
-    assert run(script, file.path) == "the default manager is in use already: call configure() before the first use"
+    assert run(script, file.path) == "the default manager is already in use: call configure() before the first use"
 
 
 def test_what_goes_before_what(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ print("numpy" in sys.modules, interface is None or (interface["typestr"], interf
 def test_buffer_without_numpy_says_what_dlpack_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = world.manager(WINDOW).buffer(world.file(10).path)
     monkeypatch.setitem(sys.modules, "numpy", None)
-    with pytest.raises(ModuleNotFoundError, match="needs numpy to be exchanged by DLPack: pip install numpy") as caught:
+    with pytest.raises(ModuleNotFoundError, match="needs numpy for DLPack: pip install numpy") as caught:
         buffer.__dlpack__()
     assert caught.value.name == "numpy"
 

@@ -958,7 +958,7 @@ def test_mode_that_is_no_text(opener: Any, world: World) -> None:
 
 def test_mode_that_writes_opens_nothing(opener: Any, tmp_path: Path) -> None:
     for mode in ("wb", "ab", "xb", "r+b", "w"):
-        with pytest.raises(io.UnsupportedOperation, match=r"smmap reads only: use the built-in open\("):
+        with pytest.raises(io.UnsupportedOperation, match=r"smmap only reads: use the built-in open\("):
             opener.open(tmp_path / "not there", mode)
     assert list(tmp_path.iterdir()) == []
 

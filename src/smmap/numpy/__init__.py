@@ -5,7 +5,7 @@ Needs numpy; `import smmap` alone does not import this package.
 
 from .._installation import complaint
 
-if _complaint := complaint(__name__):  # or one of the imports below fails, and does not say why
+if _complaint := complaint(__name__):  # otherwise an import below would fail without saying why
     raise ImportError(_complaint, name=__name__)
 
 try:

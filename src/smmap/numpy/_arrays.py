@@ -1,4 +1,4 @@
-"""An array that lies in a file, over that file's window."""
+"""Arrays over windows of files."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ Array = np.ndarray[Any, Any]
 
 
 class MappedArray(np.ndarray[Any, Any]):
-    """What `load` and `memmap` give: a read-only array over a file's window, otherwise like any other array.
+    """The array that `load` and `memmap` return: read-only, over a file's window, otherwise like any other array.
 
-    Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray` too, and each pickles as
-    path, range, size, mtime and layout, without the data; what arrives is a `LazyArray`. Results of computations are
-    plain arrays, and what was copied, by whatever method, pickles as a plain array with its data.
+    Slices, fields, transposed and reshaped arrays that share its memory are `MappedArray`s too. Each pickles as
+    path, range, size, mtime and layout, without the data, and unpickles as a `LazyArray`. Results of computations are
+    plain arrays; a copy, by whatever method, pickles as a plain array with its data.
 
-    `filename`, `offset` and `mode` say what those of an `np.memmap` say.
+    `filename`, `offset` and `mode` have the same meaning as for an `np.memmap`.
     """
 
     __array_priority__ = -100.0
-    __setstate__ = refuse_state  # numpy's would give it other memory
+    __setstate__ = refuse_state  # numpy's method would give it other memory
 
     _Lazy: ClassVar[Any]  # set by _lazy.py: imports go one way
 
     _source: tuple[SlidingWindowMapBuffer, int, int, Any] | None = None
-    """The file, the offset in it that lies at which address, and a weak reference to what keeps that mapped."""
+    """The file, an offset in it, the memory address of that offset, and a weak reference to the owner of the map."""
 
     def __array_finalize__(self, obj: Any) -> None:
         self._source = getattr(obj, "_source", None)
@@ -66,39 +66,39 @@ class MappedArray(np.ndarray[Any, Any]):
         return tuple(reduced)
 
     def _place(self) -> tuple[SlidingWindowMapBuffer, int] | None:
-        """The file, and where the first element lies in it; None for what was copied."""
+        """The file, and the offset of the first element in it; None for a copy."""
         if self._source is None:
             return None
         data, offset, address, kept = self._source
-        owner = kept()  # None once it is gone; an array that owns its memory, as copies do, has None for a root
+        owner = kept()  # None once it is gone; an array that owns its memory, such as a copy, has None as its root
         if owner is None or owner is not root(self):
             return None
         return data, offset + self.__array_interface__["data"][0] - address
 
     @property
     def filename(self) -> str | bytes | None:
-        """The file's absolute path; None for one that was given as a descriptor, and for what was copied."""
+        """The file's absolute path; None for a file that was given as a descriptor, and for a copy."""
         place = self._place()
         where = None if place is None else place[0]._access.client.where
         return None if isinstance(where, int) else where
 
     @property
     def offset(self) -> int | None:
-        """Where the first element lies in the file, in bytes, also of a slice; None for what was copied."""
+        """The offset of the first element (also of a slice) in the file, in bytes; None for a copy."""
         place = self._place()
         return None if place is None else place[1] + int(place[0]._access.offset)
 
     @property
     def mode(self) -> str:
-        """ "r": for reading only."""
+        """ "r": read-only."""
         return "r"
 
     def flush(self) -> None:
-        """Nothing: there is never anything to write."""
+        """Does nothing: there is never anything to write."""
 
 
 class Layout(NamedTuple):
-    """Where an array lies in a file: its first element is at `offset`."""
+    """The place of an array in a file: its first element is at `offset`."""
 
     data: SlidingWindowMapBuffer
     offset: int
@@ -109,7 +109,7 @@ class Layout(NamedTuple):
 
 
 def layout(data: SlidingWindowMapBuffer, longest: int) -> Layout:
-    """Where the array lies in a `.npy` file."""
+    """The place of the array in a `.npy` file."""
     shape, fortran, dtype, start = header(data, longest)
     strides = None
     if fortran and len(shape) > 1:
@@ -123,18 +123,18 @@ def layout(data: SlidingWindowMapBuffer, longest: int) -> Layout:
 
 
 def mapped(place: Layout) -> MappedArray:
-    """The array. Maps what it covers."""
+    """The array. Maps its range."""
     low, high = reach(place)
     data, offset, dtype, shape, strides = place
     if low == high:
         return _over(np.ndarray(shape, dtype, b""), data, offset, b"")
-    # frombuffer keeps what it is given; ndarray(buffer=...) keeps the map behind it, which could then be closed
+    # frombuffer keeps its argument; ndarray(buffer=...) keeps the map behind it, which could then be closed
     raw = np.frombuffer(data[low:high] if _system.PYPY else data.view(low, high), np.uint8)
     return _over(np.ndarray(shape, dtype, raw, offset - low, strides), data, offset, root(raw))
 
 
 def reach(place: Layout) -> tuple[int, int]:
-    """Where in the file the bytes of such an array lie. Opens nothing."""
+    """The byte range of such an array in the file. Opens nothing."""
     data, offset, dtype, shape, strides = place
     if any(length < 0 for length in shape):
         raise ValueError(f"no array has the shape {shape}")
@@ -152,14 +152,14 @@ def reach(place: Layout) -> tuple[int, int]:
 
 
 def _over(array: Array, data: SlidingWindowMapBuffer, offset: int, owner: Any) -> MappedArray:
-    """The array, whose first element is at `offset` of the file and whose memory is `owner`'s, knowing where it is."""
+    """A `MappedArray` that knows its place: its first element is at `offset` of the file, its memory is `owner`'s."""
     found = array.view(MappedArray)
     found._source = data, offset, array.__array_interface__["data"][0], _weak(owner)
     return found
 
 
 def root(array: Any) -> Any:
-    """What an array's memory belongs to in the end."""
+    """The object that owns an array's memory in the end."""
     while isinstance(array, np.ndarray):
         array = array.base
     return array

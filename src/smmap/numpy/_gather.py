@@ -1,7 +1,7 @@
 """Many ranges of several buffers at once, into one array. Knows nothing of shards.
 
-Batches are the core's. Only where each range costs a step in Python (with the plain engine), small ones are read here
-as blocks, which numpy then takes apart.
+The core makes batches. Only if each range costs a step in Python (with the plain engine), small ranges are read here
+in blocks, which numpy then takes apart.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["copy", "gather", "in_blocks", "octets", "writable"]
 
 _BLOCK = 16 << 10  # bytes: small ranges that start in one such block of a file are read at once
-_FEW = 8  # ranges: a range is small if as many fit into a block
-_LARGE = 64 << 10  # bytes: from here on a range is read straight into its place
+_FEW = 8  # a range is small if so many of its size fit into a block
+_LARGE = 64 << 10  # bytes: a range of this size or more is read straight into its place
 _OWN_KINDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}  # numpy copies these faster than elements of any other size
 
 
 def gather(buffers: Sequence[SlidingWindowMapBuffer], which: Array, offsets: Array, size: int, out: memoryview) -> None:
     """Fill `out` with n ranges of `size` bytes each: the i-th starts at `offsets[i]` of `buffers[which[i]]`.
 
-    `which` and `offsets` are arrays of int64; each range lies in its buffer, `out` has n * size bytes. File by file,
-    in the order of offsets: no file is opened twice, however few handles there are. O(n log(n)). After an error, which
-    names its file, `out` may hold a part. Any thread may call it.
+    `which` and `offsets` are arrays of int64; each range is within its buffer, and `out` has n * size bytes. Reads file
+    by file, in the order of offsets: no file is opened twice, however few handles there are. O(n log(n)). After an
+    error, which names its file, `out` may be partly filled. Any thread may call it.
     """
     if not (len(which) and size):
         return
@@ -60,30 +60,30 @@ def copy(data: SlidingWindowMapBuffer, start: int, target: memoryview) -> None:
 
 
 def in_blocks(size: int) -> bool:
-    """Whether ranges of so many bytes are read as blocks."""
+    """Whether ranges of `size` bytes are read in blocks."""
     return engine == "plain" and size * _FEW <= _BLOCK
 
 
 def _order(which: Array, offsets: Array) -> Array | None:
-    """What sorts the ranges by file and offset; None if they are in that order."""
+    """The order that sorts the ranges by file and offset; None if they are in that order."""
     after, same = which[1:] > which[:-1], which[1:] == which[:-1]
     if bool((after | (same & (offsets[1:] >= offsets[:-1]))).all()):
         return None
     stride = int(offsets.max()) + 1
     if stride * (int(which.max()) + 1) < 1 << 63:
-        return np.argsort(which * stride + offsets)  # faster than by two keys
+        return np.argsort(which * stride + offsets)  # faster than with two keys
     return np.lexsort((offsets, which))
 
 
 def _kind(size: int) -> np.dtype[Any]:
-    """A dtype of that size, which numpy copies fast."""
+    """A dtype of that size which numpy copies fast."""
     return np.dtype(_OWN_KINDS.get(size, f"V{size}"))
 
 
 def _gather_small(
     buffers: Sequence[SlidingWindowMapBuffer], which: Array, offsets: Array, size: int, out: memoryview
 ) -> None:
-    """The same for ranges in order: those that start in one block of one file are read at once."""
+    """The same for sorted ranges: those that start in one block of one file are read at once."""
     blocks = offsets // _BLOCK
     borders = np.flatnonzero((which[1:] != which[:-1]) | (blocks[1:] != blocks[:-1])) + 1
     firsts = np.concatenate([[0], borders])
@@ -108,7 +108,7 @@ def _gather_small(
             found[first:last] = elements[offsets[first:last] - start]
 
 
-# Where to
+# Targets
 
 
 def octets(array: Array) -> memoryview:
@@ -118,10 +118,10 @@ def octets(array: Array) -> memoryview:
 
 
 def writable(out: Any, dtype: np.dtype[Any], count: int) -> memoryview:
-    """The bytes of an array that is to be filled with `count` elements, or of any bytes-like object of that size.
+    """The bytes of a target array for `count` elements, or of any bytes-like object of that size.
 
-    `TypeError` for anything but an array of that dtype; `ValueError` for one that has another size, cannot be
-    written, or is not C-contiguous.
+    `TypeError` for anything but an array of that dtype; `ValueError` for one that has another size, is
+    read-only, or is not C-contiguous.
     """
     array = out if isinstance(out, np.ndarray) else _array_over(out)
     if array.dtype not in (dtype, np.uint8):
@@ -139,13 +139,13 @@ def writable(out: Any, dtype: np.dtype[Any], count: int) -> memoryview:
 
 
 def _array_over(out: Any) -> Array:
-    """An array that shares the memory of a bytes-like object, or of another library's array, as of torch."""
+    """An array that shares the memory of a bytes-like object, or of another library's array, such as a torch tensor."""
     try:
         return np.asarray(memoryview(out))
     except TypeError:
         pass
     if hasattr(out, "__array__"):
         array, again = np.asarray(out), np.asarray(out)
-        if not array.nbytes or np.may_share_memory(array, again):  # else it makes arrays, and would not be filled
+        if not array.nbytes or np.may_share_memory(array, again):  # otherwise it makes copies, and would not be filled
             return array
     raise TypeError(f"out must be an array in the memory of the CPU or a bytes-like object, not {type(out).__name__}")

@@ -1,4 +1,4 @@
-"""What an index means: integers, integer arrays and masks. Pure: reads no file."""
+"""The meaning of an index: integers, integer arrays and masks. Pure: reads no file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["as_integer", "consecutive", "places", "split"]
 
 
 def split(key: tuple[Any, ...], ndim: int) -> tuple[Any, tuple[Any, ...]]:
-    """The part of a key that is for the first dimension, and those for the others: () if these ask for all."""
+    """The part of a key for the first dimension, and the parts for the others: () if these ask for everything."""
     parts = [part for part in key if part is not Ellipsis]
     if len(key) - len(parts) > 1 or len(parts) > ndim:
         raise IndexError(f"too many indices: {key}")
@@ -26,7 +26,7 @@ def split(key: tuple[Any, ...], ndim: int) -> tuple[Any, tuple[Any, ...]]:
 
 
 def as_integer(key: Any) -> int | None:
-    """The integer that a key stands for; None for what may be an array, as of other libraries."""
+    """The integer that a key stands for; None for a possible array, including those of other libraries."""
     if isinstance(key, (list, np.ndarray, bool, np.bool_)) or bool(getattr(key, "shape", ())):
         return None
     try:
@@ -36,7 +36,7 @@ def as_integer(key: Any) -> int | None:
 
 
 def places(key: Any, size: int) -> Array:
-    """The places of `size` that an integer array, or a mask, stands for: int64, in its shape, none negative."""
+    """The places, of `size`, that an integer array or a mask stands for: int64, in its shape, none negative."""
     found = np.asarray(key)
     if isinstance(key, (list, tuple)) and not found.size:
         found = found.astype(np.int64)
@@ -59,10 +59,10 @@ def places(key: Any, size: int) -> Array:
 
 
 def consecutive(wanted: Array) -> bool:
-    """Whether these places go up by one along the last dimension, as those of blocks do."""
+    """Whether these places increase by one along the last dimension, as in blocks."""
     if not (wanted.ndim and wanted.size) or wanted.shape[-1] < 2:
         return False
     length = wanted.shape[-1]
-    if bool((wanted[..., -1] - wanted[..., 0] != length - 1).any()):  # sees most of what is not, at a low cost
+    if bool((wanted[..., -1] - wanted[..., 0] != length - 1).any()):  # finds most cases that are not, at a low cost
         return False
     return bool((wanted[..., 1:] - wanted[..., :-1] == 1).all())

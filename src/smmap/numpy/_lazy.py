@@ -1,4 +1,4 @@
-"""A mapped array as it arrives from a pickle: not there yet."""
+"""A mapped array as it arrives from a pickle: not mapped yet."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["LazyArray"]
 
 
 class LazyArray(Exchanged):
-    """A `MappedArray` as it arrives from a pickle: maps what it covers at its first use, and from then on is one.
+    """A `MappedArray` as it arrives from a pickle: it maps its range at its first use, and then works like the array.
 
-    Shape, dtype and sizes are known before; `repr`, copying and pickling do not open it either. Anything else that an
-    array does opens the path on the default manager of the process that it came to, once; `FileChangedError` if the
-    file changed in between, `LimitError` if no handle is left, else the system's errors, again at each use. Slices,
-    methods and operators give what the array would, and numpy's functions take it. `np.asarray(it)` and, by DLPack,
-    `torch.as_tensor(it)` copy nothing. It is no `np.ndarray` itself, nor bytes-like: pass `np.asarray(it)` to whatever
-    asks for one of those. Any number of threads may share it.
+    Shape, dtype and sizes are known before; `repr`, copying and pickling do not open the file either. Anything else
+    that an array does opens the path once, on the default manager of the process where the object arrives. That raises
+    `FileChangedError` if the file changed in between, `LimitError` if no handle is left, or the system's error, again
+    at each use. Slices, methods and operators give what the array would, and numpy's functions accept it.
+    `np.asarray(it)` and, by DLPack, `torch.as_tensor(it)` copy nothing. It is not an `np.ndarray` itself, nor
+    bytes-like: pass `np.asarray(it)` to code that needs one of those. Any number of threads may share it.
     """
 
-    __hash__ = None  # type: ignore[assignment]  # as arrays, which say what `==` means
+    __hash__ = None  # type: ignore[assignment]  # as for arrays, whose `==` is elementwise
 
     __setstate__ = refuse_state
 
     _array: MappedArray | None = None
 
-    if TYPE_CHECKING:  # made below
+    if TYPE_CHECKING:  # they are set below
         __getitem__: Any
         __contains__: Any
         __iter__: Any
@@ -150,7 +150,7 @@ class LazyArray(Exchanged):
         return array
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not hasattr(MappedArray, name):  # a question after a protocol opens nothing
+        if name.startswith("_") or not hasattr(MappedArray, name):  # asking for a protocol opens nothing
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._open(), name)
 
@@ -159,8 +159,8 @@ class LazyArray(Exchanged):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """Where the array lies, which this object keeps mapped. Not there for a dtype that it would tell too little of:
-        one of fields, or with metadata."""
+        """The memory of the array, which this object keeps mapped. Missing for dtypes that it cannot describe fully:
+        those with fields or metadata."""
         if self.dtype.names is not None or self.dtype.metadata is not None:
             raise AttributeError("__array_interface__")
         return np.asarray(self._open()).__array_interface__
@@ -169,16 +169,16 @@ class LazyArray(Exchanged):
         array = self._open()
         wanted = array.dtype if dtype is None else np.dtype(dtype)
         if copy is False and wanted != array.dtype:
-            raise ValueError(f"an array of {wanted} is a copy of one of {array.dtype}")
+            raise ValueError(f"an array of {wanted} over elements of {array.dtype} is always a copy")
         return array.astype(wanted, copy=bool(copy))
 
     def __index__(self) -> int:
-        if self.shape:  # arrays raise TypeError, after which bytearray(it) would take each element for a byte
+        if self.shape:  # arrays raise TypeError, after which bytearray(it) would take each element as a byte
             raise ValueError("only an array of one integer, without dimensions, is an index")
         return operator.index(self._open())
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise ValueError("assignment destination is read-only")  # as arrays say; needs no file
+        raise ValueError("assignment destination is read-only")  # as arrays say it; needs no file
 
     def __divmod__(self, other: Any) -> Any:
         return divmod(self._open(), _opened(other))
@@ -192,7 +192,7 @@ def _opened(thing: Any) -> Any:
 
 
 def _done(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """A special method that does the operation with the array, and with that of another lazy one."""
+    """A special method that applies the operation to the array, and to those of other lazy operands."""
 
     def method(self: LazyArray, *others: Any) -> Any:
         return operation(self._open(), *map(_opened, others))
@@ -201,7 +201,7 @@ def _done(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _turned(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The special method for the array on the right hand side."""
+    """The special method for the array on the right-hand side."""
 
     def method(self: LazyArray, other: Any) -> Any:
         return operation(_opened(other), self._open())

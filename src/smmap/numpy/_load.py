@@ -1,4 +1,4 @@
-"""What is in a file: `load` and `memmap`, with the arguments of numpy's functions of these names."""
+"""`load` and `memmap`, with the arguments of numpy's functions of these names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
             """The next bytes."""
 
     class HasDescriptor(Protocol):
-        """A file object of the system's."""
+        """A file object with a descriptor."""
 
         def fileno(self) -> int:
             """Its descriptor."""
@@ -50,20 +50,21 @@ def load(
     max_header_size: int = LONGEST_HEADER,
     manager: StaticWindowMapManager | None = None,
 ) -> Any:
-    """What is in a `.npy` or `.npz` file, without a copy: as `np.load(path, mmap_mode="r")`, within limits.
+    """The content of a `.npy` or `.npz` file, without a copy: like `np.load(path, mmap_mode="r")`, within limits.
 
-    Of a `.npy` file a `MappedArray`: any dtype without Python objects, any shape and order. What it covers is mapped at
-    once, as one window however long that must be, and counts as mapped until the array and all that share its memory
-    are gone. Of a `.npz` file a `MappedNpz`. `path`: str, bytes, os.PathLike, or a descriptor, which stays yours. On
-    the process's default manager unless another is given.
+    For a `.npy` file it returns a `MappedArray`: any dtype without Python objects, any shape and order. The range of
+    the array is mapped at once, as one window however long, and counts as mapped until the array and everything that
+    shares its memory are gone. For a `.npz` file it returns a `MappedNpz`. `path`: str, bytes, os.PathLike, or a
+    descriptor, which stays yours. Uses the process's default manager unless another is given.
 
-    The other arguments are those of `np.load`. `mmap_mode=None` reads into memory, and gives arrays that are yours to
-    write; modes for writing are refused. `allow_pickle`, which runs what a file says, is for that mode, for members
-    that are not mapped, and for files that are a pickle alone. A file object is read by `np.load`, in any mode.
+    The other arguments are those of `np.load`. `mmap_mode=None` reads into memory, and returns arrays that you may
+    write to; modes for writing are refused. `allow_pickle`, which can run any code in the file, is for that mode, for
+    members that are not mapped, and for files that contain only a pickle. A file object is read by `np.load`, in any
+    mode.
 
-    O(1) but for the header or the archive's directory. `ValueError` for what is neither kind of file, is truncated, or
-    holds Python objects; `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers.
-    Any thread may call it. (On PyPy, where numpy never lets go of a map, the array is a copy.)
+    O(1) apart from the header or the archive's directory. `ValueError` for a file that is of neither kind, is
+    truncated, or holds Python objects; `LimitError` if no handle is left; `FileChangedError` and the system's errors as
+    for buffers. Any thread may call it. (On PyPy, where numpy never releases a map, the array is a copy.)
     """
     mode = checked_mode(mmap_mode)
     if encoding not in ("ASCII", "latin1", "bytes"):
@@ -80,7 +81,7 @@ def load(
         return MappedNpz._trusted(data, mode, max_header_size, {"fix_imports": fix_imports, "encoding": encoding})
     if mode is None or (allow_pickle and not is_npy(head)):
         if not allow_pickle and not is_npy(head):
-            header(data)  # says what it is not
+            header(data)  # raises the error
         with BufferedFileReader(FileReader(data)) as file:
             return np.load(file, **pickles, max_header_size=max_header_size)
     return mapped(layout(data, ANY_HEADER if allow_pickle else max_header_size))
@@ -96,18 +97,19 @@ def memmap(
     *,
     manager: StaticWindowMapManager | None = None,
 ) -> MappedArray:
-    """A read-only array over a file that has only elements: as `np.memmap(..., mode="r")`, within limits.
+    """A read-only array over a raw file of elements: like `np.memmap(..., mode="r")`, within limits.
 
     `path`: str, bytes, os.PathLike, a descriptor, which stays yours, or a file object that has one. `dtype`: any
     without Python objects. `mode`: "r" or "readonly"; the others are refused. `offset`: bytes before the array.
-    `shape`: an integer or several, by default as many elements as the rest of the file has. `order`: "C" or "F". What
-    the array covers is mapped at once, as for `load`, and not copied. It pickles small, see `MappedArray`.
+    `shape`: an integer or several; by default as many elements as the rest of the file has. `order`: "C" or "F". The
+    range of the array is mapped at once, as for `load`, and not copied. Its pickle is small: see `MappedArray`.
 
-    O(1). `ValueError` if the file is too short for the shape, or without one does not end with an element; `LimitError`
-    if no handle is left; `FileChangedError` and the system's errors as for buffers. Any thread may call it.
+    O(1). `ValueError` if the file is too short for the shape, or if, without a shape, it does not end with a whole
+    element; `LimitError` if no handle is left; `FileChangedError` and the system's errors as for buffers. Any thread
+    may call it.
     """
     if checked_mode(mode) is None:
-        raise ValueError('mode must be "r": smmap reads only')
+        raise ValueError('mode must be "r": smmap only reads')
     if order not in ("C", "F"):
         raise ValueError(f'order must be "C" or "F", not {order!r}')
     kind = np.dtype(dtype)
@@ -148,6 +150,7 @@ def _whole(data: SlidingWindowMapBuffer, kind: np.dtype[Any], start: int) -> tup
     count, rest = divmod(size - start, kind.itemsize)
     if rest:
         raise ValueError(
-            f"{name}: the {size - start} bytes from offset {start} on are no multiple of the {kind.itemsize} of {kind}"
+            f"{name}: the {size - start} bytes from offset {start} on are not a multiple of the {kind.itemsize} bytes "
+            f"of {kind}"
         )
     return (count,)

@@ -1,4 +1,4 @@
-"""What the header of a `.npy` file says, and dtypes as they travel."""
+"""Headers of `.npy` files, and dtypes as they are pickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ANY_HEADER", "LONGEST_HEADER", "header", "in_a_row", "is_npy", "long", "plain", "short"]
 
 LONGEST_HEADER = 10_000
-"""Characters, as for `np.load`: a longer one takes Python's parser too long."""
+"""Characters, as for `np.load`: Python's parser takes too long for a longer header."""
 
 ANY_HEADER = 1 << 62
 """Characters: for files that are trusted."""
@@ -36,7 +36,7 @@ def header(
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, whether in Fortran order, dtype, and where the array starts in a `.npy` file.
 
-    `longest`: the most characters of a header that is parsed. `objects`: whether Python objects are no error.
+    `longest`: the most characters of a header to parse. `objects`: whether Python objects are allowed.
     """
     name = data._access.client.name
     head = data[: npy.MAGIC_LEN + 4]
@@ -46,13 +46,13 @@ def header(
     version = head[npy.MAGIC_LEN - 2 : npy.MAGIC_LEN]
     try:
         if version not in (b"\1\0", b"\2\0", b"\3\0"):
-            raise ValueError(f"format {version[0]}.{version[1]} is not known")
+            raise ValueError(f"format {version[0]}.{version[1]} is unknown")
         start = npy.MAGIC_LEN + (2 if version == b"\1\0" else 4)
         (size,) = struct.unpack("<H" if version == b"\1\0" else "<I", head[npy.MAGIC_LEN : start])
         text = data[start : start + min(size, max(longest, _LONGEST_READ))]
         if len(text) < size:
-            raise ValueError(f"the header of {size} bytes is cut or too long")
-        if version == b"\3\0":  # for which numpy has no public function; written as version 2 would
+            raise ValueError(f"the header of {size} bytes is truncated or too long")
+        if version == b"\3\0":  # numpy has no public function for it: rewritten as version 2
             text = text.decode("utf-8").encode("ascii", "backslashreplace")
         shape, fortran, dtype = npy.read_array_header_2_0(
             io.BytesIO(struct.pack("<I", len(text)) + text), max_header_size=longest
@@ -65,14 +65,14 @@ def header(
 
 
 def short(dtype: np.dtype[Any]) -> Any:
-    """The dtype as it pickles best, for `long`: as `.npy` files write it, unless that says less or is longer."""
+    """The dtype in a short form for pickles, read by `long`: as in `.npy` files, unless that is lossy or longer."""
     try:
         written = dtype.descr if dtype.names else dtype.str
         if not _same(long(written), dtype):
             return dtype
     except (ValueError, TypeError):  # fields in another order than their offsets, or that overlap
         return dtype
-    # Longer where one dtype is that of many fields: pickled, it is there once
+    # It is longer if many fields have the same dtype, which a pickle holds only once
     return dtype if dtype.names and len(pickle.dumps(written)) > len(pickle.dumps(dtype)) else written
 
 
@@ -82,7 +82,7 @@ def long(dtype: Any) -> np.dtype[Any]:
 
 
 def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
-    """Whether the dtypes are alike also in what `==` does not compare."""
+    """Whether the dtypes are the same, including the properties that `==` does not compare."""
     if one != other or one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
         return False
     if one.subdtype and other.subdtype:
@@ -102,6 +102,6 @@ def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def in_a_row(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.subdtype is not None or not dtype.itemsize:  # of an array of arrays, or of nothing
-        raise ValueError(f"elements of {dtype} cannot stand in a row")
+    if dtype.subdtype is not None or not dtype.itemsize:  # elements that are arrays, or empty
+        raise ValueError(f"elements of {dtype} cannot be joined")
     return plain(dtype)

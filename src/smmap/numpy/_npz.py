@@ -1,4 +1,4 @@
-"""The arrays in one `.npz` file: those that are stored as they are lie in the file, and are mapped there."""
+"""The arrays in one `.npz` file: uncompressed ones are mapped where they are in the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["MappedNpz", "checked_mode", "is_zip"]
 
 _LOCAL = struct.Struct("<4s22xHH")  # of a member: "PK\3\4", and how long its name and the fields after it are
 _DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
-for _module, _name in (("lzma", "LZMAError"), ("compression.zstd", "ZstdError")):  # what this Python can decompress
+for _module, _name in (("lzma", "LZMAError"), ("compression.zstd", "ZstdError")):  # if this Python has them
     try:
         _DAMAGED += (getattr(importlib.import_module(_module), _name),)
     except ImportError:
@@ -43,7 +43,7 @@ def checked_mode(mode: Any) -> str | None:
         return mode and "r"
     if mode in _WRITING:
         raise ValueError(
-            f'mode {mode!r} is for writing, smmap reads only: use "r", and .copy() for an array of your own'
+            f'mode {mode!r} is for writing, and smmap only reads: use "r", and .copy() for a writable array'
         )
     raise ValueError(f'mode must be "r", not {mode!r}')
 
@@ -58,24 +58,24 @@ class BadArchiveError(ValueError, zipfile.BadZipFile):
 
 
 class MappedNpz(Mapping[str, Any]):
-    """What `load` gives for a `.npz` file: a mapping of names to arrays, as `np.load` gives.
+    """What `load` returns for a `.npz` file: a mapping of names to arrays, as from `np.load`.
 
-    Members that are stored as they are (`np.savez`) are `MappedArray`s, mapped when they are asked for, each without a
-    copy and without looking at its checksum; compressed ones (`np.savez_compressed`) are read, each time they are asked
-    for, into plain arrays. With `mmap_mode=None` all are read. A member that is no `.npy` file gives its bytes.
+    Uncompressed members (`np.savez`) are `MappedArray`s. Each is mapped when you ask for it, without a copy and
+    without checking its checksum. Compressed ones (`np.savez_compressed`) are read into plain arrays, each time you ask
+    for them. With `mmap_mode=None` all are read. A member that is not a `.npy` file is returned as its bytes.
 
-    Holds no map and no descriptor of its own. It pickles as path, size and mtime, and opens again when something is
-    asked of it, on the default manager of the process that it came to; there it never unpickles objects, whatever
+    Holds no map and no descriptor of its own. It pickles as path, size and mtime. The unpickled object opens the file
+    at its first use, on the default manager of the process where it arrives; there it never unpickles objects, whatever
     `allow_pickle` was. Any number of threads may share it.
 
-    `KeyError` for what is not there, `ValueError` (also a `zipfile.BadZipFile`) for what is damaged, `ClosedError`
-    after `close`, else the errors of `load`.
+    `KeyError` for a missing member, `ValueError` (also a `zipfile.BadZipFile`) for a damaged file or member,
+    `ClosedError` after `close`, otherwise the errors of `load`.
     """
 
     __setstate__ = refuse_state
 
     _pickles: ClassVar[dict[str, Any]] = {}
-    """What `np.load` needs to unpickle. No argument, so that nothing that came by a pickle unpickles any further."""
+    """What `np.load` needs to unpickle. Not an argument, so that an unpickled archive never unpickles anything."""
 
     def __init__(
         self, data: SlidingWindowMapBuffer, mode: str | None = "r", max_header_size: int = LONGEST_HEADER
@@ -116,7 +116,7 @@ class MappedNpz(Mapping[str, Any]):
         self.close()
 
     def close(self) -> None:
-        """Refuse further use; any number of times. Arrays that it gave stay valid."""
+        """Refuse further use. May be called any number of times. Arrays from it stay valid."""
         self._data.close()
         self._zip = None
 
@@ -168,7 +168,7 @@ class MappedNpz(Mapping[str, Any]):
             raise BadArchiveError(f"{self._name}, member {info.filename!r}: {error}") from error
 
     def _opened(self) -> zipfile.ZipFile:
-        """The archive's directory, read at the first use; `ClosedError`."""
+        """The archive's directory, read at the first use; `ClosedError` after `close`."""
         if self._data.closed:
             raise ClosedError(f"{self!r} cannot be read")
         archive = self._zip
@@ -177,18 +177,18 @@ class MappedNpz(Mapping[str, Any]):
             try:
                 archive = zipfile.ZipFile(BufferedFileReader(FileReader(self._data.__copy__())))
             except (zipfile.BadZipFile, struct.error, EOFError, UnicodeDecodeError) as error:
-                raise BadArchiveError(f"{self._name} is no archive: {error}") from None
-            except OSError as error:  # before Python 3.11, zipfile looks for a directory before the file's start
+                raise BadArchiveError(f"{self._name} is not an archive: {error}") from None
+            except OSError as error:  # before Python 3.11, zipfile may look for a directory before the file's start
                 if error.errno != errno.EINVAL:
                     raise
-                raise BadArchiveError(f"{self._name} is no archive: its directory is not where it says") from None
+                raise BadArchiveError(f"{self._name} is not an archive: its directory is not where it says") from None
             names = archive.namelist()
             self._members = {**{_key(name): name for name in names}, **{name: name for name in names}}
             self._zip = archive
         return archive
 
     def _part(self, info: zipfile.ZipInfo) -> SlidingWindowMapBuffer:
-        """The bytes of a member that is stored as it is."""
+        """The bytes of an uncompressed member."""
         access = self._data._ready()
         start = info.header_offset
         head = self._data[start : start + _LOCAL.size]

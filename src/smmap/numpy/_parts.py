@@ -25,11 +25,11 @@ _LONGEST_ROW = 1 << 31  # bytes
 
 
 class Parts(NamedTuple):
-    """Files, one after the other, and what their rows are."""
+    """Files, one after the other, and the layout of their rows."""
 
     dtype: np.dtype[Any]
     row: tuple[int, ...]
-    """The shape of a row; () where a row is an element."""
+    """The shape of a row; () if a row is an element."""
     unit: np.dtype[Any]
     """A row as a dtype."""
     paths: list[str]
@@ -60,9 +60,11 @@ def examined(paths: Iterable[Any], dtype: Any, offset: int, manager: StaticWindo
                 size, mtime = len(data), data._access.client.mtime
                 shape, fortran, found, start = header(data)
             if not shape:
-                raise ValueError(f"{name}: the array has no dimension, Shards joins arrays along their first one")
+                raise ValueError(f"{name}: the array has no dimensions, but Shards joins arrays along their first one")
             if fortran and sum(length > 1 for length in shape) > 1:
-                raise ValueError(f"{name}: the array of shape {shape} is in Fortran order, so its rows lie scattered")
+                raise ValueError(
+                    f"{name}: the array of shape {shape} is in Fortran order, so its rows are not contiguous"
+                )
             if kind is not None and found != kind:
                 raise ValueError(f"{name}: the array is of dtype {found}, not {kind}")
             if row is not None and shape[1:] != row:
@@ -83,14 +85,16 @@ def examined(paths: Iterable[Any], dtype: Any, offset: int, manager: StaticWindo
             size, mtime, start = status.size, status.mtime, offset
             count, rest = divmod(size - start, itemsize)
             if rest or count < 0:
-                raise ValueError(f"{name}: {size} bytes are not {start} and then elements of {itemsize} bytes")
+                raise ValueError(
+                    f"{name}: {size} bytes are not an offset of {start} bytes followed by elements of {itemsize} bytes"
+                )
         first = first or name
         sizes.append(size)
         mtimes.append(mtime)
         offsets.append(start)
         counts.append(count)
     if kind is None:
-        raise ValueError("without any path, a dtype must be given")
+        raise ValueError("without paths, a dtype must be given")
     return checked(kind, row or (), names, sizes, mtimes, offsets, counts)
 
 
@@ -103,7 +107,7 @@ def checked(
     offsets: list[int],
     counts: list[int],
 ) -> Parts:
-    """These parts; `ValueError` if that many rows do not lie in a file of that size."""
+    """These parts; `ValueError` if that many rows do not fit into a file of that size."""
     row = tuple(map(index, row))
     unit = _unit(in_a_row(dtype), row)
     for path, size, start, count in zip(paths, sizes, offsets, counts):
@@ -123,7 +127,7 @@ def _unit(dtype: np.dtype[Any], row: tuple[int, ...]) -> np.dtype[Any]:
 
 
 def _name(path: Any) -> str:
-    name: Any = absolute(os.fspath(path))  # descriptors are no paths
+    name: Any = absolute(os.fspath(path))  # raises for a descriptor
     return os.fsdecode(name)
 
 
@@ -131,7 +135,7 @@ def _name(path: Any) -> str:
 
 
 def packed(parts: Parts) -> tuple[Any, ...]:
-    """What `unpacked` takes: a few numbers, and what differs between the paths."""
+    """The arguments of `unpacked`: a few numbers, and the parts in which the paths differ."""
     common = _common(parts.paths)
     names = "\0".join(path[len(common) :] for path in parts.paths)
     size = parts.unit.itemsize
@@ -152,7 +156,7 @@ def unpacked(
     counts: Any,
     row: tuple[int, ...] = (),
 ) -> Parts:
-    """The parts that were packed: opens nothing."""
+    """The parts that were packed. Opens nothing."""
     kind = long(dtype)
     paths = [common + name for name in names.split("\0")] if count else []
     lists = [_unpacked(numbers, count) for numbers in (sizes, mtimes, offsets)]
@@ -162,12 +166,12 @@ def unpacked(
     else:
         lists.append(_unpacked(counts, count))
     if {len(paths), *map(len, lists)} != {count}:
-        raise ValueError("not what Shards pickles to")
+        raise ValueError("this is not a pickle of Shards")
     return checked(kind, row, paths, *lists)
 
 
 def _common(names: list[str]) -> str:
-    """What all names start with."""
+    """The common start of all names."""
     low, high = min(names, default=""), max(names, default="")
     length = 0
     while low[length : length + 1] == high[length : length + 1] != "":
@@ -176,7 +180,7 @@ def _common(names: list[str]) -> str:
 
 
 def _packed(numbers: list[int] | None) -> Any:
-    """Numbers as they pickle best: one where all are the same, else their bytes."""
+    """Numbers in a short form for pickles: one number if all are the same, else their bytes."""
     if not numbers:
         return None
     return numbers[0] if len(set(numbers)) == 1 else np.array(numbers, "<i8").tobytes()

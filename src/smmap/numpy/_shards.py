@@ -1,4 +1,4 @@
-"""One long array over many files, of which no more is open or mapped than the manager allows."""
+"""One long array over many files, with no more of them open or mapped than the manager allows."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ __all__ = ["Shards"]
 
 T = TypeVar("T")
 
-_SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold one need not be mapped
-_NEAR = 4 << 10  # bytes: elements no farther from each other are read with what lies between
-_CHUNK = 1 << 20  # bytes read at once where a long range is gone through
+_SMALL = 32 << 10  # bytes: below that a copy costs no more than a view, and a cold range need not be mapped
+_NEAR = 4 << 10  # bytes: elements at most this far apart are read together with the bytes between them
+_CHUNK = 1 << 20  # bytes read at once when going through a long range
 _MANY = 1 << 16  # elements gathered at once
-_BATCH = 16 << 20  # bytes gathered at once where they are then moved to their places
+_BATCH = 16 << 20  # bytes gathered at once if they are then moved to their places
 
 
 class Shards(Exchanged):
     """One long read-only array over many files, within the manager's limits however many files there are.
 
-    `paths`: str, bytes or os.PathLike each; made absolute. Files called `*.npy`, and all files if no `dtype` is given,
-    hold a `.npy` array each, and are joined along axis 0: of 1-D arrays `shards[i]` is an element, of others a row,
-    `len(shards)` counts them, and all rows have one shape. Other files are raw: elements of `dtype`, which may be a
-    subarray's, as in `("<f4", (768,))`, from `offset` bytes on. Sizes, times and headers are read at once; each file is
-    opened at its first read. On the process's default manager unless another is given.
+    `paths`: str, bytes or os.PathLike each; made absolute. Files named `*.npy`, and all files if no `dtype` is given,
+    each hold a `.npy` array, and are joined along axis 0. For 1-D arrays `shards[i]` is an element, for others a row;
+    `len(shards)` counts them, and all rows must have one shape. Other files are raw: elements of `dtype`, which may be
+    a subarray's, as in `("<f4", (768,))`, from `offset` bytes on. Sizes, times and headers are read at once; each file
+    is opened at its first read. Uses the process's default manager unless another is given.
 
     `shards[i]`, `shards[start:stop:step]`, `shards[[3, 1, 2]]`, `shards[mask]`, and tuples of these, give what the
-    array of all files joined would give; elements, rows and slices are read-only, integer arrays give fresh arrays. A
-    contiguous slice (or a row) of 32 KiB or more that lies in one file is not copied: it is a view, counted as mapped
-    until you drop it, or a copy where no handle is left for it. Everything else is one copy, and reads that are small
-    and cold map nothing. O(log(files)) for an integer or a slice; O(k log(k)) for k indexes. See also `blocks`.
+    joined array of all files would give; elements, rows and slices are read-only, integer arrays give new arrays. A
+    contiguous slice (or a row) of 32 KiB or more within one file is not copied: it is a view, counted as mapped
+    until you drop it, or a copy if no handle is left for it. Everything else is one copy, and small cold reads map
+    nothing. O(log(files)) for an integer or a slice; O(k log(k)) for k indexes. See also `blocks`.
 
     `np.asarray(shards)` and, by DLPack, `torch.as_tensor(shards)` read all of it, without a copy if it is in one file.
 
-    Any number of threads may share it. It pickles as paths, sizes and mtimes, and opens again at the first read, on the
-    default manager of the process that it came to.
+    Any number of threads may share it. It pickles as paths, sizes and mtimes. The unpickled object opens the files at
+    their first reads, on the default manager of the process where it arrives.
 
-    `ValueError`: files that do not fit the dtype or each other. Reads raise `IndexError`, `FileChangedError` where a
-    file is not as large or as old as it was any more, `LimitError`, `ClosedError` or the system's error.
+    `ValueError` for files that do not fit the dtype or each other. Reads raise `IndexError`, `FileChangedError` if the
+    size or mtime of a file has changed, `LimitError`, `ClosedError` or the system's error.
     """
 
     __setstate__ = refuse_state
@@ -105,7 +105,7 @@ class Shards(Exchanged):
         self.close()
 
     def close(self) -> None:
-        """Refuse further reads; any number of times. Arrays that it gave stay valid."""
+        """Refuse further reads. May be called any number of times. Arrays from it stay valid."""
         self._buffers = None
 
     @property
@@ -184,7 +184,7 @@ class Shards(Exchanged):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """Where the array lies, if it lies in one file, and is of a dtype that this tells all of."""
+        """The memory of the array, if it is in one file, and has a dtype that this protocol describes fully."""
         filled = [shard for shard, count in enumerate(self._parts.counts) if count]
         if self._buffers is None or len(filled) != 1 or self.dtype.names is not None or self.dtype.metadata is not None:
             raise AttributeError("__array_interface__")
@@ -205,10 +205,10 @@ class Shards(Exchanged):
     def __getitem__(self, key: slice | list[int] | list[bool] | Array) -> Array: ...
 
     @overload
-    def __getitem__(self, key: Any) -> Any: ...  # an element or a row, or what a tuple asks for: numpy's types say so
+    def __getitem__(self, key: Any) -> Any: ...  # an element or a row, or what a tuple asks for: as in numpy's types
 
     def __getitem__(self, key: Any) -> Any:
-        self._check_open()  # also where nothing is to be read
+        self._check_open()  # even if there is nothing to read
         if type(key) is int:
             return self._element(key)
         if isinstance(key, tuple):
@@ -238,7 +238,7 @@ class Shards(Exchanged):
         return np.frombuffer(self._open(shard)[offset : offset + self._unit.itemsize], self._unit)[0]
 
     def _below(self, key: Any, rest: tuple[Any, ...]) -> Any:
-        """Rows, and of these what numpy finds under the rest of a key."""
+        """Rows, indexed by the rest of a key, as by numpy."""
         if isinstance(key, slice):
             return self[key][(slice(None), *rest)]
         place = as_integer(key)
@@ -266,7 +266,7 @@ class Shards(Exchanged):
         return _read_only(joined)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Of [start, stop): file, offset in its elements, offset in the whole, and size; all but the first in bytes."""
+        """The pieces of [start, stop): file, and in bytes the offset in it, the offset in the result, and the size."""
         size, first = self._unit.itemsize, start
         shard = bisect_right(self._starts, start) - 1
         while start < stop:
@@ -277,7 +277,7 @@ class Shards(Exchanged):
             shard += 1
 
     def _bytes(self, shard: int, start: int, stop: int) -> Any:
-        """Bytes of one file: without a copy if they are many and there is a handle for it."""
+        """Bytes of one file: without a copy if they are many and a handle is left for it."""
         data = self._open(shard)
         if stop - start >= _SMALL and not _system.PYPY:
             try:
@@ -312,23 +312,23 @@ class Shards(Exchanged):
     def blocks(self, starts: Any, length: int, out: T) -> T: ...
 
     def blocks(self, starts: Any, length: int, out: Any = None) -> Any:
-        """The `length` elements (or rows) from each start on, also across the borders of files: one row of each.
+        """The `length` elements (or rows) at each start, also across the borders of files: one row for each start.
 
-        Equal to `np.lib.stride_tricks.sliding_window_view(everything, length)[starts]` for elements, and for both to
+        For elements equal to `np.lib.stride_tricks.sliding_window_view(everything, length)[starts]`, and for both to
         `everything[starts[:, None] + np.arange(length)]`. `starts`: integers, as a sequence or an array; negative ones
         count from the last block. `out`: a writable C-contiguous array of the same dtype and number of elements, of any
         shape and library (numpy, torch in the CPU's memory, pinned or not), or a bytes-like object of as many bytes. It
         is filled and returned; without it the result is a new array.
 
-        One copy, file by file and in the order of offsets whatever the order of `starts`: O(n log(n)). Raises, before
-        anything is read, `IndexError` for a start outside, `TypeError` or `ValueError` for an `out` that does not fit;
-        `ValueError` for a length that the array does not have. See `Shards` for the errors of reads, after which `out`
-        may hold a part. Any thread may call it.
+        One copy, file by file and in the order of offsets, whatever the order of `starts`: O(n log(n)). Raises, before
+        anything is read, `IndexError` for a start outside, `TypeError` or `ValueError` for an `out` that does not fit,
+        and `ValueError` for a length that exceeds the array's. See `Shards` for the errors of reads, after which `out`
+        may be partly filled. Any thread may call it.
         """
         self._check_open()
         length = index(length)
         if not 0 <= length <= len(self):
-            raise ValueError(f"no block of {length} lies in {len(self)} elements")
+            raise ValueError(f"a block of {length} does not fit into {len(self)} elements")
         wanted = starts if type(starts) is np.ndarray and starts.dtype == np.int64 else self._starts_in(starts, length)
         if out is None:
             out = np.empty((*wanted.shape, length), self._unit)
@@ -347,13 +347,13 @@ class Shards(Exchanged):
     def prefetch(self, starts: Any, length: int) -> None:
         """Announce to the system that `blocks(starts, length)` will be read soon, and return at once.
 
-        Storage then works while something else is done: announce the next batch, and use the last one. Maps nothing.
-        The errors of arguments and of opening files are those of `blocks`. O(n log(n)). Any thread may call it.
+        Storage then works in the background: announce the next batch while you use the last one. Maps nothing.
+        Arguments and opening files raise the same errors as in `blocks`. O(n log(n)). Any thread may call it.
         """
         self._check_open()
         length = index(length)
         if not 0 <= length <= len(self):
-            raise ValueError(f"no block of {length} lies in {len(self)} elements")
+            raise ValueError(f"a block of {length} does not fit into {len(self)} elements")
         wanted = np.ascontiguousarray(self._starts_in(starts, length).reshape(-1))
         unit = self._unit.itemsize
         joined(self._all(), self._open, self._borders, wanted, unit, length * unit, None)
@@ -362,7 +362,7 @@ class Shards(Exchanged):
         return places(starts, len(self) - length + 1)
 
     def _gather(self, key: Any) -> Any:
-        """Elements at any places, in a fresh array of the key's shape."""
+        """Elements at any places, in a new array of the key's shape."""
         wanted = places(key, len(self))
         shape = wanted.shape
         found = np.empty(shape, self._unit)
@@ -373,7 +373,7 @@ class Shards(Exchanged):
         return found if shape or self._parts.row else found[()]
 
     def _fill(self, starts: Array, length: int, target: memoryview) -> None:
-        """Copy the `length` rows from each start on, one after the other."""
+        """Copy the `length` rows at each start, one after the other."""
         size = length * self._unit.itemsize
         if not (len(starts) and size):
             return
@@ -405,7 +405,7 @@ class Shards(Exchanged):
             copy(self._open(shard), offset, target[at : at + count])
 
     def _fill_whole(self, starts: Array, shards: Array, size: int, target: memoryview) -> None:
-        """The same for blocks of `size` bytes, each of which lies in one file."""
+        """The same for blocks of `size` bytes, each within one file."""
         offsets = (starts - self._start_array[shards]) * self._unit.itemsize
         used = np.flatnonzero(np.bincount(shards))
         number = np.empty(len(self._parts.paths), np.int64)
@@ -433,7 +433,7 @@ class Shards(Exchanged):
         return data
 
     def _all(self) -> list[SlidingWindowMapBuffer | None]:
-        """The buffers of all files, as far as they were read."""
+        """The buffers of all files; None for files that were not read yet."""
         if self._buffers is None:
             raise self._closed_error()
         return self._buffers
@@ -452,7 +452,7 @@ def _read_only(array: Array) -> Array:
 
 
 def _shards(*state: Any) -> Shards:
-    """Unpickled: nothing is opened before the first read."""
+    """The unpickled `Shards`. Opens nothing before the first read."""
     shards = Shards.__new__(Shards)
     shards._become(unpacked(*state), None)
     return shards

@@ -306,7 +306,7 @@ def test_prices_are_those_of_this_machine() -> None:
     ("text", "message"),
     [
         ("random:files=3", "does not start with 'zipf'"),
-        ("zipf:file=3", "'file' is none of files, accesses, size, read, seed"),
+        ("zipf:file=3", "'file' is not one of files, accesses, size, read, seed"),
         ("zipf:files=x", "is not a size"),
         ("zipf:files=0", "files must be at least 1"),
         ("zipf:size=1K,read=4K", "do not fit"),

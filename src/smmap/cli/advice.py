@@ -1,4 +1,4 @@
-"""From a trace to limits: miss-ratio curves for window sizes, what each choice costs, and which one is recommended."""
+"""From a trace to limits: miss-ratio curves for window sizes, the cost of each choice, and a recommendation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .touches import Reads, Touches, touches_of
 __all__ = ["Advice", "Choice", "Curve", "advise", "short_size", "simulated", "steps"]
 
 WINDOWS = tuple((64 << 10) << 2 * step for step in range(5))  # 64K to 16M
-_NEAR = 1.05  # so much more time is as good, if it takes less memory
-_SPARE = 64  # handles for cached descriptors, if there are so many files
-_PASS = 1_500_000  # uses that the curves of all window sizes together go by without being sampled
+_NEAR = 1.05  # times within this factor count as equal, so that less memory wins
+_SPARE = 64  # the most handles for cached descriptors: one for each file
+_PASS = 1_500_000  # the curves of all window sizes together use so many uses; more are sampled
 
 
 @dataclass
 class Curve:
-    """The share of uses that miss with windows of one size, for each limit of memory, if all are mapped at once."""
+    """The share of uses that miss with windows of one size, for each memory limit, if all are mapped at once."""
 
     window: int
     uses: float
@@ -35,7 +35,7 @@ class Curve:
 
 @dataclass
 class Choice:
-    """Limits, and what they would have done: shares of all uses of windows, and estimated nanoseconds for a read."""
+    """Limits and their effect: shares of all uses of windows, and estimated nanoseconds per read."""
 
     window: int
     memory: int
@@ -51,7 +51,7 @@ class Choice:
 
 @dataclass
 class Advice:
-    """What a trace says about limits."""
+    """The result for a trace: present and recommended limits, and curves."""
 
     present: Choice
     recommended: Choice
@@ -59,7 +59,7 @@ class Advice:
 
     @property
     def line(self) -> str:
-        """The recommendation in a line."""
+        """The recommendation in one line."""
         now, then = self.present.outcome.miss_ratio, self.recommended.outcome.miss_ratio
         if self.recommended == self.present:
             return f"keep your present limits ({self.present}): misses {now:.1%}"
@@ -72,7 +72,7 @@ class Advice:
 
 
 def short_size(size: int) -> str:
-    """A size as the command line takes it."""
+    """A size in the format of the command line."""
     for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
         if size and size % (1 << shift) == 0:
             return f"{size >> shift}{unit}"
@@ -80,8 +80,8 @@ def short_size(size: int) -> str:
 
 
 def simulated(touches: Touches, memory: int, handles: int, rate: float = 1.0, expected: int = 0) -> Outcome:
-    """What the manager's policy does under these limits. Of a sample, what it does under limits as much smaller; the
-    hits are then those of so many uses as were `expected`."""
+    """What the manager's policy does under these limits. For a sample, the limits are scaled down with its rate, and
+    the hits are those of `expected` uses."""
     policy = Smmap(max(int(memory * rate), 1), max(round(handles * rate), 1) if handles < sys.maxsize else handles)
     sizes: list[int] = touches.sizes.tolist()
     size_of: Callable[[int], int] = sizes.__getitem__
@@ -99,7 +99,7 @@ def simulated(touches: Touches, memory: int, handles: int, rate: float = 1.0, ex
 def advise(
     reads: Reads, present: TracedManager, prices: Prices, budget: int, step: Callable[[str], None] = lambda name: None
 ) -> Advice:
-    """Judge window sizes and limits up to a budget of memory; `step` is called with what is going on."""
+    """Judge window sizes and limits up to a memory budget; `step` is called with the name of each step."""
     now = _choice(reads, touches_of(reads, present.window), present, prices)
     advice = Advice(now, now)
     step("present limits")
@@ -125,7 +125,7 @@ def advise(
         choice.handles = choice.outcome.most_windows + min(len(reads.file_sizes), _SPARE)
     if good:
         chosen = min(good, key=lambda choice: (choice.memory, -choice.window))
-        # So many that fewer rents are not remembered for them; and what these limits do, not what more handles would
+        # Enough handles that the rents of as many windows are remembered; and the outcome under these limits
         handles = max(chosen.handles, chosen.memory // (chosen.window or int(reads.file_sizes.max())))
         limits = TracedManager(chosen.window, chosen.memory, handles)
         chosen = _choice(reads, touches_of(reads, chosen.window), limits, prices)
@@ -153,7 +153,7 @@ def _windows(reads: Reads, present: int) -> list[int]:
 
 
 def _distances(touches: Touches, reads: Reads, passes: int) -> Distances:
-    """The distances of all uses, or of the uses of a choice of windows where there are very many uses."""
+    """The distances of all uses; if there are very many, only those of a sample of windows."""
     share = min(_PASS / max(len(touches) * passes, 1), 1.0)
     rate, expected = reads.rate, float(reads.expected(len(touches)))
     if share > 0.7:
@@ -166,9 +166,9 @@ def _distances(touches: Touches, reads: Reads, passes: int) -> Distances:
 
 
 def _memories(footprint: int, window: int, rate: float) -> list[int]:
-    """Limits of memory to judge: two for each power of two, up to all that is ever touched.
+    """Memory limits to judge: two for each power of two, up to the footprint.
 
-    A sample says nothing about limits of so few windows that it has hardly any of them.
+    A sample says nothing about limits of so few windows that the sample has hardly any of them.
     """
     found, size = [], max(min(window or footprint, 1 << 20), 64 << 10)
     while rate < 1 and size < 8 * (window or 1) / rate and size < footprint:

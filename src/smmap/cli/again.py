@@ -1,4 +1,4 @@
-"""The reads of a trace once more, for real: by a manager with given limits, on the same files or on stand-ins."""
+"""Makes the reads of a trace again, for real: by a manager with given limits, on the same files or on stand-ins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
     @property
     def miss_ratio(self) -> float:
-        """The share of uses of windows that did not find theirs mapped."""
+        """The share of uses that did not find their window mapped."""
         uses = self.hits + self.misses + self.cold_reads
         return (self.misses + self.cold_reads) / uses if uses else 0.0
 
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 def again(
     reads: Reads, window: int, memory: int, handles: int, step: Callable[[str], None] = lambda name: None
 ) -> Measured:
-    """Make the reads, in order; `step` is called a hundred times. Of a sample, under limits as much smaller."""
+    """Make the reads, in order; `step` is called a hundred times. For a sample, the limits are scaled down with it."""
     memory, handles = max(int(memory * reads.rate), 1), max(round(handles * reads.rate), 2)
     manager: StaticWindowMapManager = SlidingWindowMapManager(window, memory, handles)
     with _files(reads) as (paths, stand_ins), manager:
@@ -65,7 +65,7 @@ def again(
         stats = manager.stats()
         for buffer in buffers:
             buffer.close()
-    extra = reads.expected(len(reads)) - len(reads)  # of a sample: so many more or fewer would have been hits
+    extra = reads.expected(len(reads)) - len(reads)  # for a sample: this many more (or fewer) would have been hits
     return Measured(
         max(stats.hits + extra, 0),
         stats.misses,
@@ -78,7 +78,7 @@ def again(
 
 @contextmanager
 def _files(reads: Reads) -> Iterator[tuple[list[str], bool]]:
-    """The files of a trace if all are there with their sizes, else empty ones of the same sizes."""
+    """The files of a trace if all exist with the same sizes, otherwise empty files of those sizes."""
     sizes: list[int] = reads.file_sizes.tolist()
     if all(_has(path, size) for path, size in zip(reads.paths, sizes)):
         yield reads.paths, False

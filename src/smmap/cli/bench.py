@@ -1,7 +1,7 @@
-"""`smmap bench`: the same reads by every contender, each in its own turn, timed, checked and watched.
+"""`smmap bench`: the same reads by every contender, one contender after the other, timed, checked and watched.
 
-The reads are done in batches. Only the reads themselves are timed; between batches the figures of the system are
-taken, and every byte of the batch is compared with what a plain file gives.
+The reads are made in batches. Only the reads themselves are timed; between batches the system's figures are
+taken, and every byte of the batch is compared with a plain read of the file.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .system import NOTHING, Usage, usage
 
 __all__ = ["Outcome", "Result", "Settings", "few_descriptors", "run", "steps"]
 
-BATCHES = 64  # a run is watched so many times, or more often:
-BATCH_BYTES = 16 << 20  # no more is kept at a time, so that results do not show as growth of memory
+BATCHES = 64  # a run is watched at least so often
+BATCH_BYTES = 16 << 20  # the most bytes kept at a time, so that results do not count as memory growth
 
 Step = Callable[[str], None]
 Got = Union[bytes, Exception]
-FAILURES = (OSError, ValueError, MemoryError)  # ValueError: mmap of a file that is empty or shorter by now
+FAILURES = (OSError, ValueError, MemoryError)  # ValueError: mmap of a file that is now empty or shorter
 
 
 class Settings(NamedTuple):
-    """What a run was asked to do; -1, 0 and `sys.maxsize` leave a limit to the manager."""
+    """The settings of a run; -1, 0 and `sys.maxsize` leave a limit to the manager."""
 
     window: int = -1
     memory: int = 0
@@ -61,7 +61,7 @@ class Settings(NamedTuple):
 
 @dataclass
 class Result:
-    """The figures of one contender. `stats` are the manager's own, for those that use one."""
+    """The figures of one contender. `stats` are those of its manager, if it uses one."""
 
     name: str
     reads: int = 0
@@ -96,12 +96,12 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """No wrong read, and the library did all that was asked."""
+        """Whether there was no wrong read, and smmap completed all reads."""
         return not self.wrong and not any(result.stopped for result in self.results if result.stats)
 
 
 def contenders(settings: Settings) -> list[Contender]:
-    """One of each kind that this platform has; those of smmap have a manager each."""
+    """One of each kind that this platform supports; those of smmap have a manager each."""
 
     def manager() -> SlidingWindowMapManager:
         return SlidingWindowMapManager(settings.window, settings.memory, settings.handles)
@@ -133,7 +133,7 @@ def _descriptors() -> int:
 
 @contextmanager
 def few_descriptors(most: int = 1024) -> Iterator[None]:
-    """A soft limit of descriptors as most systems have it, so that those who keep one for each file meet it."""
+    """A soft limit of descriptors as on most systems, so that contenders that keep one per file reach it."""
     try:
         import resource
     except ImportError:
@@ -172,13 +172,13 @@ def run(found: Found, settings: Settings, step: Step = lambda name: None) -> Out
 
 
 def steps(settings: Settings) -> int:
-    """How often a run reports a step, the warming up included."""
+    """How often a run reports a step, including the warm-up."""
     share, piece = _shares(settings.reads, settings)
     return -(-share // piece) * (1 + len(contenders(settings)))
 
 
 def _shares(reads: int, settings: Settings) -> tuple[int, int]:
-    """How many of the reads each thread does, in all and in one batch."""
+    """How many of the reads each thread makes, in total and in one batch."""
     batch = min(-(-reads // BATCHES), BATCH_BYTES // settings.size)
     return -(-reads // settings.threads), max(1, batch // settings.threads)
 
@@ -193,7 +193,7 @@ class _Bench:
         self.changed: set[str] = set()
 
     def batches(self, plan: Sequence[Read]) -> Iterator[list[list[Read]]]:
-        """The plan piece by piece: in each batch a piece of every thread's slice, without files that changed."""
+        """The plan in batches: each batch has a piece of every thread's slice, without files that changed."""
         share, piece = _shares(len(plan), self.settings)
         slices = [plan[start : start + share] for start in range(0, share * self.settings.threads, share)]
         for start in range(0, share, piece):
@@ -201,9 +201,10 @@ class _Bench:
             yield [[read for read in reads if read[0] not in self.changed] for reads in pieces]
 
     def warm(self, plan: Sequence[Read], step: Step) -> tuple[list[Read], int]:
-        """Bring all that will be read into the page cache. Returns what could be read, and how many files could not.
+        """Bring everything that will be read into the page cache. Returns the possible reads, and the number of
+        unreadable files.
 
-        It goes like the contenders' turns, so that the heap has its size before its growth is measured.
+        Works like the contenders' turns, so that the heap has its size before its growth is measured.
         """
         bad: set[str] = set()
         for parts in self.batches(plan):
@@ -231,7 +232,7 @@ class _Bench:
                     result.reads += sum(map(len, parts))
                     result.nanoseconds += max(end for _, end, _ in done) - min(start for start, _, _ in done)
                 self.check(chain.from_iterable(parts), chain.from_iterable(got for _, _, got in done), result)
-                del done  # what was read is not growth
+                del done  # the read bytes do not count as growth
                 result.peak = result.peak.highest(self.look(contender, [] if failed else parts).since(before))
                 step(contender.name)
                 if result.stopped:
@@ -241,7 +242,7 @@ class _Bench:
         return result
 
     def check(self, reads: Iterable[Read], got: Iterable[Got], result: Result) -> None:
-        """Compare with what a plain file gives. A difference because the file changed is not a wrong read."""
+        """Compare with a plain read of the file. A difference because the file changed is not a wrong read."""
         for (path, offset, size), one in zip(reads, got):
             _, _, [truth] = _timed(_plain_read, [(path, offset, size)])
             if isinstance(one, bytes) and one == truth:
@@ -255,21 +256,21 @@ class _Bench:
                 result.wrong += 1
 
     def look(self, contender: Contender, parts: Sequence[Sequence[Read]]) -> Usage:
-        """What the system says that is used while every thread is in its last read."""
+        """The system's figures while every thread is in its last read."""
         with ExitStack() as stack:
             for reads in filter(None, parts):
-                with suppress(OSError, ValueError):  # it may be gone by now
+                with suppress(OSError, ValueError):  # the file may be gone
                     stack.enter_context(contender.opened(reads[-1][0]))
             return usage(self.files.keys())
 
     def changes(self, plan: Sequence[Read]) -> list[str]:
-        """The files that have changed since they were found, also those whose reads were all right."""
+        """The files that have changed since they were found, even if all their reads were right."""
         self.changed.update(path for path in {path for path, _, _ in plan} if self.files[path].changed())
         return sorted(self.changed)
 
 
 def _timed(read: Reader, reads: Sequence[Read]) -> tuple[int, int, list[Got]]:
-    """When the reads started and ended, and what each gave."""
+    """When the reads started and ended, and the result of each."""
     got: list[Got] = []
     many = getattr(read, "many", None)
     start = perf_counter_ns()
@@ -288,7 +289,7 @@ def _timed(read: Reader, reads: Sequence[Read]) -> tuple[int, int, list[Got]]:
 
 
 def _plain_read(path: str, offset: int, size: int) -> bytes:
-    """The independent read that all others are compared with."""
+    """The independent read with which all others are compared."""
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)
         return file.read(size)

@@ -1,4 +1,4 @@
-"""`smmap bench`, as the command line calls it."""
+"""`smmap bench` for the command line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["run"]
 
 
 def run(options: Any) -> int:
-    """Find the files, make the reads, show the figures; the exit status."""
+    """Find the files, make the reads and show the figures; return the exit status."""
     from . import bench, report
     from .files import default_paths, find_files
     from .table import progress
 
     if options.plot and not options.plot.endswith((".svg", ".png")):
-        options.error("--plot takes a name that ends with .svg or .png")
+        options.error("--plot needs a name that ends with .svg or .png")
     if options.plot:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            wanted = "install the extra `plot`, in the sources of this smmap by pip install '.[plot]'"
+            wanted = "install the extra `plot`: pip install '.[plot]' in the source folder of this smmap"
             print(f"smmap bench: --plot needs matplotlib: {wanted}", file=sys.stderr)
             return 3
     try:

@@ -1,6 +1,6 @@
-"""The ways to read that are compared, each written as its user would write it.
+"""The ways of reading that are compared, each written as its users would write it.
 
-Each gives the bytes of a range of a file, as `bytes`, so that all have done the same work when a read returns. A
+Each returns the bytes of a range of a file, as `bytes`, so that all have done the same work when a read returns. A
 contender is made for one run and closed after it.
 """
 
@@ -31,22 +31,22 @@ Reader = Callable[[str, int, int], bytes]
 
 
 class Contender:
-    """What all have in common: nothing kept, nothing to close."""
+    """The base class: keeps nothing, and has nothing to close."""
 
     name: str
-    manager: Any = None  # whose figures count hits and misses
-    batched: bool = False  # its readers take many reads at once
+    manager: Any = None  # the manager that counts hits and misses
+    batched: bool = False  # whether its readers make many reads at once
 
     def reader(self) -> Reader:
         """A function (path, offset, size) for one thread."""
         raise NotImplementedError
 
     def opened(self, path: str) -> AbstractContextManager[Any]:
-        """What a read of the path has open only while it runs: looked at apart, since no read runs then."""
+        """What a read of the path keeps open only while it runs: opened separately to be counted."""
         return nullcontext()
 
     def close(self) -> None:
-        """Let go of everything that was kept."""
+        """Release everything that was kept."""
         if self.manager is not None:
             self.manager.close()
 
@@ -74,7 +74,7 @@ class SmmapBuffer(Contender):
 
 
 class SmmapGather(SmmapBuffer):
-    """The same buffers, asked for many reads at once."""
+    """The same buffers, with many reads at once."""
 
     name = "smmap gather"
     batched = True
@@ -84,7 +84,7 @@ class SmmapGather(SmmapBuffer):
 
 
 class _Gathering:
-    """Reads of one size and file go together, as one call of `gather`."""
+    """Makes all reads of one size and file in one call of `gather`."""
 
     def __init__(self, read: Reader, make: Callable[[str], Any], buffers: dict[str, Any]) -> None:
         self._read, self._make, self._buffers = read, make, buffers
@@ -93,7 +93,7 @@ class _Gathering:
         return self._read(path, offset, size)
 
     def many(self, reads: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """What all of these reads give, in their order."""
+        """The results of these reads, in their order."""
         together: dict[tuple[str, int], list[int]] = {}
         for number, (path, _, size) in enumerate(reads):
             together.setdefault((path, size), []).append(number)
@@ -109,7 +109,7 @@ class _Gathering:
 
 
 class SmmapCursor(Contender):
-    """A cursor for each file and thread. It lets go of its region after a read: pinned regions cannot be evicted."""
+    """A cursor for each file and thread. It unpins its region after each read: pinned regions cannot be evicted."""
 
     name = "smmap cursor"
 
@@ -150,7 +150,7 @@ class PlainMmap(Contender):
 
 
 class KeptMmap(Contender):
-    """A map for each file, kept and shared by all threads: fast, as long as the system has room for all of them."""
+    """A map for each file, kept and shared by all threads: fast while the system has room for all of them."""
 
     name = "kept mmap"
 
@@ -218,7 +218,7 @@ class OpenRead(Contender):
 
 
 class CachedPread(Contender):
-    """`os.pread` by descriptors of which the least recently used are closed: as many as smmap may have handles."""
+    """`os.pread` with an LRU cache of descriptors: as many as smmap may have handles."""
 
     name = "pread LRU"
 

@@ -1,4 +1,4 @@
-"""Pictures of miss-ratio curves: by matplotlib into a file, or as text."""
+"""Plots of miss-ratio curves: by matplotlib into a file, or as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .advice import Advice, Curve, short_size
 
 __all__ = ["draw", "text"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # apart for all eyes
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # also for colour-blind eyes
 _MARKS = "osD^vPX"
 _WIDTH, _HEIGHT = 64, 14
 
@@ -20,7 +20,7 @@ def _name(curve: Curve) -> str:
 
 
 def draw(advice: Advice, path: str) -> None:
-    """Write an SVG or PNG file, by the end of its name. `ImportError` without matplotlib."""
+    """Write an SVG or PNG file, depending on the end of its name. `ImportError` without matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -59,7 +59,7 @@ def draw(advice: Advice, path: str) -> None:
 
 
 def text(advice: Advice) -> list[str]:
-    """The curves as lines of text, a letter for each window size; `*` where two meet."""
+    """The curves as lines of text, with a letter for each window size; `*` where two meet."""
     low = math.log2(min(curve.memories[0] for curve in advice.curves))
     high = math.log2(max(curve.memories[-1] for curve in advice.curves))
     top = max(max(curve.misses) for curve in advice.curves) or 1.0
@@ -85,6 +85,6 @@ def text(advice: Advice) -> list[str]:
 
 
 def _at(curve: Curve, memory: float) -> float | None:
-    """The curve at a limit of memory: it is a staircase; None before its first step."""
+    """The curve at a memory limit: it is a staircase; None before its first step."""
     found = [share for limit, share in zip(curve.memories, curve.misses) if limit <= memory * 1.0001]
     return found[-1] if found else None

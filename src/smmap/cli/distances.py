@@ -1,12 +1,12 @@
 """Stack distances: for each use of a window, how much else was used since its last use. Needs numpy.
 
-With least-recently-used eviction a use is a hit exactly if what was used since, and the window itself, fit into the
-limits. So one pass over a trace gives the misses for all limits at once (Mattson, Gecsei, Slutz and Traiger,
+With least-recently-used eviction, a use is a hit exactly if the windows used since then, and the window itself, fit
+into the limits. So one pass over a trace gives the misses for all limits at once (Mattson, Gecsei, Slutz and Traiger,
 "Evaluation techniques for storage hierarchies", 1970).
 
-The pass counts, for use i with the last use p(i) of the same window, the uses j < i with p(j) <= p(i), less those up to
+For use i with the last use p(i) of the same window, the pass counts the uses j < i with p(j) <= p(i), minus those up to
 p(i): each window that was used in between is counted at its first use there. That is a count of inversions, done level
-by level on arrays, as a merge sort would: O(n log n), a dozen array operations for each of log n levels.
+by level on arrays, like a merge sort: O(n log n), with a dozen array operations for each of log n levels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Distances:
     rate: float = 1.0
     """The share of windows in the trace, by which both were scaled."""
     expected: float = 0.0
-    """How many uses there would be if the sample had just its share of them (SHARDS-adj); 0: as there are."""
+    """How many uses there would be if the sample had exactly its share of them (SHARDS-adj); 0: the actual number."""
 
     def misses(self, memory: int, handles: int | None = None) -> float:
         """The share of uses that miss under these limits. O(n)."""
@@ -40,7 +40,7 @@ class Distances:
         return self._share(float(missed.sum()))
 
     def curve(self, memories: list[int]) -> list[float]:
-        """The share of uses that miss for each limit of memory. O(n log n)."""
+        """The share of uses that miss for each memory limit. O(n log n)."""
         ordered = np.sort(self.memory)
         left = np.searchsorted(ordered, memories, side="right")
         return [self._share(float(len(ordered) - found)) for found in left]
@@ -51,7 +51,7 @@ class Distances:
 
 
 def distances_of(window: Any, sizes: Any, rate: float = 1.0, expected: float = 0.0) -> Distances:
-    """The distances of uses of windows (numbers from 0), whose sizes in bytes are given by number."""
+    """The distances of uses of windows, which are numbered from 0; `sizes` are their sizes in bytes, by number."""
     again = np.zeros(len(window), bool)
     again[1:] = window[1:] == window[:-1]  # used twice in a row: nothing in between
     memory = sizes[window].astype(np.int64)
@@ -67,7 +67,7 @@ def distances_of(window: Any, sizes: Any, rate: float = 1.0, expected: float = 0
 
 
 def last_uses(window: Any) -> Any:
-    """For each use the place of the last use of the same window; -1 if there is none."""
+    """For each use, the place of the last use of the same window; -1 if there is none."""
     order = np.argsort(window, kind="stable")
     last = np.full(len(window), -1, np.int64)
     same = window[order[1:]] == window[order[:-1]]
@@ -80,7 +80,7 @@ def _between(window: Any, weight: Any) -> tuple[Any, Any]:
     count = len(window)
     last = last_uses(window)
     number, total = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    order = np.argsort(last, kind="stable")  # by last use; within a block of uses, which is halved again and again
+    order = np.argsort(last, kind="stable")  # by last use, within a block of uses that is halved repeatedly
     places = np.arange(count)
     for level in range(max(count - 1, 0).bit_length() - 1, -1, -1):
         start = places >> (level + 1) << (level + 1)

@@ -1,4 +1,4 @@
-"""The files that a run reads: finding them, and knowing whether one has changed since."""
+"""The files that a run reads: finding them, and checking whether one has changed since."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def default_paths() -> list[str]:
 
 
 def find_files(paths: Iterable[str]) -> Found:
-    """Every regular file at or below the paths, each once, whatever names lead to it. A missing path is an error."""
+    """Every regular file at or below the paths, once each, whatever names lead to it. A missing path is an error."""
     files: dict[tuple[int, int], File] = {}
     empty: set[str] = set()
     unreadable: set[str] = set()
@@ -66,7 +66,7 @@ def find_files(paths: Iterable[str]) -> Found:
 
 
 def _walk(paths: Iterable[str], unreadable: set[str]) -> Iterator[str]:
-    """The real paths, which are what /proc/self/maps shows, of all that is no folder; each folder once."""
+    """The real paths, as /proc/self/maps shows them, of everything except folders; enters each folder once."""
     met: set[str] = set()
     for path in paths:
         os.stat(path)

@@ -1,4 +1,4 @@
-"""`smmap info`: which files a process has mapped, and how near it is to its limits."""
+"""`smmap info`: which files a process has mapped, and how close it is to its limits."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .._report import format_size
 __all__ = ["ORDERS", "run"]
 
 ORDERS = ("maps", "virtual", "resident", "proportional")
-_LONGEST_WAIT = 0.25  # seconds between two looks at a command that runs
+_LONGEST_WAIT = 0.25  # seconds between two looks at a running command
 
 
 def run(options: Any) -> int:
-    """Show a process, once or again and again, or run a command and show that; the exit status."""
+    """Show a process, once or repeatedly, or run a command and show it; return the exit status."""
     ways = bool(options.pid) + options.self + bool(options.arguments)
     if ways != 1:
         options.error("give one of PID, --self, or -- COMMAND ...")
     if options.arguments and options.watch:
-        options.error("--watch is for a process that runs already: with a command there is one report at its end")
+        options.error("--watch is for a running process: with a command there is one report at its end")
     from .maps import Unsupported
 
     try:
@@ -60,11 +60,11 @@ def _show(options: Any, pid: int) -> int:
     except ProcessLookupError:
         return 0  # it has ended
     except KeyboardInterrupt:
-        return 0  # the way to end this
+        return 0  # the normal way to stop
 
 
 def _run_command(options: Any) -> int:
-    """Run a command, and show the moment at which it had the most maps; its exit status."""
+    """Run a command, and show the moment when it had the most maps; return its exit status."""
     from .maps import look
 
     try:
@@ -88,7 +88,7 @@ def _run_command(options: Any) -> int:
             break
         except subprocess.TimeoutExpired:
             pass
-        except KeyboardInterrupt:  # the command got it as well, and decides
+        except KeyboardInterrupt:  # the command gets it as well, and decides
             pass
     if peak is None or not peak.maps:
         print("smmap info: the command ended before it could be looked at", file=sys.stderr)
@@ -112,7 +112,7 @@ def _print(options: Any, process: Any, stream: TextIO) -> None:
 
 
 def _sorted(options: Any, process: Any) -> list[Any]:
-    """The files, or the folders that they are in, those with the most first."""
+    """The files, or their folders, those with the most first."""
     every = process.files
     if options.by == "folder":
         from .maps import by_folder

@@ -1,6 +1,6 @@
-"""What a process has mapped, and its limits, as the system says: from /proc, elsewhere what psutil can tell.
+"""The maps and limits of a process, from the system: from /proc, elsewhere from psutil.
 
-Knows nothing of smmap: any process will do.
+Knows nothing of smmap: works for any process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _SIZES = {b"Rss": "resident", b"Pss": "proportional"}
 
 
 class Unsupported(Exception):
-    """This system does not tell."""
+    """This system does not provide the figures."""
 
 
 @dataclass
 class FileMaps:
-    """The maps of one file, or of no file at all. Sizes in bytes; None is what the system does not tell."""
+    """The maps of one file, or all maps without a file. Sizes in bytes; None if the system has no figure."""
 
     path: str | None
     deleted: bool = False
@@ -49,7 +49,7 @@ class Process:
     proportional: int | None
     files: list[FileMaps] = field(default_factory=list)
     other: FileMaps | None = None
-    """What is mapped of no file: heap, stacks, anonymous memory."""
+    """The maps without a file: heap, stacks, anonymous memory."""
 
 
 def look(pid: int) -> Process:
@@ -138,7 +138,7 @@ def _maps(pid: int) -> tuple[list[FileMaps], FileMaps]:
                     one.maps = (one.maps or 0) + 1
                     one.virtual = (one.virtual or 0) + int(stop, 16) - int(start, 16)
         except ProcessLookupError:
-            raise FileNotFoundError from None  # it ended meanwhile
+            raise FileNotFoundError from None  # it has just ended
         counted = file.name.endswith("smaps")
     for one in (*by_file.values(), other):
         if not counted:
@@ -147,7 +147,7 @@ def _maps(pid: int) -> tuple[list[FileMaps], FileMaps]:
 
 
 def _file(pid: int, inode: int, field: bytes) -> FileMaps:
-    """A file by the path that /proc gives: a newline stands as an octal number, deletion as a suffix."""
+    """A file by its path in /proc: a newline is written as an octal number, deletion as a suffix."""
     path = os.fsdecode(field.replace(b"\\012", b"\n"))
     if not path.endswith(_DELETED):
         return FileMaps(path)
@@ -180,7 +180,7 @@ def _max_maps() -> int | None:
 
 
 def _name(pid: int) -> str:
-    """The command line; of a process without one, its name."""
+    """The command line of a process, or its name if it has none."""
     with open(f"{PROC}/{pid}/cmdline", "rb") as file:
         words = os.fsdecode(file.read().rstrip(b"\0").replace(b"\0", b" "))
     if not words:
@@ -195,12 +195,12 @@ def _ended(pid: int) -> bool:
 
 
 def _psutil(pid: int) -> Process:
-    """What psutil can tell, where there is no /proc."""
+    """The figures from psutil, where there is no /proc."""
     try:
         import psutil
     except ImportError:
         raise Unsupported(
-            f"{sys.platform} has no /proc: install psutil (it comes with the extra `cli`) to see what it can tell"
+            f"{sys.platform} has no /proc: install psutil (it comes with the extra `cli`) to see its figures"
         ) from None
     try:
         process = psutil.Process(pid)

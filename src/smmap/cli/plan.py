@@ -1,4 +1,4 @@
-"""Which reads a run makes: the same list for every contender, made from the seed. Pure, no I/O."""
+"""The reads of a run: the same list for every contender, generated from the seed. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Read = tuple[str, int, int]  # path, offset, size
 
 
 def make_plan(files: Sequence[File], pattern: str, count: int, size: int, seed: int) -> list[Read]:
-    """`count` reads of `size` bytes, or fewer where a file ends."""
+    """`count` reads of `size` bytes, or of fewer bytes at the end of a file."""
     make = {"random": _random, "zipf": _zipf, "sequential": _sequential}[pattern]
     return [
         (file.path, offset, min(size, file.size - offset))
@@ -28,7 +28,7 @@ def make_plan(files: Sequence[File], pattern: str, count: int, size: int, seed: 
 
 
 def _random(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[File, int]]:
-    """Every byte of every file is as likely to be read first."""
+    """Every byte of every file is equally likely to be the first of a read."""
     ends = list(itertools.accumulate(file.size for file in files))
     while True:
         position = random.randrange(ends[-1])
@@ -37,7 +37,7 @@ def _random(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[
 
 
 def _zipf(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[File, int]]:
-    """The file of rank r, and in it the block of rank r, is read in proportion to 1/r."""
+    """The file of rank r is read in proportion to 1/r, and so is the block of rank r in it."""
     ranked = random.sample(files, len(files))
     while True:
         file = ranked[_rank(len(ranked), random)]
@@ -46,7 +46,7 @@ def _zipf(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[Fi
 
 
 def _rank(count: int, random: Random) -> int:
-    """A rank below `count`; the logarithm of a rank that follows Zipf's law is evenly spread."""
+    """A rank below `count`; under Zipf's law the logarithm of a rank is evenly distributed."""
     return int((count + 1) ** random.random()) - 1
 
 
@@ -56,5 +56,5 @@ def _stride(count: int) -> int:
 
 
 def _sequential(files: Sequence[File], size: int, random: Random) -> Iterator[tuple[File, int]]:
-    """Every file from its start to its end, then again from the first."""
+    """Every file from start to end, then again from the first file."""
     return itertools.cycle((file, offset) for file in files for offset in range(0, file.size, size))

@@ -1,9 +1,9 @@
-"""What a cache of windows would have done: the manager's own policy, and others beside it. Plain Python.
+"""What a cache of windows would have done under the manager's own policy and under others. Plain Python.
 
-`smmap` is the policy as it is: least recently used, and copies that rent before they buy. The others map each window at
-once, as cursors do, and differ in what goes: LRU; OPT, whose next use is farthest away (Belady, 1966: the best that
-there can be for windows of one size); SIEVE (Zhang, Yang, Yue, Vigfusson and Rashmi, 2024); 2Q (Johnson and Shasha,
-1994: new windows wait in a queue of a quarter of the memory, and are kept only if they come again).
+`smmap` is the present policy: least recently used, and copies that rent before they buy. The others map each window at
+once, as cursors do, and differ in the window that they evict: LRU; OPT, the one whose next use is farthest away
+(Belady, 1966: the optimum for windows of one size); SIEVE (Zhang, Yang, Yue, Vigfusson and Rashmi, 2024); 2Q (Johnson
+and Shasha, 1994: new windows wait in a queue of a quarter of the memory, and are kept only if they are used again).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["POLICIES", "Outcome", "Smmap", "simulate"]
 
 @dataclass
 class Outcome:
-    """What became of the uses of windows, and the most windows and bytes that were mapped at a time."""
+    """The outcomes of the uses of windows, and the most windows and bytes that were mapped at a time."""
 
     hits: int = 0
     misses: int = 0
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Smmap:
-    """The manager's policy, under its limits. Memory in proportion to what the limits keep mapped, not to the uses."""
+    """The manager's policy, under its limits. Takes memory in proportion to the mapped windows, not to the uses."""
 
     def __init__(self, memory: int, handles: int = sys.maxsize) -> None:
         self.outcome = Outcome()
@@ -54,7 +54,7 @@ class Smmap:
 
     def use(self, windows: Iterable[int], reads: Iterable[int], copies: Iterable[bool], size_of: Callable[[int], int],
             grids: Iterable[int]) -> None:  # fmt: skip
-        """Uses of windows: their numbers, how many bytes are read, whether by a copy, and the windows' full sizes."""
+        """Use windows: their numbers, how many bytes are read, whether by a copy, and the windows' full sizes."""
         idle, rents, outcome = self._idle, self._rents, self.outcome
         touch, due, cost, memory, handles = idle.move_to_end, rents.due, self._price, self._memory, self._handles
         hits = 0
@@ -78,7 +78,7 @@ class Smmap:
 
 
 def simulate(name: str, windows: Sequence[int], sizes: Sequence[int], memory: int) -> float:
-    """The share of uses that miss with a policy of `POLICIES`; `sizes` of the windows by their numbers."""
+    """The share of uses that miss with a policy of `POLICIES`; `sizes` are those of the windows, by number."""
     return POLICIES[name](windows, sizes, memory) / len(windows) if windows else 0.0
 
 
@@ -113,7 +113,7 @@ def _opt(windows: Sequence[int], sizes: Sequence[int], memory: int) -> int:
             used += sizes[window]
             while cached and used > memory:
                 use, victim = heapq.heappop(farthest)
-                if cached.get(victim) == -use:  # else it was used since, and stands there again
+                if cached.get(victim) == -use:  # otherwise it was used since, and has a newer entry
                     del cached[victim]
                     used -= sizes[victim]
         cached[window] = following[at]

@@ -1,4 +1,4 @@
-"""What a hit, a miss and a cold read cost on this machine, warm and from cold storage: measured, in nanoseconds."""
+"""The measured costs of a hit, a miss and a cold read on this machine, warm and from cold storage, in nanoseconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READ = 4096
 
 
 class Prices(NamedTuple):
-    """Nanoseconds for a read of 4 KiB; the cold ones are None where the system cannot drop a file from memory."""
+    """Nanoseconds per read of 4 KiB; those from storage are None if the system cannot drop a file from memory."""
 
     hit: float
     miss: float
@@ -28,13 +28,13 @@ class Prices(NamedTuple):
     read_from_storage: float | None
 
     def total(self, hits: float, misses: float, cold_reads: float, storage: bool = False) -> float | None:
-        """Nanoseconds for so many of each, or None."""
+        """Nanoseconds for these numbers of hits, misses and cold reads, or None."""
         miss, read = (self.miss_from_storage, self.read_from_storage) if storage else (self.miss, self.cold_read)
         return None if miss is None or read is None else hits * self.hit + misses * miss + cold_reads * read
 
 
 def measure(folder: str | None = None) -> Prices:
-    """Measure on a file of 64 MiB in a folder: about a second."""
+    """Measure with a file of 64 MiB in a folder; takes about a second."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix="smmap-prices-") as file:
         block = Random(0).randbytes(1 << 20)
         for number in range(_SIZE >> 20):
@@ -50,12 +50,12 @@ def measure(folder: str | None = None) -> Prices:
         if _drop(file.name):
             stored_miss = _misses(file.name, places[:150], before=lambda: _drop(file.name))
             stored_read = _cold_reads(file.name, places[:150], before=lambda: _drop(file.name))
-    cold_read = max(cold_read, hit)  # where something else ran meanwhile
+    cold_read = max(cold_read, hit)  # in case something else ran during the measurement
     return Prices(hit, max(miss, hit), cold_read, stored_miss, stored_read)
 
 
 def _drop(path: str) -> bool:
-    """Drop a file from the page cache; whether the system can."""
+    """Drop a file from the page cache; return whether the system can."""
     if not hasattr(os, "posix_fadvise"):
         return False
     descriptor = os.open(path, os.O_RDONLY)
@@ -69,7 +69,7 @@ def _drop(path: str) -> bool:
 
 
 def _typical(times: list[int]) -> float:
-    """The tenth part from below: what it costs where nothing else runs, but for rare luck."""
+    """The 10th percentile: the cost when nothing else runs, without rare lucky values."""
     return float(sorted(times)[len(times) // 10])
 
 
@@ -86,7 +86,7 @@ def _hits(path: str, places: list[int]) -> float:
 
 
 def _misses(path: str, places: list[int], before: Callable[[], object] = int) -> float:
-    """By a cursor under limits that keep next to nothing: each move unmaps one window, maps one, and faults it in."""
+    """With a cursor under limits that keep next to nothing: each move unmaps one window, maps one, and faults it in."""
     with SlidingWindowMapManager(_WINDOW, 2 * _WINDOW) as manager, manager.make_cursor(path) as cursor:
         times = []
         last = -1
@@ -102,9 +102,9 @@ def _misses(path: str, places: list[int], before: Callable[[], object] = int) ->
 
 
 def _cold_reads(path: str, places: list[int], before: Callable[[], object] = int) -> float:
-    """By a buffer whose manager has no room to map: it reads by the cached descriptor."""
+    """With a buffer whose manager has no room to map: it reads by the cached descriptor."""
     times = []
-    for at in range(0, len(places), 7):  # a new manager before the rent of any window is due
+    for at in range(0, len(places), 7):  # a new manager before the rent of any window reaches the price
         with SlidingWindowMapManager(_WINDOW, _WINDOW) as manager, manager.buffer(path) as data:
             data[0]
             for place in places[at : at + 7]:

@@ -1,4 +1,4 @@
-"""`smmap replay`: what other limits would have done with the reads of a trace, and which to choose."""
+"""`smmap replay`: what other limits would have done with the reads of a trace, and which limits to choose."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .._trace_format import TracedManager, TraceError
 
 __all__ = ["run"]
 
-_NEEDS = "smmap replay needs numpy: install the extra `numpy`, in the sources of this smmap by pip install '.[numpy]'"
-_PLOTS = "--plot needs matplotlib: install the extra `plot`, in the sources of this smmap by pip install '.[plot]'"
+_NEEDS = "smmap replay needs numpy: install the extra `numpy`: pip install '.[numpy]' in this smmap's source folder"
+_PLOTS = "--plot needs matplotlib: install the extra `plot`: pip install '.[plot]' in this smmap's source folder"
 
 
 def run(options: Any) -> int:
-    """Replay a trace, or reads made up; the exit status."""
+    """Replay a trace, or generated reads; return the exit status."""
     if bool(options.trace) == bool(options.synthetic):
         options.error("give a TRACE, or --synthetic SPEC")
     if options.plot and not options.plot.endswith((".svg", ".png")):
-        options.error("--plot takes a name that ends with .svg or .png")
+        options.error("--plot needs a name that ends with .svg or .png")
     try:
         import numpy  # noqa: F401
     except ImportError:
@@ -70,7 +70,7 @@ def _replay(options: Any) -> int:
 
 
 def _present(options: Any, recorded: Any, reads: Any) -> TracedManager:
-    """The limits that the trace was made under, those of the manager with the most reads; or those given."""
+    """The given limits, otherwise those of the manager with the most reads in the trace."""
     import numpy as np
 
     managers = [recorded.files[number].manager for number in sorted(recorded.files)]
@@ -91,7 +91,7 @@ def _present(options: Any, recorded: Any, reads: Any) -> TracedManager:
 
 
 def _policies(reads: Any, best: Any, step: Any) -> dict[int, dict[str, float]]:
-    """The share of misses of each policy, for some limits of memory, with windows of the recommended size."""
+    """The share of misses of each policy, for some memory limits, with windows of the recommended size."""
     from .policies import POLICIES, simulate
     from .touches import touches_of
 

@@ -1,4 +1,4 @@
-"""How a run is shown: a table, or one JSON object, on standard output."""
+"""Shows a run on standard output: as tables, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _ratio(number: float) -> str:
     return f"{number:.2f}"
 
 
-Column = tuple[str, str, Callable[[Any], str]]  # title in a table, name in JSON, how it is written
+Column = tuple[str, str, Callable[[Any], str]]  # title in a table, name in JSON, format
 
 SPEED: list[Column] = [
     ("reads/s", "reads_per_second", _count),
@@ -48,7 +48,7 @@ WORK: list[Column] = [
 
 
 def print_table(outcome: Outcome) -> None:
-    """The figures with a line for each contender, and what there is to say about them."""
+    """The figures, with a line for each contender, and notes."""
     figures = _figures(outcome)
     stats = _stats(outcome)
     limits = ["limit", _count(stats.max_open_handles), _count(outcome.descriptors), format_size(stats.max_memory_size)]
@@ -107,7 +107,7 @@ def draw(outcome: Outcome, path: str) -> None:
 
 
 def print_json(outcome: Outcome) -> None:
-    """Everything as one object; what is not known here, or does not apply, is null."""
+    """Everything as one object; figures that are unknown or do not apply are null."""
     found = outcome.found
     stats = _stats(outcome)
     print(
@@ -153,7 +153,7 @@ def _figures(outcome: Outcome) -> list[dict[str, Any]]:
 def _figures_of(result: Result, best: float | None) -> dict[str, Any]:
     cost = result.ns_per_read
     stats = result.stats
-    # A batch maps windows after it has read, for what comes later: no read of it missed for that.
+    # A batch maps windows after it has read, for later reads: none of its own reads missed for that.
     later = max(0, stats.hits + stats.misses + stats.cold_reads - result.reads) if stats and result.batched else 0
     return {
         "name": result.name,
@@ -192,7 +192,7 @@ def _head(outcome: Outcome) -> list[str]:
 
 
 def _stats(outcome: Outcome) -> Any:
-    """The figures of a manager, for its limits: all had the same."""
+    """The figures of any manager, for its limits: all have the same."""
     return next(result.stats for result in outcome.results if result.stats)
 
 

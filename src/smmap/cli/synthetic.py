@@ -1,4 +1,4 @@
-"""Reads that nobody recorded: files and places by Zipf's law, in bounded memory however many there are."""
+"""Generated reads: files and places by Zipf's law, in bounded memory however many there are."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .policies import Outcome, Smmap
 __all__ = ["Simulated", "Spec", "files_for_real", "parse", "real_steps", "simulate", "steps"]
 
 _CHUNK = 1 << 18
-_SAMPLE = 500_000  # accesses that make the curve
+_SAMPLE = 500_000  # accesses for the curve
 _STAGES = 10
-_MOST_FILES = 20_000  # that are made for real
-_FOR_REAL = 20_000  # accesses between two looks, for real
+_MOST_FILES = 20_000  # real files
+_FOR_REAL = 20_000  # real accesses between two looks
 
 
 class Spec(NamedTuple):
-    """Which reads: `accesses` of `read` bytes, in `files` files of `size` bytes."""
+    """The reads to generate: `accesses` of `read` bytes, in `files` files of `size` bytes."""
 
     files: int = 1_000_000
     accesses: int = 50_000_000
@@ -37,7 +37,7 @@ class Spec(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A part of a run: files read so far, nanoseconds of CPU time an access, and this process's resident bytes then."""
+    """A part of a run: files read so far, CPU nanoseconds per access, and this process's resident bytes then."""
 
     files: int
     ns_per_access: float
@@ -45,7 +45,7 @@ class Stage(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """What became of a run."""
+    """The results of a run."""
 
     outcome: Outcome
     stages: list[Stage]
@@ -63,7 +63,7 @@ def parse(text: str) -> Spec:
     for part in filter(None, rest.split(",")):
         name, _, value = part.partition("=")
         if name not in Spec._fields:
-            raise ValueError(f"{name!r} is none of {', '.join(Spec._fields)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(Spec._fields)}")
         given[name] = parse_size(value)
         if given[name] < (name != "seed"):
             raise ValueError(f"{name} must be at least 1")
@@ -74,7 +74,7 @@ def parse(text: str) -> Spec:
 
 
 def chunks(spec: Spec, most: int = _CHUNK) -> Iterator[tuple[Any, Any]]:
-    """Files (by rank) and offsets, so many at once that memory does not depend on how many there are."""
+    """Files (by rank) and offsets, in chunks, so that memory does not depend on the number of accesses."""
     random = np.random.default_rng(spec.seed)
     places = max(spec.size // spec.read, 1)
     for start in range(0, spec.accesses, most):
@@ -116,7 +116,7 @@ def simulate(
     numbers, ids = np.unique(np.concatenate(sample), return_inverse=True)
     sizes = np.full(len(numbers), width, np.int64)
     distances = distances_of(ids.reshape(-1), sizes, share, expected=spec.accesses * share)
-    least = 8 / share  # windows: of so few that the sample has hardly any, it says nothing
+    least = 8 / share  # windows: the sample says nothing about fewer, since it has hardly any of them
     memories = [
         width << shift for shift in range(40) if least <= 1 << shift and width << shift <= 2 * spec.files * spec.size
     ]
@@ -144,7 +144,7 @@ def real_steps(spec: Spec) -> int:
 def files_for_real(
     spec: Spec, window: int, memory: int, handles: int, step: Callable[[str], None] = lambda name: None
 ) -> list[Stage]:
-    """The first accesses by a real manager, on no more than 20,000 empty files made for it; a buffer for each."""
+    """The first accesses by a real manager, on at most 20,000 empty files made for it; a buffer for each access."""
     count = min(spec.files, _MOST_FILES)
     spec = spec._replace(files=count, accesses=min(spec.accesses, 10 * count))
     stages: list[Stage] = []

@@ -1,4 +1,4 @@
-"""What the system says that this process uses. Read from /proc/self; where that is missing, everything is None."""
+"""The system's figures of what this process uses, from /proc/self; if that is missing, everything is None."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NOTHING = Usage()
 
 
 def usage(paths: AbstractSet[str]) -> Usage:
-    """What is used now. `paths` are real paths, as the system names maps by them."""
+    """The present usage. `paths` are real paths, since the system names maps by them."""
     try:
-        descriptors = len(os.listdir(f"{PROC}/fd")) - 1  # less the one that lists them
+        descriptors = len(os.listdir(f"{PROC}/fd")) - 1  # minus the one that lists them
         with open(f"{PROC}/statm", "rb", buffering=0) as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         maps = mapped = 0
@@ -51,5 +51,5 @@ def usage(paths: AbstractSet[str]) -> Usage:
 
 
 def _name(field: bytes) -> str:
-    """A path as /proc has it, where a newline stands as an octal number."""
+    """A path as it is in /proc, where a newline is written as an octal number."""
     return os.fsdecode(field.replace(b"\\012", b"\n"))

@@ -1,4 +1,4 @@
-"""Tables and progress: drawn by rich where somebody looks and rich is installed, else plain text."""
+"""Tables and progress: drawn by rich if it is installed and the output is a terminal, otherwise plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["drawn", "live", "print_rows", "progress", "text_of"]
 
 
 def drawn(stream: TextIO) -> bool:
-    """Whether to draw: somebody looks, and rich is installed."""
+    """Whether to draw with rich: the stream is a terminal, and rich is installed."""
     if not stream.isatty():
         return False
     try:
@@ -22,7 +22,7 @@ def drawn(stream: TextIO) -> bool:
 
 
 def text_of(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Aligned lines, the first `left` columns from the left, the others from the right."""
+    """Aligned lines: the first `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     aligned = [
         [cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))]
@@ -32,7 +32,7 @@ def text_of(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def print_rows(rows: Sequence[Sequence[str]], left: int = 1, stream: TextIO | None = None) -> None:
-    """Print rows of which the first has the columns' names."""
+    """Print rows; the first one has the columns' names."""
     stream = stream or sys.stdout
     if not drawn(stream):
         print(*text_of(rows, left), sep="\n", file=stream)
@@ -51,13 +51,13 @@ def _table(rows: Sequence[Sequence[str]], left: int) -> Any:
     for column in table.columns[left:]:
         column.justify = "right"
     for row in rows[1:]:
-        table.add_row(*map(Text, row))  # as it is: rich would take [...] in a file's name for its own
+        table.add_row(*map(Text, row))  # as it is: rich would take [...] in a file name as markup
     return table
 
 
 @contextmanager
 def live() -> Iterator[Callable[[Sequence[str], Sequence[Sequence[str]]], None]]:
-    """Gives a function that shows lines and a table in place of those before; without a terminal, after them."""
+    """Yields a function that shows lines and a table in place of the previous ones; without a terminal, below them."""
     if drawn(sys.stdout):
         from rich.console import Group
         from rich.live import Live
@@ -71,7 +71,7 @@ def live() -> Iterator[Callable[[Sequence[str], Sequence[Sequence[str]]], None]]
 
 @contextmanager
 def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function to call after each step, with the name of what is going on."""
+    """Yields a function to call after each step, with the step's name."""
     if drawn(sys.stderr):
         from rich.console import Console
         from rich.progress import Progress

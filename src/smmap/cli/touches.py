@@ -1,4 +1,4 @@
-"""From a trace to the windows that its reads touch, for any window size. Numbers only; needs numpy."""
+"""From a trace to the windows that its reads touch, for any window size. Knows only numbers; needs numpy."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Reads:
     rate: float = 1.0
     """The share of places that was recorded."""
     seen: int = 0
-    """How many reads there were, those that sampling left out included."""
+    """How many reads there were, including those that sampling left out."""
     evenness: float = 0.0
-    """How alike the places of a sample are in how often they are read: from near 0 to 1, where they all are."""
+    """How evenly reads are spread over the places of a sample: from near 0 to 1, which means exactly evenly."""
 
     def __len__(self) -> int:
         return len(self.file)
 
     def expected(self, uses: int) -> int:
-        """How many of so many uses there would be if the sample had just its share of the most popular places.
+        """How many of `uses` there would be if the sample had exactly its share of the most popular places.
 
-        These are in a sample or not, which changes how many hits there are, but hardly misses: so as many hits more or
-        less as make the sample's share of all reads right (SHARDS-adj). But where all places are read alike, that share
-        is wrong since there are more or fewer places in the sample, and misses and hits both are.
+        Whether these are in the sample changes the number of hits, but hardly that of misses. So hits are added or
+        removed to make the sample's share of all reads right (SHARDS-adj). But if all places are read equally often,
+        that share is wrong because the sample has more or fewer places, which affects misses and hits alike.
         """
         if self.rate == 1:
             return uses
@@ -55,8 +55,8 @@ class Touches:
     """The windows that reads touch, in order: one or more for each read.
 
     `window`: a number for each window; `read`: how many bytes of it are read; `copies`: whether it is for a copy, so
-    that it may be read by descriptor instead of mapped; `sizes`: bytes of each window; `patience`: how many windows a
-    manager remembers rents for, depends on the limits, so `grid` is what it depends on: the full size of the window.
+    that it may be read by descriptor instead of mapped; `sizes`: bytes of each window; `grid`: the full size of the
+    window, on which, with the limits, it depends for how many windows a manager remembers rents.
     """
 
     window: Any
@@ -101,7 +101,7 @@ def reads_of(recorded: Recorded) -> Reads:
 
 
 def touches_of(reads: Reads, window: int) -> Touches:
-    """The windows of that size that the reads touch; window 0 stands for whole files. O(n log n)."""
+    """The windows of that size that the reads touch; window 0 means whole files. O(n log n)."""
     full = window or _ALL
     copies = reads.kind == COPY
     file_size = reads.file_sizes[reads.file]

@@ -1,6 +1,6 @@
-"""The digest of the fast engine's sources: what an extension was built from, and what lies beside it now.
+"""The digest of the fast engine's sources, to compare those that an extension was built from with the present ones.
 
-Used by setup.py, which runs this file by itself, and to notice an extension that is older than its sources.
+Used by setup.py, which runs this file alone, and to notice an extension that is older than its sources.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["digest"]
 
 
 def digest() -> str:
-    """Of the sources in this folder; empty where they are not installed."""
+    """The digest of the sources in this folder; empty if they are not installed."""
     found = hashlib.sha256()
     paths = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".pyx", ".pxi", ".h"))
     for path in paths:

@@ -1,6 +1,6 @@
-"""The plain engine: what `__init__.py` promises, in pure Python. This is its part that calls the system.
+"""The plain engine: the contract of `__init__.py` in pure Python. This module has its system calls.
 
-After `_manager.py` read `plain_regions.py`, `plain_clients.py`, `plain_cursors.py` and `plain_batches.py`, then this.
+After `_manager.py`, read `plain_regions.py`, `plain_clients.py`, `plain_cursors.py` and `plain_batches.py`, then this.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
 
 _MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}
 _LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
-_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: nothing says what is in memory
-_STEP = 1 << 20  # bytes read at once where a window is read instead of mapped
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: cannot tell what is in memory
+_STEP = 1 << 20  # bytes read at once if a window is read instead of mapped
 
 
 _TAKEN = ("pop from empty list",)  # by another thread, in this moment
 
 
 def _move_all(source: list[int], target: list[int]) -> None:
-    """Move each number, whatever a signal handler raises: it is taken and added in one call of C code."""
+    """Move each number, whatever a signal handler raises: one call of C code removes and appends it."""
     try:
         target.extend(map(source.pop, range(len(source))))
     except IndexError as error:
@@ -79,12 +79,13 @@ def _close_all(numbers: list[int]) -> None:
         if error.args != _TAKEN:
             raise
     except OSError as error:
-        if error.errno is None:  # the handler of a signal raised it
-            raise  # else the number is closed nevertheless, and nothing was written that could be lost
+        if error.errno is None:  # a signal handler raised it
+            raise
+        # otherwise the number is closed all the same, and no written data could be lost
 
 
 class _Numbers(weakref.ref["Descriptor"]):
-    """The numbers of a descriptor, to be closed after its death if its finalizer was cut short."""
+    """The numbers of a descriptor, to be closed after its death if its finalizer was interrupted."""
 
     __slots__ = ("held", "retired")
 
@@ -97,7 +98,7 @@ _orphaned: deque[_Numbers] = deque()
 
 
 class Descriptor:
-    """A descriptor of our own. Its number is never lost between being opened and being owned: that is one call of C."""
+    """A descriptor of our own. Its number is never lost between opening and owning it: both are one call of C code."""
 
     __slots__ = ("__weakref__", "_held", "_retired", "_users", "cached")
 
@@ -113,12 +114,12 @@ class Descriptor:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed. Those who use it already may go on."""
+        """Whether it was closed. Threads that already use it may continue."""
         return not self._held
 
     @property
     def number(self) -> int:
-        """The number for system calls; -1 once it was closed. For those who use it."""
+        """The number for system calls; -1 once it was closed. Only between `use` and `done`."""
         return next(iter((*self._held, *self._retired)), -1)
 
     def use(self) -> None:
@@ -126,21 +127,21 @@ class Descriptor:
         self._users.append(None)
 
     def done(self) -> None:
-        """The opposite of `use`."""
+        """Undo one `use`."""
         self._users.pop()
-        if self._retired and not self._users:  # in this order: once retired, no newcomer gets the number
+        if self._retired and not self._users:  # in this order: once it is retired, no other thread gets the number
             _close_all(self._retired)
 
     def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`, fewer only where the file ends; nothing if it was closed."""
-        self.use()  # first: who closes takes the number away, and then looks for users
+        """Up to `size` bytes at `offset`, fewer only at the end of the file; nothing if it was closed."""
+        self.use()  # first: `close` takes the number away, and then looks for users
         try:
             return b"".join([read_at(number, size, offset) for number in self._held])
         finally:
             self.done()
 
     def is_resident(self, start: int, stop: int) -> bool:
-        """Whether both ends of a range of the file are in memory, as far as the system tells."""
+        """Whether both ends of a range of the file are in memory, if the system can say that."""
         if _NOWAIT:
             self.use()
             try:
@@ -156,20 +157,20 @@ class Descriptor:
         return True
 
     def close(self) -> None:
-        """Close it; if a thread uses it now, once that is done."""
+        """Close it; if a thread uses it now, once that thread is done."""
         _move_all(self._held, self._retired)
         if not self._users:
             _close_all(self._retired)
 
     def __del__(self, _is_finalizing: Any = sys.is_finalizing) -> None:
         if _is_finalizing():
-            return  # the system closes it, and even built-in functions may be gone
-        for name in ("_held", "_retired"):  # also where an exception left it in use; there are none if it was cut short
+            return  # the system will close it, and even built-in functions may be gone
+        for name in ("_held", "_retired"):  # even if an exception left it in use
             _close_all(getattr(self, name, []))
 
 
 def _close_orphans() -> None:
-    """Close what finalizers that were cut short have left open."""
+    """Close the numbers that interrupted finalizers have left open."""
     while _orphaned:
         try:
             numbers = _orphaned.popleft()
@@ -181,16 +182,16 @@ def _close_orphans() -> None:
             _close_all(getattr(numbers, "held", []))
             _close_all(getattr(numbers, "retired", []))
         except BaseException:
-            _orphaned.append(numbers)  # what is left is for the next one
+            _orphaned.append(numbers)  # the next call closes the rest
             raise
         _numbers.pop(id(numbers), None)
 
 
 def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
-    """A descriptor of our own, read-only and not inherited, of the path or of the user's descriptor; and its status.
+    """A descriptor of our own, read-only and not inherited, for the path or the user's descriptor; and its status.
 
     A duplicate of a user's descriptor would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write,
-    and keep them after the user closed it; Linux can open the same file again.
+    and would keep them after the user closed it; Linux can open the same file again instead.
     """
     _close_orphans()
     path: Any = f"/proc/self/fd/{where}" if isinstance(where, int) else where
@@ -204,7 +205,7 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
 
 
 def unchanged(path: Where, then: Status) -> bool:
-    """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
+    """Whether the file at a path has exactly this status now, and is not empty; False also if `stat` fails."""
     try:
         now = look_at(path)
     except OSError as error:
@@ -216,9 +217,9 @@ def unchanged(path: Where, then: Status) -> bool:
 
 
 def read_at(number: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes at `offset`; fewer only where the file ends."""
+    """Up to `size` bytes at `offset`; fewer only at the end of the file."""
     if not KEEPS_DESCRIPTORS:
-        os.lseek(number, offset, os.SEEK_SET)  # only ever a descriptor that no one else uses
+        os.lseek(number, offset, os.SEEK_SET)  # only used for a descriptor that nobody else uses
         return os.read(number, size)
     data = os.pread(number, min(size, _LONGEST_READ), offset)
     if len(data) == size:
@@ -233,7 +234,7 @@ def read_at(number: int, size: int, offset: int) -> bytes:
 
 
 def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
-    """Nothing: a fault in Python's own maps cannot be caught. `ValueError` for what must not be promised."""
+    """Does nothing: a fault in Python's own maps cannot be caught. `ValueError` for "views"."""
     if how == "views":
         raise ValueError(
             'guard="views" needs the fast engine; with the plain one use backing="read" (see smmap.engine)'
@@ -241,17 +242,17 @@ def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
 
 
 def notice() -> None:
-    """Nothing."""
+    """Does nothing."""
 
 
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
-    """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
+    """A map of a window, which outlives the descriptor; None if the file is too short."""
     _, start, stop = window
-    if look_at(number).st_size < stop:  # a map past the end could be made, but not be read
+    if look_at(number).st_size < stop:  # a map past the end could be made, but not read
         return None
     try:
         region = Region(number, stop - start, access=mmap.ACCESS_READ, offset=start, **_MAPPING)
-    except ValueError:  # CPython looks at the size, too
+    except ValueError:  # CPython checks the size, too
         if look_at(number).st_size < stop:
             return None
         raise
@@ -261,7 +262,7 @@ def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: 
         try:
             region.madvise(wanted)
         except OSError as error:
-            if error.errno is None:  # the handler of a signal raised it; else: it was advice
+            if error.errno is None:  # a signal handler raised it; other errors do not matter: it was advice
                 raise
     region = region.become(ledger, file, window, reads=False)
     region.scattered = advice == "scattered"
@@ -269,9 +270,9 @@ def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: 
 
 
 def read_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
-    """The bytes of a window in memory of our own; None if the file does not reach so far.
+    """The bytes of a window in memory of our own; None if the file is too short.
 
-    They go through a file in memory: only a map of a file can be read-only for everybody.
+    They are written to a file in memory: only a map of a file can be read-only for everybody.
     """
     _, start, stop = window
     copied = _memory_file()
@@ -289,7 +290,7 @@ def read_window(ledger: Ledger, file: File, number: int, window: Window, advice:
 
 
 def _memory_file() -> Descriptor:
-    """A new file without a name: in memory, where the system has that."""
+    """A new file without a name: in memory, if the system supports that."""
     if hasattr(os, "memfd_create"):
         return Descriptor(map(os.memfd_create, ("smmap",)))
     import tempfile

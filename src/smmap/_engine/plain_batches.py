@@ -17,19 +17,19 @@ from .plain_regions import Region
 
 __all__ = ["Batch"]
 
-_AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before that
+_AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before the read
 _LONGEST = 1 << 24  # bytes read at once
-_NEAR = 1 << 12  # bytes: ranges no farther apart are read by one call, with what lies between
+_NEAR = 1 << 12  # bytes: ranges at most this far apart are read by one call, with the bytes between them
 _TOGETHER = 1 << 16  # bytes read by one call for several ranges
-_SLOW = 5e-5  # seconds that a copy from memory never takes, beside a nanosecond for each byte
+_SLOW = 5e-5  # seconds that a copy from memory never takes, in addition to a nanosecond per byte
 _START = attrgetter("start")
 _FULL = (errno.EAGAIN, errno.EINTR)
-_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: nothing says what is in memory
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: cannot tell what is in memory
 _WILLNEED: int | None = getattr(mmap, "MADV_WILLNEED", None)
 
 
 class _Piece:
-    """A part of a range that lies in one window."""
+    """A part of a range within one window."""
 
     __slots__ = ("number", "region", "size", "start", "target", "waited")
 
@@ -38,7 +38,7 @@ class _Piece:
         """In the file."""
         self.size = size
         self.target = target
-        """A view of as many bytes; None where nothing is to be read."""
+        """A view of as many bytes; None if it is only announced."""
         self.number = number
         self.region: Region | None = None
         self.waited = False
@@ -46,19 +46,19 @@ class _Piece:
 
 
 class _Group:
-    """What is left of the ranges of one buffer."""
+    """The remaining ranges of one buffer."""
 
     __slots__ = ("access", "announced", "mapped", "note", "read", "spans", "unread")
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int, int, int]] = []
-        """(start, stop, number, where in the range) of each range, or the part that lies in the buffer."""
+        """(start, stop, number, offset in the range) of each range, or of its part in this buffer."""
         self.access: Access | None = None
         self.note: Any = None
-        """What a trace noted, to be called when all is read."""
+        """The function from a trace, to be called when everything is read."""
         self.mapped: list[_Piece] = []
         self.unread: list[_Piece] = []
-        """What is neither mapped nor announced, the first one last."""
+        """The pieces that are neither mapped nor announced, the first one last."""
         self.announced: list[_Piece] = []
         self.read: list[_Piece] = []
 
@@ -67,7 +67,7 @@ class Batch:
     """Ranges of several buffers, which are read together."""
 
     def __init__(self, sizes: Any, which: Any, starts: Any, stops: Any, size: int, unit: int = 0) -> None:
-        """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
+        """Ranges of buffers of these `sizes`, given by `starts` and `stops` or one size: see `__init__.py`."""
         self.wrong = self.failed = -1
         self._size = size
         self._by_file: dict[int, _Group] = {}
@@ -101,7 +101,7 @@ class Batch:
         self._groups = [self._by_file[file] for file in self.chosen()]
 
     def _add(self, file: int, start: int, stop: int, number: int, at: int) -> None:
-        """A range, or the part of it that lies in one buffer."""
+        """A range, or its part in one buffer."""
         group = self._by_file.get(file)
         if group is None:
             group = self._by_file[file] = _Group()
@@ -120,27 +120,27 @@ class Batch:
 
     @staticmethod
     def takes(given: list[Any]) -> bool:
-        """Whether all in a list, which nobody changes meanwhile, are ints, of no class derived from that."""
+        """Whether all items of a list, which nobody changes meanwhile, are ints, and not of a derived class."""
         return set(map(type, given)) <= {int}
 
     @staticmethod
     def at_hand(buffer: Any, offsets: Any, size: Any, out: Any) -> Any:
-        """None: this engine has no shorter way for what is mapped."""
+        """None: this engine has no shortcut for mapped ranges."""
         return None
 
     def __len__(self) -> int:
         return self._count
 
     def chosen(self) -> list[int]:
-        """The numbers of the buffers of which there are ranges."""
+        """The numbers of the buffers that have ranges."""
         return sorted(self._by_file)
 
     def fresh(self) -> bytearray:
-        """A bytearray of `total` bytes to fill, with anything in it."""
+        """A bytearray of `total` bytes to fill, with arbitrary content."""
         return bytearray(self.total)
 
     def into(self, target: Any, places: Any = None) -> None:
-        """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
+        """Read the ranges into this buffer: of `total` bytes, one after the other; or each to its place."""
         view, each = memoryview(target), self._size
         if places is None:
             if len(view) != self._count * each:
@@ -157,12 +157,12 @@ class Batch:
         self._targets = lambda number, at, size: view[wanted[number] + at : wanted[number] + at + size]
 
     def close(self) -> None:
-        """Let go of what the ranges went into."""
+        """Release the target."""
         self._targets = None
         self._groups.clear()
 
     def each(self) -> None:
-        """The ranges become bytes objects: see `results`."""
+        """Read the ranges into bytes objects: see `results`."""
         self._found: list[Any] = [b""] * self._count
 
         def target(number: int, _at: int, size: int) -> memoryview:
@@ -172,21 +172,21 @@ class Batch:
         self._targets = target
 
     def results(self) -> list[bytes]:
-        """The ranges, once all was read."""
+        """The ranges, once everything is read."""
         return list(map(bytes, self._found))
 
     def where(self, number: int, file: int) -> tuple[int, int]:
-        """(start, stop) of a range, in its file: of the part of it that is of the `file`-th chosen buffer."""
+        """(start, stop) of a range, or of its part in the `file`-th chosen buffer, in its file."""
         group = self._groups[file]
         offset = group.access.offset if group.access is not None else 0
         return next((start + offset, stop + offset) for start, stop, one, _ in group.spans if one == number)
 
     def quick(self, _buffers: Any) -> tuple[list[tuple[int, int]], list[Any]]:
-        """Nothing is served without the policy."""
+        """Serves nothing: this engine always asks the policy."""
         return [(file, -1) for file in range(len(self._groups))], []
 
     def serve(self, file: int, access: Access) -> int:
-        """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
+        """Copy a buffer's mapped ranges, or announce them; what is left: 0 nothing, 1 mapped ranges, 2 others."""
         group = self._groups[file]
         group.access = access
         trace, offset = access.ledger.trace, access.offset
@@ -217,7 +217,7 @@ class Batch:
         return 2 if group.unread else 1 if group.mapped else 0
 
     def _leave(self, group: _Group, access: Access, piece: _Piece) -> None:
-        """A piece is not mapped. Where a descriptor cannot be read at an offset, the policy serves it."""
+        """A piece is not mapped. If a descriptor cannot be read at an offset, the policy serves it."""
         if KEEPS_DESCRIPTORS:
             group.unread.append(piece)
         elif piece.target is not None:
@@ -225,7 +225,7 @@ class Batch:
             piece.target[:] = access.client.manager._fetch(access.client, piece.start, piece.start + piece.size, due)
 
     def _cut(self, group: _Group, access: Access) -> list[_Piece]:
-        """Pieces of the ranges, cut where windows end, or where a call would last long."""
+        """Pieces of the ranges, cut at the ends of windows, and where a call would take long."""
         pieces, offset, window, targets = [], access.offset, access.window, self._targets
         for start, stop, number, within in group.spans:
             target = None if targets is None else targets(number, within, stop - start)
@@ -243,7 +243,7 @@ class Batch:
         return pieces
 
     def announce(self, file: int, number: int) -> None:
-        """Read by a descriptor what is in memory, and announce the rest, as far as that makes sense."""
+        """Read by a descriptor the pieces that are in memory, and announce the others, as far as that makes sense."""
         group = self._groups[file]
         while group.unread and (self._ahead < _AHEAD or self._targets is None):
             pieces, stop = _run(group.unread)
@@ -260,7 +260,7 @@ class Batch:
             del group.unread[len(group.unread) - len(pieces) :]
 
     def _read_resident(self, number: int, pieces: list[_Piece], stop: int) -> bool:
-        """Read a run of pieces if it is in memory, and the system says so."""
+        """Read a run of pieces if the system says that it is in memory."""
         start = pieces[0].start
         target = pieces[0].target if len(pieces) == 1 else bytearray(stop - start)
         try:
@@ -275,9 +275,9 @@ class Batch:
         return True
 
     def read(self, file: int, number: int = -1) -> int:
-        """Copy and read what is left; the number of a range that the file no longer has, or -1.
+        """Copy and read the rest; return the number of a range that the file no longer has, or -1.
 
-        Where the system fails, `failed` is the range's number; it may be tried again.
+        If the system fails, `failed` is the range's number; the call may be tried again.
         """
         group = self._groups[file]
         for piece in group.mapped:
@@ -308,7 +308,7 @@ class Batch:
         return -1
 
     def settle(self, file: int) -> list[int]:
-        """Count what was read, pay for it, and let go; where the windows start that are to be bought now."""
+        """Count the reads, pay for them, and release everything; return the starts of windows to buy now."""
         group = self._groups[file]
         access, read = group.access, group.read
         group.read = []
@@ -326,14 +326,14 @@ class Batch:
 
 
 def _due(access: Access, piece: _Piece) -> bool:
-    """Pay for reading a piece; whether its window is to be bought now."""
+    """Pay for reading a piece; return whether its window should be bought now."""
     file = access.client.file
     window = file.serial + piece.start // access.window
     return access.ledger.rents.due(window, piece.size, file.price, file.patience, piece.start)
 
 
 def _copied(piece: _Piece, region: Region) -> bool:
-    """Copy a mapped piece; False if that was unmapped meanwhile."""
+    """Copy a mapped piece; False if it was unmapped in the meantime."""
     start = piece.start - region.start
     try:
         if PYPY:  # there, a view would linger
@@ -358,7 +358,7 @@ def _announce_mapped(region: Region, start: int, size: int) -> None:
 
 
 def _run(left: list[_Piece]) -> tuple[list[_Piece], int]:
-    """The pieces that are read by one call with the last of a list, and where that call stops in the file."""
+    """The pieces that one call reads with the last of a list, and where that call stops in the file."""
     at = len(left) - 1
     first = left[at]
     stop = first.start + first.size
@@ -378,7 +378,7 @@ def _run(left: list[_Piece]) -> tuple[list[_Piece], int]:
 
 
 def _read(number: int, pieces: list[_Piece], stop: int) -> int:
-    """Read a run of pieces; how many bytes, fewer only where the file ends."""
+    """Read a run of pieces; return how many bytes: fewer only at the end of the file."""
     start, done, count = pieces[0].start, 0, 1
     target = pieces[0].target if len(pieces) == 1 else memoryview(bytearray(stop - start))
     while count and start + done < stop:
@@ -394,7 +394,7 @@ def _read(number: int, pieces: list[_Piece], stop: int) -> int:
 
 
 def _scatter(pieces: list[_Piece], target: Any) -> None:
-    """Move what was read at once to the pieces' places."""
+    """Move the bytes that were read at once to the pieces' places."""
     if len(pieces) > 1:
         start = pieces[0].start
         with memoryview(target) as view:

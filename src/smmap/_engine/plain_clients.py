@@ -1,6 +1,6 @@
 """The plain engine's buffers: reads that find their window mapped, and cold reads by a cached descriptor.
 
-They go by an `Access` record, and touch three things: the file's table, the order of idle regions, and the region.
+They use an `Access` record, and touch three things: the file's table, the order of idle regions, and the region.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .plain_regions import Ledger, Region, Table, is_sampled
 
 __all__ = ["Access", "BufferBase", "found_in"]
 
-_ONE_PIECE = 1 << 30  # of one window by descriptor, into one bytes object: longer ones are filled piece by piece
-_LARGE = 1 << 16  # bytes from which on a copy may follow another one
-_STEP = 1 << 20  # bytes copied at once where a range is copied piece by piece
+_ONE_PIECE = 1 << 30  # the most bytes of one cold window read as one bytes object: more are read piece by piece
+_LARGE = 1 << 16  # bytes: copies of at least this length count as long, and may be sequential
+_STEP = 1 << 20  # bytes copied at once when a range is copied piece by piece
 _FAST_FIND = sys.version_info >= (3, 11) and not PYPY  # before, `mmap.find` is slower than copying and `bytes.find`
 _BLOCK = 1 << 16  # bytes copied at once for a slice with a step
 _CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
 
 
 class Access:
-    """All that a buffer's reads go by. Never changed: no named tuple, since slots are read twice as fast."""
+    """The record that a buffer's reads use. Never changed. Not a named tuple, since slots are read twice as fast."""
 
     __slots__ = ("client", "idle", "ledger", "offset", "opened", "pending", "size", "table", "window")
 
@@ -43,7 +43,7 @@ class Access:
         opened: bool = True,
         pending: bool = False,
     ) -> None:
-        """Reads of [offset, offset + size) of the client's file, through windows of that size (0: the whole file)."""
+        """For reads of [offset, offset + size) of the client's file, with windows of that size (0: the whole file)."""
         self.client = client
         self.table: Table = client.file.table if opened else _NO_TABLE
         self.size = size
@@ -56,11 +56,11 @@ class Access:
         """Whether the file is opened at the first read."""
 
     def sampled(self, first: int) -> bool:
-        """Whether reads that start there, at an offset in the file, are to be recorded."""
+        """Whether reads that start there, at an offset in the file, should be recorded."""
         return self.ledger.trace is not None and self.opened and is_sampled(self.client.file, first, self.ledger)
 
     def _note(self, start: int, stop: int, kind: int) -> Any:
-        """What a trace notes before a read of [start, stop), to be called after it; None if that is not recorded."""
+        """The function from a trace, to be called after a read of [start, stop); None if the read is not recorded."""
         trace = self.ledger.trace
         if trace is None or start >= stop:
             return None
@@ -77,16 +77,16 @@ class Access:
 
     @classmethod
     def closed(cls, client: Client, offset: int = 0, size: int = 0, pending: bool = False) -> Access:
-        """Nothing can be read by it; a size says how much there will be once the file was opened."""
+        """A record that reads nothing; a size says how many bytes there will be once the file is opened."""
         return cls(client, offset, size, 1, _NO_LEDGER, False, pending)
 
 
 _structs: dict[str | bytes, Struct] = {}
-_MOST_STRUCTS = 100  # as many as `struct` remembers
+_MOST_STRUCTS = 100  # `struct` remembers as many
 
 
 def _struct_of(fmt: str | bytes) -> Struct:
-    """A format, ready for use, which is remembered."""
+    """A prepared format, which is cached."""
     packed = Struct(fmt)
     if len(_structs) >= _MOST_STRUCTS:
         _structs.clear()
@@ -111,10 +111,10 @@ def found_in(access: Access, start: int, stop: int) -> Region | None:
 
 
 def follow(region: Region, start: int, stop: int) -> None:
-    """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+    """A long copy of a window whose reads were scattered: announce it, as the system would else read page by page."""
     low = (start - region.start) // PAGESIZE * PAGESIZE
     try:
-        if region.ended == start:  # and another one before it: the pattern has turned
+        if region.ended == start:  # right behind another one: the pattern has changed
             region.madvise(mmap.MADV_NORMAL)
             region.scattered = False
         else:
@@ -126,18 +126,18 @@ def follow(region: Region, start: int, stop: int) -> None:
 
 
 class BufferBase:
-    """The bytes of a file, through its windows. See `SlidingWindowMapBuffer`."""
+    """The bytes of a file, read through windows. See `SlidingWindowMapBuffer`."""
 
     __slots__ = ("__weakref__", "_access")
 
     _access: Access
 
     def _ready(self) -> Access:
-        """The record that reads go by, of a file that is open now."""
+        """The record that reads use, of a file that is open now."""
         raise NotImplementedError
 
     def _unpack(self, packed: Struct, offset: Any) -> tuple[Any, ...]:
-        """`unpack_from` at an offset that is no plain int, or counts from the end, or is out of range."""
+        """`unpack_from` at an offset that is not a plain int, counts from the end, or is out of range."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class BufferBase:
         return self._copy(access, start, stop) if step == 1 else self._steps(access, range(start, stop, step))
 
     def _steps(self, access: Access, chosen: range) -> bytes:
-        """The bytes at these places: copied as blocks where they lie close together, else one by one."""
+        """The bytes at these places: copied as blocks if they are close together, otherwise one by one."""
         if chosen.step < 0:
             return self._steps(access, chosen[::-1])[::-1]
         found = bytearray(len(chosen))
@@ -210,7 +210,7 @@ class BufferBase:
         return bytes(found)
 
     def _copy(self, access: Access, start: int, stop: int) -> bytes:
-        """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
+        """A copy of [start, stop), which must be in the buffer; of several windows, joined in one allocation."""
         if start >= stop:
             return b""
         if not access.opened:
@@ -236,9 +236,10 @@ class BufferBase:
     _found = staticmethod(found_in)
 
     def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
-        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
+        mapped.
 
-        If they are not there, the range that is left to search; None where nothing was searched.
+        If they are not there, the range that is left to search; None if nothing was searched.
         """
         access = self._access
         low = 0 if start is None else start
@@ -279,7 +280,7 @@ class BufferBase:
         descriptor = file.descriptor
         window = file.serial + start // access.window
         due = ledger.rents.due(window, stop - start, file.price, file.patience, start) and (
-            descriptor is None or descriptor.is_resident(start, stop)  # else reads of a map would have to wait as well
+            descriptor is None or descriptor.is_resident(start, stop)  # otherwise reads of a map would wait as well
         )
         if descriptor is not None and not due:
             try:
@@ -295,7 +296,7 @@ class BufferBase:
         return bytes(client.manager._fetch(client, start, stop, due))
 
     def _read_into(self, access: Access, start: int, target: memoryview) -> None:
-        """Fill `target` with what follows `start`, which must lie in the buffer."""
+        """Fill `target` with the bytes from `start` on, which must be in the buffer."""
         note = access._note(start + access.offset, start + access.offset + len(target), COPY)
         self._fill(access, start, target)
         if note is not None:
@@ -320,9 +321,9 @@ class BufferBase:
             position += count
 
     def unpack_from(self, fmt: str | bytes, offset: int = 0) -> tuple[Any, ...]:
-        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for what does not lie in the buffer.
+        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for a range that is not in the buffer.
 
-        Out of a mapped window without a copy, else it copies the bytes that it needs. O(size of the format).
+        From a mapped window without a copy; otherwise copies only the bytes that it needs. O(size of the format).
         """
         packed = _structs.get(fmt) or _struct_of(fmt)
         size = packed.size
@@ -344,7 +345,7 @@ class BufferBase:
         return packed.unpack(self._copy(access, offset, offset + size))
 
     def view(self, start: int = 0, stop: int | None = None) -> memoryview:
-        """A read-only view of `buffer[start:stop]`, of any length that fits the address space. O(1), no copy.
+        """A read-only view of `buffer[start:stop]`, of any length that fits into the address space. O(1), no copy.
 
         It stays valid until you drop it, and counts as mapped until then.
         """
@@ -384,10 +385,10 @@ class BufferBase:
             region = None
 
     def __buffer__(self, flags: int) -> memoryview:
-        """A read-only view of the whole (PEP 688, Python 3.12 and later), from one window however long that must be."""
+        """A read-only view of the whole buffer (PEP 688, Python 3.12 and later), in one window however long."""
         if flags & 1:
             raise BufferError("smmap's buffers are read-only")
         return self.view()
 
     def __release_buffer__(self, view: memoryview) -> None:
-        """Nothing; but numpy keeps what was exported, not only this object, where the type has this method."""
+        """Does nothing; but if the type has this method, numpy keeps the exported view, not only this object."""

@@ -26,16 +26,16 @@ class CursorBase:
     """The region, and what of it is accessible: one record, so that none is ever seen half changed."""
 
     def __del__(self) -> None:
-        use = getattr(self, "_use", None)  # a subclass may not have got as far as our constructor
+        use = getattr(self, "_use", None)  # a subclass may not have called our constructor
         if use is not None and use[0] is not None:
             self._let_go(use[0])
 
     def _move(self, offset: Any, size: Any, flags: Any) -> Self:
-        """`use_region` where no mapped grid window does."""
+        """`use_region` if no mapped grid window serves it."""
         raise NotImplementedError
 
     def _lost(self) -> Exception:
-        """The error of a cursor that has no region."""
+        """The error of a cursor without a region."""
         raise NotImplementedError
 
     def _revoke(self) -> None:
@@ -45,9 +45,9 @@ class CursorBase:
     def use_region(self, offset: int = 0, size: int = 0, flags: int = 0) -> Self:
         """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
 
-        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
+        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0, everything up to the
         end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
-        cursor lets go and is not valid. `flags` are added to those of `os.open`.
+        cursor has no region and is not valid. `flags` are added to those of `os.open`.
 
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
@@ -77,7 +77,7 @@ class CursorBase:
                     return self
                 if not idle.crowded:
                     self._pin(found, offset, stop)
-                    if not (PYPY and found.doomed):  # else PyPy: evicted and unmapped by another thread in between
+                    if not (PYPY and found.doomed):  # otherwise, on PyPy, another thread has evicted and unmapped it
                         idle.hits += 1
                         if note is not None:
                             note()
@@ -90,7 +90,7 @@ class CursorBase:
         return self
 
     def _note(self, access: Access, region: Any, offset: int, size: int) -> Any:
-        """What a trace notes before a move from this region, to be called after it; None if that is not recorded."""
+        """The function that a trace wants called after a move from this region; None if the move is not recorded."""
         if region is None or not region.start <= offset < region.clear:
             region = access.table.find(offset // access.window)
         if region is not None and region.start <= offset < region.clear:
@@ -100,7 +100,7 @@ class CursorBase:
         return access._note(offset, min(stop, access.size), CURSOR)
 
     def _pin(self, region: Region, start: int, stop: int) -> None:
-        """Use [start, stop) of a mapped region in place of what is used now."""
+        """Use [start, stop) of a mapped region instead of the present one."""
         access, own = self._access, self._use[0]
         region.pin(self)
         self._use = region, start, stop
@@ -109,7 +109,7 @@ class CursorBase:
             self._let_go(own, region.entry)
 
     def _let_go(self, region: Region, used: Any = None) -> None:
-        """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
+        """Unpin a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
         access = self._access
         if region.unpin(id(self), access.idle):
             manager = access.client.manager
@@ -125,7 +125,7 @@ class CursorBase:
     def map(self) -> Any:
         """The region's `mmap` itself: its index 0 is the region's start. O(1), no copy.
 
-        It answers as `mmap` does, but cannot be closed.
+        It works like an `mmap`, but cannot be closed.
         """
         region = self._use[0]
         if region is None:

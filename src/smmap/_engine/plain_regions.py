@@ -1,14 +1,14 @@
-"""The plain engine's regions, what counts them, and the tables and orders that refer to them.
+"""The plain engine's regions, the ledger that counts them, and the tables and orders that refer to them.
 
-Two ideas carry it:
+It rests on two ideas:
 
-- A region *is* an `mmap`. It is unmapped when its last reference goes, so nobody can read what is no longer mapped, and
+- A region *is* an `mmap`. It is unmapped when its last reference goes, so nobody can read unmapped memory, and
   a user's view keeps alive exactly what it needs.
 - Tables refer to regions weakly, the order of idle regions and the cursors strongly. To evict is to drop the order's
   reference; a region that a view keeps alive is found again in the table.
 
-Each step that must not be cut short is one call of C code: the handler of a signal may raise between any two others.
-Death is noted by `deque.append`, as the callback of a weak reference, not by a finalizer in Python.
+Each step that must not be interrupted is one call of C code: a signal handler may raise between any two steps of
+Python. A region's death is noted by `deque.append`, as the callback of a weak reference, not by a finalizer in Python.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _PLACE = 1 << PLACE_SHIFT
 
 
 def is_sampled(file: File, start: int, ledger: Ledger) -> bool:
-    """Whether reads from there, an offset in the file, are to be recorded."""
+    """Whether reads from this offset in the file should be recorded."""
     return ledger.trace is not None and place_hash(file.mark, start >> PLACE_SHIFT) < ledger.threshold
 
 
 def _clear_to(file: File, start: int, stop: int, ledger: Ledger) -> int:
-    """Where the first place of [start, stop) starts of which reads are to be recorded; `stop` if there is none."""
+    """The start of the first recorded place in [start, stop); `stop` if there is none."""
     while start < stop and not is_sampled(file, start, ledger):
         start = (start | _PLACE - 1) + 1
     return min(start, stop)
 
 
 class Ledger:
-    """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
+    """Counts the living regions of a manager, and has the orders of what the manager may drop."""
 
     __slots__ = (
         *("_born", "_died", "_known", "_living", "evictions", "idle", "misses", "most_descriptors", "most_handles"),
@@ -84,7 +84,7 @@ class Ledger:
         self._died: deque[Entry] = deque()
         self._born = 0
         self._known = (0, 0, 0)
-        """(made, living, bytes) when the bytes were last summed up: they are right while the first two still hold."""
+        """(made, living, bytes) when the bytes were last summed: they are right while the first two are unchanged."""
 
     @property
     def mapped(self) -> int:
@@ -93,7 +93,7 @@ class Ledger:
 
     @property
     def memory(self) -> int:
-        """How many bytes are mapped. O(1), unless an exception cut short the step before: then they are summed up."""
+        """How many bytes are mapped. O(1), unless an exception interrupted the last step: then they are summed."""
         now = self._born, len(self._living)
         if self._known[:2] != now:
             self._known = *now, sum(entry.size for entry in self._living.copy().values())
@@ -112,13 +112,13 @@ class Ledger:
         entry.table.add(entry)
 
     def sample(self, trace: Any, threshold: int) -> None:
-        """Let reads of places with a hash below the threshold be recorded by this trace; None: none are."""
+        """Record reads of places with a hash below the threshold in this trace; None: record nothing."""
         self.trace, self.threshold = trace, threshold
         for region in self.regions():
             region.clear = region.stop if trace is None else _UNKNOWN
 
     def regions(self) -> list[Region]:
-        """All that live."""
+        """All living regions."""
         return [region for region in (entry() for entry in self._living.copy().values()) if region is not None]
 
     def count_miss(self) -> None:
@@ -128,12 +128,12 @@ class Ledger:
         self.peak_memory = max(self.peak_memory, self.memory)
 
     def leave(self, region: Region) -> None:
-        """Unmap a region before it dies, if that can be, and count it down."""
+        """Unmap a region before it dies, if possible, and uncount it."""
         self._died.append(region.entry)
         self.settle()
 
     def settle(self) -> None:
-        """Count down the regions that died."""
+        """Uncount the regions that died."""
         while self._died:
             entry = self._died[0]
             region = entry()
@@ -143,7 +143,7 @@ class Ledger:
                     self._known = self._born, len(self._living), total - entry.size
                 entry.table.remove(entry)
             del region
-            self._died.popleft()  # last: an entry that is met again is counted down only once
+            self._died.popleft()  # last: an entry that is met again is uncounted only once
 
 
 class Region(mmap.mmap):
@@ -167,11 +167,11 @@ class Region(mmap.mmap):
     )
 
     face: Any
-    """What smmap 5's users see of it: see _compat.py."""
+    """Its wrapper for smmap 5's users: see _compat.py."""
     entry: Entry
     born: float
     clear: int
-    """Up to here, reads are surely not recorded."""
+    """Up to here, reads are certainly not recorded."""
     key: Any
     start: int
     stop: int
@@ -180,16 +180,16 @@ class Region(mmap.mmap):
     reads: bool
     """Whether this is a copy in memory, not a map of the file."""
     scattered: bool
-    """Whether the system was told that reads of it lie apart, because those before did."""
+    """Whether the system was told to expect scattered reads, because the reads before were scattered."""
     ended: int
-    """Where the last long copy of a scattered one ended."""
+    """The end of the last long copy, if it is scattered."""
     exported: bool
     """Whether there ever was a view of it."""
     doomed: bool
-    """Whether it is unmapped before it dies, in this moment or since."""
+    """Whether it is being unmapped, or was unmapped, before it dies."""
 
     def become(self, ledger: Ledger, file: File, window: Window, reads: bool) -> Region:
-        """Be that window of that file, and be counted."""
+        """Become that window of that file, and be counted."""
         self.key, self.start, self.stop = window
         self.file = file
         self.reads = reads
@@ -206,7 +206,7 @@ class Region(mmap.mmap):
         return f"<{type(self).__name__} [{self.start}, {self.stop})>"
 
     def watched(self, start: int, ledger: Ledger) -> bool:
-        """Whether a read from there, an offset in the file, is to be recorded."""
+        """Whether a read from this offset in the file should be recorded."""
         if self.clear == _UNKNOWN or ledger.trace is None:
             self.clear = self.stop if ledger.trace is None else _clear_to(self.file, self.start, self.stop, ledger)
         return start >= self.clear and is_sampled(self.file, start, ledger)
@@ -218,7 +218,7 @@ class Region(mmap.mmap):
 
     @property
     def pinned(self) -> bool:
-        """Whether a cursor truly uses it: an exception may have come between its `pin` and the use."""
+        """Whether a cursor really uses it: an exception may have come between its `pin` and the use."""
         return any(cursor._use[0] is self for cursor in self.holders())
 
     def pin(self, cursor: Any) -> None:
@@ -226,17 +226,17 @@ class Region(mmap.mmap):
         self.pinned_by[id(cursor)] = weakref.ref(cursor)
 
     def unpin(self, cursor_id: int, idle: Order) -> bool:
-        """A cursor lets go; after the last one the region is idle. Whether the manager has to check what follows."""
+        """A cursor unpins it; after the last one the region is idle. Returns whether the manager has to check that."""
         self.pinned_by.pop(cursor_id, None)
         if self.pinned_by or (PYPY and self.closed) or self.entry() is None:
             return False  # the collector counts a region as dead before it runs the finalizer of a cursor that had it
         idle.add(self.entry, self)
-        if self.pinned_by:  # a cursor in another thread took it in this moment
+        if self.pinned_by:  # a cursor in another thread has just pinned it
             idle.remove(self.entry)
         return idle.crowded or self.file.gone
 
     def revoke(self) -> bool:
-        """Take it away from the cursors that use it; whether there were any."""
+        """Take it away from the cursors that use it; return whether there were any."""
         found = bool(self.pinned_by)
         for cursor in self.holders():
             cursor._revoke()
@@ -258,11 +258,11 @@ class Region(mmap.mmap):
         return self
 
     def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
-        """Each byte as bytes, as `mmap` gives them; a subclass would give numbers."""
+        """Each byte as bytes, as from `mmap`; a subclass would yield numbers."""
         return (self[place : place + 1] for place in range(len(self)))
 
     def size(self) -> int:
-        """The file's size in bytes: `mmap` would look at the file in memory, where this is a copy."""
+        """The file's size in bytes: if this is a copy, `mmap` would return the size of the file in memory."""
         return self.file.status.size
 
     def close(self) -> None:
@@ -270,22 +270,22 @@ class Region(mmap.mmap):
         raise BufferError("a managed map cannot be closed: it is unmapped when nobody uses it")
 
     def __dir__(self) -> list[str]:
-        """What a user of `map()` may call: all of `mmap`."""
+        """The names that a user of `map()` may call: all of `mmap`."""
         return dir(mmap.mmap)
 
     def __exit__(self, *exc: object) -> None:
-        """Nothing: the C code of `mmap` would unmap it here."""
+        """Does nothing: the C code of `mmap` would unmap it here."""
 
     def drop(self, ledger: Ledger) -> None:
-        """The manager dropped it: unmap it now, where that would wait for a garbage collection and no view exists."""
+        """The manager dropped it: unmap it now if that would wait for a garbage collection, and no view exists."""
         if PYPY:
             ledger.leave(self)
 
     def unmap(self) -> bool:
-        """Unmap it unless a view may exist or a cursor uses it; whether it is unmapped.
+        """Unmap it unless a view may exist or a cursor uses it; return whether it is unmapped.
 
-        Another thread may export or pin it in this moment. It does that first and then looks whether the region is
-        doomed, and here it is the other way round: so one of the two notices.
+        Another thread may export or pin it at this moment. That thread first does so and then checks whether the region
+        is doomed; this one does it the other way round. So one of the two notices.
         """
         self.doomed = True
         if self.exported or self.pinned_by:
@@ -307,7 +307,7 @@ class Table(dict[Any, Entry]):
         return None if region is None or region.closed else region
 
     def add(self, entry: Entry) -> None:
-        """Let a region be found."""
+        """Make a region findable."""
         self[entry.key] = entry
 
     def remove(self, entry: Entry) -> None:
@@ -316,7 +316,7 @@ class Table(dict[Any, Entry]):
             del self[entry.key]
 
     def regions(self) -> list[Region]:
-        """All that are mapped."""
+        """All mapped regions."""
         return [region for region in (entry() for entry in list(self.values())) if region is not None]
 
 
@@ -324,14 +324,14 @@ _CHANGED = ("OrderedDict mutated during iteration",)  # by another thread, in th
 
 
 class Order:
-    """What may be dropped, by its last use. Keys are entries of regions, or files."""
+    """The items that may be dropped, by their last use. Keys are entries of regions, or files."""
 
     __slots__ = ("_items", "crowded", "hits")
 
     def __init__(self) -> None:
         self._items: OrderedDict[Any, Any] = OrderedDict()
         self.crowded = False
-        """Whether the manager checks all that becomes idle: more is mapped than the limits allow, or it is closed."""
+        """Whether the manager checks newly idle regions: it is closed, or more is mapped than the limits allow."""
         self.hits = 0
 
     def __len__(self) -> int:
@@ -349,12 +349,12 @@ class Order:
                     raise
 
     def add(self, key: Any, item: Any) -> None:
-        """Let `item` be dropped after all others."""
+        """Put `item` last: it is dropped after all others."""
         self._items[key] = item
         self.touch(key)
 
     def touch(self, key: Any, hits: int = 0) -> bool:
-        """`key` is used now, by so many hits; whether it is in the order."""
+        """`key` is used now, which counts `hits`; return whether it is in the order."""
         self.hits += hits
         try:
             self._items.move_to_end(key)
@@ -365,11 +365,11 @@ class Order:
         return True
 
     def remove(self, key: Any) -> bool:
-        """Keep it from being dropped; whether it was in the order."""
+        """Remove it, so that it is not dropped; return whether it was in the order."""
         return self._items.pop(key, None) is not None
 
     def oldest(self) -> Any:
-        """The item that was used least recently. `StopIteration` if there is none."""
+        """The least recently used item. `StopIteration` if there is none."""
         while True:
             try:
                 return next(iter(self._items.values()))
@@ -378,40 +378,40 @@ class Order:
                     raise
 
     def pop_oldest(self) -> Any:
-        """The same, which is then no longer in the order. `KeyError` if there is none."""
+        """The same, removed from the order. `KeyError` if there is none."""
         while True:
             try:
                 return self._items.popitem(last=False)[1]
             except KeyError as error:
                 if not (error.args and isinstance(error.args[0], Entry)):
-                    raise  # else another thread took that one in this moment, as only free-threaded Python lets it
+                    raise  # otherwise another thread has just taken it, which is possible only in free-threaded Python
 
     def drain(self) -> list[Any]:
-        """All items, least recently used first, which are then no longer in the order."""
+        """Take out all items, and return them, least recently used first."""
         items = []
         while self._items:
             try:
                 items.append(self.pop_oldest())
-            except KeyError as error:  # another thread took the last one in this moment
+            except KeyError as error:  # another thread has just taken the last one
                 if error.args != ("dictionary is empty",):
                     raise
         return items
 
 
-if FREE_THREADED and sys.version_info < (3, 14):  # there, threads that change an `OrderedDict` at once can crash Python
+if FREE_THREADED and sys.version_info < (3, 14):  # threads that change an `OrderedDict` at once can crash Python
 
     def _one_at_a_time(method: Callable[..., T], guard: Any) -> Callable[..., T]:
         def guarded(self: Order, *args: Any) -> T:
-            inside = guard._is_owned()  # `guard` is no global: finalizers come here when those are gone
+            inside = guard._is_owned()  # `guard` is not a global: finalizers run when globals are gone
             try:
                 with guard:
                     return method(self, *args)
             finally:
                 while not inside and guard._is_owned():
-                    guard.release()  # an exception came after it was taken and before the block started
+                    guard.release()  # an exception came after the lock was taken and before the block started
 
         return guarded
 
-    _guard = threading.RLock()  # a finalizer may come in while it is held
+    _guard = threading.RLock()  # a finalizer may run while it is held
     for _name in ("__len__", "__contains__", "__iter__", "add", "touch", "remove", "oldest", "pop_oldest"):
         setattr(Order, _name, _one_at_a_time(getattr(Order, _name), _guard))

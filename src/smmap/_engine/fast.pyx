@@ -1,20 +1,22 @@
 # cython: language_level=3, binding=False, boundscheck=False, wraparound=False, initializedcheck=False
 # cython: cdivision=True, freethreading_compatible=True, auto_pickle=False, embedsignature=True, embedsignature.format=clinic
-"""The fast engine: what `__init__.py` promises, compiled. Read `plain.py` first; what is the same is not said again.
+"""The fast engine: the contract of `__init__.py`, compiled. Read `plain.py` first; what is the same is not repeated
+here.
 
-It is one module in several files, by subject: those that are included at the end.
+It is one module in several files, by subject, which are included at the end.
 
-Three ideas carry it:
+It rests on three ideas:
 
 - A `Region` owns its map and is counted by C integers in `__dealloc__`. The table of a file has borrowed pointers to
-  regions, which take themselves out when they die; the order of idle regions is a list whose links lie in the regions.
-- The interpreter's lock is the only one. Whatever is changed together is changed between two points at which it can be
-  given up, and no Python code can run: no call of Python, no allocation of what the collector tracks (up to 3.11 that
-  may run finalizers), and references are dropped last. Where there is no such lock, `smmap_lock` takes one of the
-  manager's at the first of these points, and `smmap_unlock` gives it back at the second: see threads.h.
-- Nothing that is borrowed is used after such a point. It is looked up again, or held by a reference.
+  regions, which take themselves out when they die; the order of idle regions is a list whose links are in the regions.
+- The interpreter's lock is the only one. Things that belong together are changed between two points at which that lock
+  can be given up. Between them no Python code can run: there is no call of Python and no allocation of objects that the
+  collector tracks (up to 3.11 that may run finalizers), and references are dropped last. Where there is no such lock,
+  `smmap_lock` takes the manager's at the first of these points, and `smmap_unlock` releases it at the second: see
+  threads.h.
+- Borrowed pointers are not used after such a point. The object is looked up again, or held by a reference.
 
-Every access is checked against the region itself, so a wrong record cannot lead to memory that is not mapped.
+Every access is checked against the region itself, so a wrong record cannot lead to unmapped memory.
 """
 
 cimport cython

@@ -15,7 +15,7 @@ cdef extern from *:
     #define RWF_NOWAIT 8
     #endif
 
-    /* As pread, but only what is in memory; ENOSYS where that cannot be asked. */
+    /* Like pread, but only for bytes in memory; ENOSYS if the system cannot do that. */
     static ssize_t smmap_read_resident(int number, void *target, size_t size, long long offset) {
     #ifdef SYS_preadv2
         struct iovec into = {target, size};
@@ -26,7 +26,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Let the system start to read a range of a file: that is advice, and may fail. */
+    /* Ask the system to start reading a range of a file: this is advice, and may fail. */
     static void smmap_announce(int number, long long offset, long long size) {
     #ifdef __APPLE__
         while (size > 0) {
@@ -41,7 +41,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Whether the pages of a mapped range are in memory, as far as the system tells. */
+    /* Whether the pages of a mapped range are in memory, if the system can say that. */
     static int smmap_is_resident(const char *start, size_t size, size_t page) {
         unsigned char pages[256];
         uintptr_t low = (uintptr_t)start & ~(uintptr_t)(page - 1), high = (uintptr_t)start + size;
@@ -62,7 +62,7 @@ cdef extern from *:
         madvise((void *)low, (uintptr_t)stop - low, MADV_WILLNEED);
     }
 
-    /* Have a byte near when it is read soon. Any address may be given: this never faults. */
+    /* Fetch a byte into the caches that will be read soon. Any address may be given: this never faults. */
     static void smmap_prefetch(const char *at) {
     #ifdef __GNUC__
         __builtin_prefetch(at);
@@ -89,16 +89,16 @@ cdef long long _MOST = 0x7FFFFFFFFFFFFFFF
 cdef long long _LEAST = -0x7FFFFFFFFFFFFFFF
 
 cdef enum:
-    AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before that
-    NEAR = 1 << 10  # bytes: ranges no longer, and no farther apart, are read by one call, with what lies between
+    AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped before the read
+    NEAR = 1 << 10  # bytes: ranges at most this long and this far apart are read by one call
     TOGETHER = 1 << 16  # bytes read by one call for several ranges
     CALLS = 1 << 10  # between two looks at signals
-    SURE_COLD = 3  # ranges in a row that are not in memory: then most of what follows is announced without asking
-    ASKED = 8  # of so many of them, one is asked for all the same
-    PREFETCHED = 4  # mapped ranges before they are copied: a page that is far away takes as long as to copy 2 KiB
-    FEW = 96  # to be sorted by insertion
-    PROBES = 4  # mapped ranges of which the pages are looked up before a batch is copied
-    SLOW = 30000  # nanoseconds: what a few copies from memory never take, beside one for each byte
+    SURE_COLD = 3  # ranges in a row that are not in memory: then most of the ranges after them are announced unasked
+    ASKED = 8  # one of so many of these is asked for all the same
+    PREFETCHED = 4  # mapped ranges before they are copied: to wait for a distant page takes as long as to copy 2 KiB
+    FEW = 96  # ranges at most that are sorted by insertion
+    PROBES = 4  # mapped ranges whose pages are looked up before a batch is copied
+    SLOW = 30000  # nanoseconds that a few copies from memory never take, plus one per byte
 
 
 cdef struct Span:
@@ -113,10 +113,10 @@ cdef struct Piece:
     long long start  # in the file
     char* target
     Py_ssize_t size
-    Py_ssize_t number  # of the range that it is a part of
+    Py_ssize_t number  # of its range
     const char* source  # where it is mapped, or NULL
     const char* edge  # the region's: see guard.h
-    PyObject* region  # a reference to what is mapped there
+    PyObject* region  # a reference to the region there
     bint waited  # it was not in memory
 
 
@@ -124,18 +124,18 @@ cdef struct Group:
     Py_ssize_t file
     Py_ssize_t first  # of the spans
     Py_ssize_t last
-    Piece* pieces  # those that are mapped, then the others in the order of the file
-    Py_ssize_t* left  # of the others, those that were announced
+    Piece* pieces  # the mapped ones, then the others in file order
+    Py_ssize_t* left  # the announced ones of the others
     Py_ssize_t count
     Py_ssize_t mapped
-    Py_ssize_t copied  # so many of those that are mapped
-    Py_ssize_t told  # so many of them were announced, or are resident
-    Py_ssize_t tried  # so many pieces were tried or announced
+    Py_ssize_t copied  # number of mapped ones
+    Py_ssize_t told  # number of them that were announced, or are resident
+    Py_ssize_t tried  # number of pieces that were tried or announced
     Py_ssize_t announced  # in `left`
     Py_ssize_t done  # in `left`
-    bint memory  # what is mapped of it are copies in memory
-    bint cold  # not all that is mapped is in memory
-    bint unknown  # the system does not say what it has in memory
+    bint memory  # its regions are copies in memory
+    bint cold  # not all mapped pieces are in memory
+    bint unknown  # the system cannot say what is in memory
 
 
 cdef inline int _take(Piece* piece) except -1 nogil:
@@ -152,15 +152,15 @@ cdef struct Inside:
     Py_ssize_t count
     Py_ssize_t copied
     Py_ssize_t size  # of each range
-    const char* source  # where the buffer starts in the region: only its ranges are sure to lie in there
+    const char* source  # the address of the buffer's start; only the ranges are certain to be in the region
     const char* edge  # the region's
     char* target
-    bint memory  # it is a copy in memory
-    bint cold  # it took so long that not all of it can be in memory
+    bint memory  # the region is a copy in memory
+    bint cold  # copying took so long that not all ranges can be in memory
 
 
 cdef bint _inside_is_warm(Inside* inside) noexcept nogil:
-    """As `Batch.is_warm`."""
+    """Like `Batch.is_warm`."""
     cdef Py_ssize_t each = 0, step = max(inside.count // PROBES, 1)
     while each < inside.count and not inside.memory:
         if not smmap_is_resident(inside.source + inside.starts[each], inside.size, _PAGE):
@@ -170,7 +170,7 @@ cdef bint _inside_is_warm(Inside* inside) noexcept nogil:
 
 
 cdef int _copy_inside(Inside* inside) noexcept nogil:
-    """As `Batch.copy`; what `smmap_copy` found, if it could not copy the next one."""
+    """Like `Batch.copy`; return what `smmap_copy` found if it could not copy the next range."""
     cdef Py_ssize_t since = 0, size = 0
     cdef long long now, then = 0 if inside.memory else smmap_clock()
     cdef const char* next
@@ -206,7 +206,7 @@ cdef struct Sorted:
 
 
 cdef void _sort(Sorted* keys, Sorted* spare, Py_ssize_t count) noexcept nogil:
-    """Sort by insertion, or by digits of eight bits: comparisons of what comes at random cost more than they look."""
+    """Sort by insertion, or by digits of eight bits: comparisons of numbers in random order are expensive."""
     cdef Py_ssize_t each, one
     cdef size_t differing = 0
     cdef int shift
@@ -249,7 +249,7 @@ cdef void _sort(Sorted* keys, Sorted* spare, Py_ssize_t count) noexcept nogil:
 
 
 cdef int _in_order(Piece* pieces, Py_ssize_t count) except -1:
-    """Sort pieces: those that are mapped by address, others by their place in the file."""
+    """Sort pieces: mapped ones by address, others by their offset in the file."""
     cdef Sorted* keys
     cdef Piece* moved
     cdef Py_ssize_t each
@@ -279,7 +279,7 @@ cdef int _in_order(Piece* pieces, Py_ssize_t count) except -1:
 
 
 cdef Py_ssize_t _run(Piece* pieces, Py_ssize_t* chosen, Py_ssize_t at, Py_ssize_t last, long long* stop) noexcept nogil:
-    """Where the pieces that are read by one call with the one at `at` stop, and where that call stops in the file."""
+    """Where the pieces stop that one call reads with the one at `at`, and where that call stops in the file."""
     cdef Piece* piece = &pieces[chosen[at] if chosen is not NULL else at]
     cdef long long start = piece.start, end = piece.start + piece.size
     if piece.size <= NEAR:
@@ -294,7 +294,7 @@ cdef Py_ssize_t _run(Piece* pieces, Py_ssize_t* chosen, Py_ssize_t at, Py_ssize_
 
 
 cdef Py_ssize_t _fill_from(int number, char* target, long long start, Py_ssize_t size, bint watched, int* code) except -2 nogil:
-    """Read all of a range, unless the file ends before; the bytes, or -1 and a code."""
+    """Read all of a range, unless the file ends before; return the bytes read, or -1 and a code."""
     cdef Py_ssize_t done = 0, count
     while done < size:
         code[0] = 0
@@ -323,7 +323,7 @@ cdef class Batch:
     """Ranges of several buffers, which are read together."""
 
     cdef Span* spans  # by file
-    cdef Group* groups  # one for each file of which there are ranges
+    cdef Group* groups  # one for each file that has ranges
     cdef Py_ssize_t count  # of ranges
     cdef Py_ssize_t parts  # spans
     cdef Py_ssize_t room
@@ -345,7 +345,7 @@ cdef class Batch:
     cdef Py_ssize_t missed  # ranges in a row that were not in memory, or were not asked for after such ones
 
     def __cinit__(self, sizes, which, starts, stops, long long size, long long unit=0):
-        """Of buffers of these `sizes`, the ranges that `starts` and `stops` (or one size) say; see `__init__.py`."""
+        """Ranges of buffers of these `sizes`, given by `starts` and `stops` or one size: see `__init__.py`."""
         cdef long long* first = NULL
         cdef long long* last = NULL
         cdef long long* of = NULL
@@ -403,7 +403,7 @@ cdef class Batch:
             free(lengths)
 
     cdef inline int add(self, Py_ssize_t file, long long start, long long size, Py_ssize_t number, long long at) except -1:
-        """A range, or the part of it that lies in one buffer."""
+        """A range, or its part in one buffer."""
         cdef Span* span
         if self.total > _MOST - size:
             raise MemoryError
@@ -420,7 +420,7 @@ cdef class Batch:
         return 0
 
     cdef int make_room(self) except -1:
-        """For more spans."""
+        """Make room for more spans."""
         cdef Py_ssize_t room = 2 * self.room + 8
         cdef Span* bigger = <Span*>realloc(self.spans, (room + 1) * sizeof(Span))
         if bigger is NULL:
@@ -448,7 +448,7 @@ cdef class Batch:
         return 0
 
     cdef int group(self) except -1:
-        """Bring the parts of each buffer together."""
+        """Group the parts by buffer."""
         cdef Sorted* keys
         cdef Span* moved
         cdef Py_ssize_t each, files = 1
@@ -500,7 +500,7 @@ cdef class Batch:
         free(self.scratch)
 
     cdef void let_go(self, Group* group) noexcept:
-        """Give back what a group refers to. May run code of Python: last of all."""
+        """Release what a group refers to. May run Python code, so it comes last."""
         cdef Piece* pieces = group.pieces
         cdef Py_ssize_t each, mapped = group.mapped
         group.pieces = NULL
@@ -517,7 +517,7 @@ cdef class Batch:
 
     @staticmethod
     def takes(list given not None):
-        """Whether all in a list, which nobody changes meanwhile, are ints, of no class derived from that."""
+        """Whether all items of a list, which nobody changes meanwhile, are ints, and not of a derived class."""
         cdef Py_ssize_t place
         for place in range(len(given)):
             if not PyLong_CheckExact(given[place]):
@@ -526,9 +526,9 @@ cdef class Batch:
 
     @staticmethod
     def at_hand(BufferBase buffer not None, offsets, size, out):
-        """Copy ranges of one buffer from the one region that has them all; None where it is not as simple as that.
+        """Copy ranges of one buffer from one region that has them all; None if the case is not that simple.
 
-        What it cannot do, or finds wrong, is for a batch: that raises the right error, and counts what this did not.
+        After None, make a batch: it raises the right error if an argument is wrong, and counts the ranges, which this did not.
         """
         cdef Access access = buffer.now()
         cdef Inside inside
@@ -567,7 +567,7 @@ cdef class Batch:
             smmap_lock(&access.counts.mutex)
             found = access.hit(low, high)
             if found is not NULL:
-                access.idle.hits -= 1  # counted below, once it is certain that this is the way
+                access.idle.hits -= 1  # counted below, once all are copied
                 if not smmap_hold(found):
                     found = NULL
             smmap_unlock(&access.counts.mutex)
@@ -611,16 +611,16 @@ cdef class Batch:
             free(starts)
 
     def chosen(self):
-        """The numbers of the buffers of which there are ranges."""
+        """The numbers of the buffers that have ranges."""
         cdef Py_ssize_t each
         return [self.groups[each].file for each in range(self.files)]
 
     def fresh(self):
-        """A bytearray of `total` bytes to fill, with anything in it."""
+        """A bytearray of `total` bytes to fill, with arbitrary content."""
         return PyByteArray_FromStringAndSize(NULL, self.total)
 
     def into(self, target, places=None):
-        """The ranges go into this buffer: of `total` bytes, one after the other; or each to its place."""
+        """Read the ranges into this buffer: of `total` bytes, one after the other; or each to its place."""
         cdef Py_ssize_t count, each
         cdef Span* span
         PyObject_GetBuffer(target, &self.target, PyBUF_WRITABLE)
@@ -638,14 +638,14 @@ cdef class Batch:
         self.base = <char*>self.target.buf
 
     def close(self):
-        """Let go of what the ranges went into."""
+        """Release the target."""
         self.base = NULL
         if self.filled:
             self.filled = False
             PyBuffer_Release(&self.target)
 
     def each(self):
-        """The ranges become bytes objects: see `results`."""
+        """Read the ranges into bytes objects: see `results`."""
         cdef Py_ssize_t place
         cdef Span* span
         self.targets = <char**>malloc((self.count + 1) * sizeof(char*))
@@ -659,13 +659,13 @@ cdef class Batch:
             self.found[span.number] = data
 
     def results(self):
-        """The ranges, once all was read."""
+        """The ranges, once everything is read."""
         found = self.found
         self.found = None
         return found
 
     cdef inline char* target_of(self, Span* span) noexcept:
-        """Where a range goes; NULL where nothing is to be read."""
+        """The target of a range; NULL if it is only announced."""
         if self.targets is not NULL:
             return self.targets[span.number]
         if self.base is NULL:
@@ -673,7 +673,7 @@ cdef class Batch:
         return self.base + span.at + (self.places[span.number] if self.places is not NULL else span.number * self.size)
 
     def where(self, Py_ssize_t number, Py_ssize_t file):
-        """(start, stop) of a range, in its file: of the part of it that is of the `file`-th chosen buffer."""
+        """(start, stop) of a range, or of its part in the `file`-th chosen buffer, in its file."""
         cdef Py_ssize_t place
         cdef long long start = 0
         if self.accesses[file] is not None:
@@ -685,7 +685,7 @@ cdef class Batch:
         raise IndexError(number)
 
     def quick(self, buffers):
-        """Serve what needs neither the policy nor waiting; see `__init__.py`."""
+        """Serve every range that needs neither the policy nor waiting; see `__init__.py`."""
         cdef Py_ssize_t file
         cdef Group* group
         cdef Descriptor descriptor
@@ -719,7 +719,7 @@ cdef class Batch:
         return rest, due
 
     def serve(self, Py_ssize_t file, Access access not None):
-        """Copy what is mapped of a buffer's ranges, or announce it; what is left: 0 nothing, 1 mapped, 2 to be read."""
+        """Copy a buffer's mapped ranges, or announce them; what is left: 0 nothing, 1 mapped ranges, 2 others."""
         return self.serve_from(file, access)
 
     cdef int serve_from(self, Py_ssize_t file, Access access) except -1:
@@ -798,12 +798,12 @@ cdef class Batch:
         return 2 if group.count > group.mapped else 1 if group.copied < group.mapped else 0
 
     cdef int note(self, Py_ssize_t file, Access access) except -1:
-        """Let the trace note which ranges of a buffer are to be recorded."""
+        """Let the trace note the ranges of a buffer that should be recorded."""
         cdef Py_ssize_t place
         cdef long long first
         cdef Span* span
         trace = access.ledger.trace
-        if trace is None:  # it ended just now
+        if trace is None:  # it has just ended
             return 0
         found = []
         for place in range(self.groups[file].first, self.groups[file].last):
@@ -818,11 +818,11 @@ cdef class Batch:
         return 0
 
     cdef inline bint reads(self) noexcept nogil:
-        """Whether anything is to be read, not only announced."""
+        """Whether the ranges should be read, not only announced."""
         return self.base is not NULL or self.targets is not NULL
 
     cdef int lay(self, Group* group, Access access) except -1:
-        """Cut a group's ranges where windows end, or where a call would last long."""
+        """Cut a group's ranges at the ends of windows, and where a call would take long."""
         cdef Py_ssize_t place, room = group.last - group.first, made = 0
         cdef long long start, rest, count, size = access.size, offset = access.offset, window = access.window
         cdef char* target
@@ -846,7 +846,7 @@ cdef class Batch:
                     if bigger is NULL:
                         raise MemoryError
                     group.pieces = bigger
-                count = (access.number(start) + 1) * window - start  # as far as the border
+                count = (access.number(start) + 1) * window - start  # up to the border of the window
                 if count > rest:
                     count = rest
                 if count > LONGEST:
@@ -868,7 +868,7 @@ cdef class Batch:
         return 0
 
     cdef bint is_warm(self, Group* group) noexcept nogil:
-        """Whether a few of the mapped pieces are in memory: looking at each would cost more than to copy it."""
+        """Whether a few of the mapped pieces are in memory: checking each one would cost more than copying it."""
         cdef Py_ssize_t each = 0, step = max(group.mapped // PROBES, 1)
         if group.memory:
             return True
@@ -879,7 +879,7 @@ cdef class Batch:
         return True
 
     cdef int copy(self, Group* group) except -1 nogil:
-        """Copy what is mapped, until that took so long that not all of it can be in memory, or for a while."""
+        """Copy mapped pieces, for a while, or until that took so long that not all of them can be in memory."""
         cdef Piece* piece
         cdef Piece* next
         cdef Py_ssize_t size = 0, since = 0
@@ -903,7 +903,7 @@ cdef class Batch:
         return 0
 
     cdef void tell(self, Group* group) noexcept nogil:
-        """Announce what is mapped but not in memory, as far as that makes sense."""
+        """Announce the mapped pieces that are not in memory, as far as that makes sense."""
         cdef const char* low = NULL
         cdef const char* high = NULL
         cdef Piece* piece
@@ -923,7 +923,7 @@ cdef class Batch:
             smmap_announce_mapped(low, high, _PAGE)
 
     cdef int copy_told(self, Group* group) except -1 nogil:
-        """Copy what was announced, and announce what follows; whether all is copied."""
+        """Copy the announced pieces, and announce the next ones; return whether all are copied."""
         cdef Py_ssize_t until = group.copied + CALLS
         cdef long long size = 0
         cdef Piece* piece
@@ -941,7 +941,7 @@ cdef class Batch:
         return group.copied == group.mapped
 
     def announce(self, Py_ssize_t file, int number):
-        """Read by a descriptor what is in memory, and announce the rest, as far as that makes sense."""
+        """Read by a descriptor the pieces that are in memory, and announce the others, as far as that makes sense."""
         self.announce_by(file, number)
 
     cdef int announce_by(self, Py_ssize_t file, int number) except -1:
@@ -954,7 +954,7 @@ cdef class Batch:
         return 0
 
     cdef int begin(self, Group* group) except -1:
-        """Sort what is not mapped."""
+        """Sort the pieces that are not mapped."""
         cdef Py_ssize_t each, count = group.count - group.mapped
         if group.left is NULL:
             group.left = <Py_ssize_t*>malloc((count + 1) * sizeof(Py_ssize_t))
@@ -968,7 +968,7 @@ cdef class Batch:
         return 0
 
     cdef void scatter(self, Group* group, Py_ssize_t* chosen, Py_ssize_t at, Py_ssize_t last, long long start) noexcept nogil:
-        """Move what was read at once to the pieces' places."""
+        """Move the bytes that were read at once to the pieces' places."""
         cdef Piece* piece
         while at < last:
             piece = &group.pieces[chosen[at] if chosen is not NULL else at]
@@ -976,7 +976,7 @@ cdef class Batch:
             at += 1
 
     cdef void sweep(self, Group* group, int number) noexcept nogil:
-        """Read what is in memory, and announce the rest."""
+        """Read the pieces that are in memory, and announce the others."""
         cdef Py_ssize_t last, count, calls = 0
         cdef long long start, stop, low = 0, high = -1, read = 0
         cdef Piece* piece
@@ -1022,9 +1022,9 @@ cdef class Batch:
             smmap_announce(number, low, high - low)
 
     def read(self, Py_ssize_t file, int number=-1):
-        """Copy and read what is left; the number of a range that the file no longer has, or -1.
+        """Copy and read the rest; return the number of a range that the file no longer has, or -1.
 
-        Where the system fails, `failed` is the range's number; it may be tried again.
+        If the system fails, `failed` is the range's number; the call may be tried again.
         """
         cdef Group* group = &self.groups[file]
         cdef bint watched = bool(_seams), done = False
@@ -1053,7 +1053,7 @@ cdef class Batch:
         return -1
 
     cdef Py_ssize_t read_some(self, Group* group, int number, bint watched, int* code) except -2 nogil:
-        """Read some of what was announced; -1 and a code where that fails, -3 where the file ends before."""
+        """Read some of the announced pieces; -1 and a code if that fails, -3 if the file ends before."""
         cdef Py_ssize_t last, count, calls = 0
         cdef long long start, stop, read = 0
         cdef Piece* piece
@@ -1095,9 +1095,9 @@ cdef class Batch:
         return 0
 
     def settle(self, Py_ssize_t file):
-        """Count what was read, pay for it, and let go; where the windows start that are to be bought now.
+        """Count the reads, pay for them, and release everything; return the starts of windows to buy now.
 
-        `FileChangedError` if zeros were mapped meanwhile into a region that was copied from.
+        `FileChangedError` if zeros were mapped in the meantime into a region that was copied from.
         """
         return self.settle_for(file)
 
@@ -1138,7 +1138,7 @@ cdef class Batch:
 
 
 cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
-    """A copy of integers, which nobody changes meanwhile: of a buffer of any integer type, or a sequence of ints."""
+    """A private copy of integers, which nobody can change: from a buffer of any integer type, or a sequence of ints."""
     cdef Py_buffer view
     cdef long long* found = NULL
     cdef Py_ssize_t place
@@ -1146,7 +1146,7 @@ cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
     cdef int overflow
     if isinstance(given, list):
         if SMMAP_FREE_THREADED:
-            given = (<list>given)[:]  # one that no other thread changes meanwhile
+            given = (<list>given)[:]  # one that no other thread can change
         count[0] = len(given)
         found = <long long*>malloc((count[0] + 1) * sizeof(long long))
         if found is NULL:
@@ -1200,7 +1200,7 @@ cdef long long* _numbers_of(given, Py_ssize_t* count) except NULL:
 
 
 cdef void _clip(long long* start, long long* stop, long long size) noexcept:
-    """A range as a slice means it."""
+    """A range, clipped as a slice is."""
     if start[0] < 0:
         start[0] = max(start[0] + size, 0) if start[0] > -size else 0
     if stop[0] < 0:

@@ -2,11 +2,11 @@
 
 cdef dict _seams = {}
 seams = _seams
-"""For tests: what is called before a system call, by its name; the call fails with the code that this returns."""
+"""For tests: functions to call before a system call, by its name; the call fails with the code that they return."""
 
 
 cdef int _refused(str name, a, b, c) except -1:
-    """The code with which a test lets this system call fail, or 0."""
+    """The code with which a test makes this system call fail, or 0."""
     seam = _seams.get(name)
     return 0 if seam is None else seam(a, b, c)
 
@@ -33,7 +33,7 @@ cdef class Descriptor:
         self.shut()
 
     cdef void shut(self) noexcept:
-        """Close it, if it is retired or dying, and nobody uses it."""
+        """Close it if it is retired or dying, and nobody uses it."""
         cdef int number = -1
         smmap_lock(&self.mutex)
         if self.users <= 0:
@@ -45,7 +45,7 @@ cdef class Descriptor:
                 close(number)
 
     cdef bint take(self) noexcept:
-        """Keep it from being closed until `release`, unless it was closed before; whether that is so."""
+        """Keep it from being closed until `release`; return False if it was closed before."""
         cdef bint there
         smmap_lock(&self.mutex)
         there = not self.retired and self.own >= 0
@@ -55,7 +55,7 @@ cdef class Descriptor:
 
     @property
     def closed(self):
-        """Whether it was closed, if only for those who do not use it yet."""
+        """Whether it was closed, at least for threads that do not use it yet."""
         return self.retired or self.own < 0
 
     @property
@@ -70,7 +70,7 @@ cdef class Descriptor:
         smmap_unlock(&self.mutex)
 
     def done(self):
-        """The opposite of `use`."""
+        """Undo one `use`."""
         self.release()
 
     cdef void release(self) noexcept:
@@ -83,7 +83,7 @@ cdef class Descriptor:
             self.shut()
 
     def read(self, Py_ssize_t size, long long offset):
-        """Up to `size` bytes at `offset`, fewer only where the file ends; nothing if it was closed."""
+        """Up to `size` bytes at `offset`, fewer only at the end of the file; nothing if it was closed."""
         if not self.take():
             return b""
         try:
@@ -92,7 +92,7 @@ cdef class Descriptor:
             self.release()
 
     cdef Py_ssize_t read_to(self, char* target, Py_ssize_t size, long long offset) except -1:
-        """Read to memory of the caller's; how many bytes."""
+        """Read to the caller's memory; return how many bytes."""
         if not self.take():
             return 0
         try:
@@ -101,7 +101,7 @@ cdef class Descriptor:
             self.release()
 
     cdef bint status_to(self, stat_t* status) except -1:
-        """The status of what is open; whether it is."""
+        """The status of the open file; return whether it is open."""
         if not self.take():
             return False
         try:
@@ -111,7 +111,7 @@ cdef class Descriptor:
         return True
 
     cpdef void close(self) noexcept:
-        """Close it; if a thread uses it now, once that is done."""
+        """Close it; if a thread uses it now, once that thread is done."""
         smmap_lock(&self.mutex)
         self.retired = True
         smmap_unlock(&self.mutex)
@@ -152,7 +152,7 @@ cdef int _status(int number, stat_t* status) except -1:
 
 
 def open_file(where, int flags):
-    """A descriptor of our own, read-only and not inherited, of the path or of the user's descriptor; and its status."""
+    """A descriptor of our own, read-only and not inherited, for the path or the user's descriptor; and its status."""
     cdef Descriptor descriptor = Descriptor.__new__(Descriptor)
     cdef bint given = isinstance(where, int)
     cdef int number, code, wanted = _OPENING | flags, copied = where if given else -1
@@ -190,7 +190,7 @@ def open_file(where, int flags):
 
 
 cdef Region _unmapped(Ledger ledger, object file, object key, long long start, long long stop):
-    """A region that is not mapped yet, neither found nor counted."""
+    """A region that is not mapped yet, and neither in a table nor counted."""
     cdef Region region = Region.__new__(Region)
     if not 0 <= start < stop:
         raise ValueError(f"not a window: {(key, start, stop)!r}")
@@ -209,7 +209,7 @@ cdef Region _unmapped(Ledger ledger, object file, object key, long long start, l
 
 
 cdef int _map(Region region, int prot, int flags, int number) except -1:
-    """Map it; the system's error number, or 0. Raises only what tests and audit hooks do."""
+    """Map it; return the system's error number, or 0. Raises only the exceptions of tests and audit hooks."""
     cdef void* base = smmap_failed
     cdef size_t size = region.stop - region.start
     cdef long long start = region.start if number >= 0 else 0
@@ -225,7 +225,7 @@ cdef int _map(Region region, int prot, int flags, int number) except -1:
 
 
 cdef Region _new_region(Ledger ledger, object file, object window, int prot, int flags, int number):
-    """A map that is neither found nor counted yet."""
+    """A map that is neither in a table nor counted yet."""
     cdef Region region
     cdef int code
     key, start, stop = window
@@ -248,11 +248,11 @@ def read_at(int number, Py_ssize_t size, long long offset):
 
 
 def map_window(Ledger ledger not None, file, int number, window, str advice):
-    """A map of a window, which outlives the descriptor; None if the file does not reach so far."""
+    """A map of a window, which outlives the descriptor; None if the file is too short."""
     cdef stat_t status
     cdef Region region
     _status(number, &status)
-    if status.st_size < window[2]:  # a map past the end could be made, but not be read
+    if status.st_size < window[2]:  # a map past the end could be made, but not read
         return None
     region = _new_region(ledger, file, window, PROT_READ, MAP_SHARED, number)
     _advise(ledger, region, advice)
@@ -261,7 +261,7 @@ def map_window(Ledger ledger not None, file, int number, window, str advice):
 
 
 cdef int _advise(Ledger ledger, Region region, str advice) except -1:
-    """Tell the system how a map will be read (no error of that matters), and have it guarded."""
+    """Tell the system how a map will be read (errors of that do not matter), and have it guarded."""
     cdef int wanted = MADV_SEQUENTIAL if advice == "sequential" else -1
     region.scattered = advice == "scattered"
     if region.scattered or advice == "random":
@@ -272,7 +272,7 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
         smmap_lock(&smmap_slots)
         smmap_install()
         smmap_unlock(&smmap_slots)
-        # Where reads are at random, to touch the next page may be to read it from the disk
+        # With random reads, touching the next page may read it from the disk
         region.edge = region.base if wanted == MADV_RANDOM else region.base + (region.stop - region.start)
         if ledger.counts.guard == VIEWS:
             smmap_lock(&smmap_slots)
@@ -284,7 +284,7 @@ cdef int _advise(Ledger ledger, Region region, str advice) except -1:
 
 
 def unchanged(path, then):
-    """Whether the file at a path has just this status now, and is not empty; False also where asking fails."""
+    """Whether the file at a path has exactly this status now, and is not empty; False also if `stat` fails."""
     cdef stat_t now
     cdef bytes name = path if isinstance(path, bytes) else PyUnicode_EncodeFSDefault(path)
     cdef char* c_name = name
@@ -296,7 +296,7 @@ def unchanged(path, then):
 
 
 cdef bint _unchanged(object file, stat_t* now) except -1:
-    """Whether this is surely the status of that version of a file: also the inode was not used again meanwhile."""
+    """Whether this is certainly the status of that version of a file: its inode was not reused meanwhile either."""
     return file.generation is not None and not file.cut and _is_status(file.status, now)
 
 
@@ -311,9 +311,9 @@ cdef bint _is_status(object status, stat_t* now) except -1:
 
 
 cdef Descriptor _open_anew(Access access):
-    """A new descriptor of the file, in use until `release`, in place of the policy where that has nothing to decide.
+    """A new descriptor of the file, in use until `release`, made without the policy if there is nothing to decide.
 
-    None if the file is not surely unchanged, or if it cannot be opened now. It is cached if the lock is free.
+    None if the file is not certainly unchanged, or if it cannot be opened now. It is cached if the lock is free.
     """
     cdef Ledger ledger = access.ledger
     cdef Descriptor descriptor
@@ -358,13 +358,13 @@ cdef int _keep_open(Ledger ledger, object file, Descriptor descriptor) except -1
         _keep_open_locked(ledger, file, descriptor, node)
     finally:
         rlock.release()
-    if lock._notes:  # by those who did not wait meanwhile
+    if lock._notes:  # of calls that did not wait in the meantime
         lock._attempt()
     return 0
 
 
 cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, Node node) except -1:
-    """The same, under the lock. Runs no code of Python, so that no signal's handler can leave the lock taken."""
+    """The same, under the lock. Runs no Python code, so that no signal handler can leave the lock taken."""
     cdef Order cold = ledger.open
     cdef Descriptor kept
     cdef long long room = min(ledger.most_handles - ledger.counts.mapped, ledger.most_descriptors)
@@ -373,7 +373,7 @@ cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, No
     while cold.count >= room:
         oldest = smmap_held(cold.first_out())
         kept = oldest.descriptor
-        if kept is not None:  # else an exception came between that and the order
+        if kept is not None:  # otherwise an exception came between that and the order
             kept.cached = False
             kept.close()
             oldest.descriptor = None
@@ -385,10 +385,11 @@ cdef int _keep_open_locked(Ledger ledger, object file, Descriptor descriptor, No
 
 
 cdef Region _shortcut(Access access, long long number, bint rented):
-    """The region of a grid window, mapped in place of the policy where there is nothing to decide; else None.
+    """The region of a grid window, mapped without the policy if there is nothing to decide; otherwise None.
 
-    That is so if the descriptor of the file is cached and the limits leave room, or idle regions make it. All is done
-    under the manager's lock, if that is free, as the policy does it; it has to be asked after any other answer.
+    There is nothing to decide if the descriptor of the file is cached, and the limits leave room or evicting idle
+    regions makes room. Everything is done as by the policy, under the manager's lock if that is free. After None, ask
+    the policy.
     """
     cdef Ledger ledger = access.ledger
     cdef Region region
@@ -413,15 +414,16 @@ cdef Region _shortcut(Access access, long long number, bint rented):
         region = _map_locked(access, region, number, descriptor, rented)
     finally:
         rlock.release()
-    if lock._notes:  # by those who did not wait meanwhile
+    if lock._notes:  # of calls that did not wait in the meantime
         lock._attempt()
     return region
 
 
 cdef Region _map_locked(Access access, Region region, long long number, Descriptor descriptor, bint rented):
-    """The same, under the lock. Runs no code of Python, so that no handler of a signal can leave the lock taken.
+    """The same, under the lock. Runs no Python code, so that no signal handler can leave the lock taken.
 
-    But where another thread finds in this moment that the file was cut: this is reported to the policy, and the error comes out.
+    There is one exception: if another thread has just found that the file was truncated, that is reported to the
+    policy, and the error is raised.
     """
     cdef Ledger ledger = access.ledger
     cdef Order idle = ledger.idle, cold = ledger.open
@@ -469,7 +471,7 @@ cdef Region _map_locked(Access access, Region region, long long number, Descript
 
 
 def read_window(Ledger ledger not None, file, int number, window, str advice):
-    """The bytes of a window in memory of our own; None if the file does not reach so far."""
+    """The bytes of a window in memory of our own; None if the file is too short."""
     cdef Region region = _new_region(ledger, file, window, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1)
     cdef Py_ssize_t size = region.stop - region.start
     region.reads = True

@@ -1,6 +1,6 @@
-# The consequences where a map no longer has the bytes that were read from it; see guard.h. Included by fast.pyx.
+# The errors of reads from maps that no longer have all their bytes; see guard.h. Included by fast.pyx.
 #
-# Code that reads from a region calls nothing else but `region.copy_to`, or, without the interpreter's lock, one of the reads of
+# Code that reads from a region only calls `region.copy_to`, or, without the interpreter's lock, one of the reads of
 # guard.h with `region.edge`, while it has a reference to the region; and afterwards, with the lock,
 #
 #     if found or region.spoiled:
@@ -26,7 +26,7 @@ if SMMAP_FREE_THREADED:
 
 
 def guard(Ledger ledger not None, str how not None, owner):
-    """Guard what this ledger's regions are read by, from the next map on: "off", "copies" or "views".
+    """Guard reads of this ledger's regions, from the next map on: "off", "copies" or "views".
 
     `owner()` is the manager to which lost bytes are reported, or None once it is gone.
     """
@@ -35,7 +35,7 @@ def guard(Ledger ledger not None, str how not None, owner):
 
 
 def notice():
-    """Have the managers told of regions whose views read zeros since the last call."""
+    """Report to the managers the regions whose views have read zeros since the last call."""
     if smmap_any_zeroed():
         _notice()
 
@@ -45,7 +45,7 @@ cdef int _notice() except -1:
     cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
     if found is NULL:
         raise MemoryError
-    smmap_lock(&smmap_slots)  # a thread that comes here meanwhile waits until all are spoiled: it may have read zeros
+    smmap_lock(&smmap_slots)  # another thread that comes here waits until all are spoiled: it may have read zeros
     smmap_start_taking()
     count = min(smmap_take_zeroed(<void**>found, most), most)
     most = 0
@@ -71,7 +71,7 @@ cdef int _notice() except -1:
 
 
 cdef bint _look_at(object file, stat_t* status) except -1:
-    """The status of a version's file now, by its cached descriptor or its name; whether it can be told."""
+    """The present status of a version's file, by its cached descriptor or its name; return whether there is one."""
     cdef Descriptor descriptor = file.descriptor
     cdef bytes name
     cdef char* c_name

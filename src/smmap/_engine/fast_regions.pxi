@@ -1,4 +1,4 @@
-# Regions, what counts them, and what views of them are made from. Included by fast.pyx.
+# Regions, the ledger that counts them, and the exporters of their views. Included by fast.pyx.
 
 cdef class Region
 cdef class Table
@@ -24,26 +24,27 @@ cdef struct Slot:
 @cython.final
 @cython.no_gc
 cdef class Counts:
-    """What a ledger counts, and its lock. Regions refer to this, and not to the ledger, whose orders refer to them."""
+    """The counters of a ledger, and its lock. Regions refer to this, not to the ledger, whose orders refer to
+    regions."""
 
     cdef smmap_gap gap
     cdef smmap_mutex mutex
     cdef Py_ssize_t mapped
     cdef long long memory
-    cdef PyObject* first  # of the regions that live, borrowed
+    cdef PyObject* first  # of the living regions, borrowed
     cdef bint traced  # whether the ledger has a trace
     cdef int guard  # what is guarded: OFF, COPIES, VIEWS
-    cdef object owner  # gives the manager, or None
+    cdef object owner  # returns the manager, or None
     cdef smmap_gap behind
 
 
-cdef Counts _NO_COUNTS = Counts()  # of what belongs to no manager; it is there until the process ends
+cdef Counts _NO_COUNTS = Counts()  # of objects without a manager; it lives until the process ends
 
 
 @cython.final
 @cython.no_gc
 cdef class Entry:
-    """How the policy refers to a region weakly."""
+    """The policy's weak reference to a region."""
 
     cdef PyObject* region
     cdef Counts counts
@@ -73,7 +74,7 @@ cdef bint _has_room(PyObject*** found, Py_ssize_t* room, Py_ssize_t count) excep
 
 
 cdef list _all_of(PyObject** things, Py_ssize_t count):
-    """A list of objects, of which we have a reference each; frees the array."""
+    """A list of the objects in an array, which owns a reference to each; frees the array."""
     cdef list found
     cdef Py_ssize_t place
     try:
@@ -90,7 +91,7 @@ cdef list _all_of(PyObject** things, Py_ssize_t count):
 @cython.final
 @cython.no_gc_clear
 cdef class Ledger:
-    """Counts the regions of a manager that live, and has what the manager may drop, in its order."""
+    """Counts the living regions of a manager, and has the orders of what the manager may drop."""
 
     cdef Counts counts
     cdef readonly Order idle
@@ -116,7 +117,7 @@ cdef class Ledger:
 
     @property
     def trace(self):
-        """What records reads, or None."""
+        """The trace that records reads, or None."""
         smmap_lock(&self.counts.mutex)
         trace = self.tracer
         smmap_unlock(&self.counts.mutex)
@@ -133,7 +134,7 @@ cdef class Ledger:
         return self.counts.memory
 
     def regions(self):
-        """All that live."""
+        """All living regions."""
         cdef Counts counts = self.counts
         cdef PyObject** found = NULL
         cdef PyObject* each
@@ -149,7 +150,7 @@ cdef class Ledger:
                     each = (<Region>each).after
                 smmap_unlock(&counts.mutex)
                 break
-            smmap_unlock(&counts.mutex)  # another thread added some meanwhile
+            smmap_unlock(&counts.mutex)  # another thread has added some
         return _all_of(found, count)
 
     cpdef count_miss(self):
@@ -159,13 +160,13 @@ cdef class Ledger:
         self.peak_memory = max(self.peak_memory, self.counts.memory)
 
     def settle(self):
-        """Nothing: regions count themselves down."""
+        """Does nothing: regions uncount themselves."""
 
     def sample(self, trace, unsigned int threshold):
-        """Let reads of places with a hash below the threshold be recorded by this trace; None: none are."""
+        """Record reads of places with a hash below the threshold in this trace; None: record nothing."""
         cdef PyObject* each
         smmap_lock(&self.counts.mutex)
-        before = self.tracer  # goes last, and without the lock: that may run code of Python
+        before = self.tracer  # dropped last, and without the lock: that may run Python code
         self.tracer = trace
         self.threshold = threshold
         self.counts.traced = trace is not None
@@ -182,12 +183,12 @@ cdef class Ledger:
 cdef class Region:
     """One mapped window of a file; for files that are read instead, anonymous memory filled from it."""
 
-    cdef long long clear_start  # what a hit looks at comes first: reads within these two are surely not recorded
+    cdef long long clear_start  # what a hit reads comes first: reads within these two are certainly not recorded
     cdef long long clear_stop
     cdef readonly long long start
     cdef readonly long long stop
     cdef char* base
-    cdef const char* edge  # up to here it may be touched to see whether the file reaches so far; NULL: not guarded
+    cdef const char* edge  # up to here it may be touched to check the file's size; NULL: not guarded
     cdef Link link
     cdef bint spoiled  # zeros were mapped into it, which only views may read
     cdef readonly Py_ssize_t pins
@@ -202,12 +203,12 @@ cdef class Region:
     cdef readonly object key
     cdef readonly object file
     cdef readonly Entry entry
-    cdef object seen  # what smmap 5's users see of it
+    cdef object seen  # the wrapper for smmap 5's users
     cdef Table table
     cdef Counts counts
     cdef long long low
     cdef long long high
-    cdef PyObject* cursors  # the first of those that pin it, borrowed
+    cdef PyObject* cursors  # the first of the cursors that pin it, borrowed
     cdef PyObject* before  # others of the ledger
     cdef PyObject* after
 
@@ -224,7 +225,7 @@ cdef class Region:
                 munmap(base, size)
 
     cdef void withdraw(self) noexcept:
-        """Be found no longer, and be counted no longer."""
+        """Leave the table, and be uncounted."""
         if self.counted:
             smmap_lock(&self.counts.mutex)
             self.leave()
@@ -252,12 +253,12 @@ cdef class Region:
         self.counts.memory -= self.stop - self.start
 
     cdef inline void unclear(self, bint traced) noexcept:
-        """Let each hit look first whether it is recorded; or none, where nothing is traced. Under the lock."""
+        """Make each hit check first whether it is recorded; or none, if nothing is traced. Under the lock."""
         self.clear_start = self.start
         self.clear_stop = self.start if traced else self.stop
 
     cdef int enter(self) except -1:
-        """Be found, and be counted."""
+        """Enter the table, and be counted."""
         cdef Counts counts = self.counts
         cdef bint possible
         self.born = monotonic()
@@ -268,7 +269,7 @@ cdef class Region:
         smmap_unlock(&counts.mutex)
         if not possible:
             raise MemoryError
-        if not self.counted:  # another thread found meanwhile that the file was cut
+        if not self.counted:  # another thread has found that the file was truncated
             raise self.lost(self.start, self.stop)
         return 0
 
@@ -298,7 +299,7 @@ cdef class Region:
         cursor.pin(self)
 
     def unpin(self, cursor_id, Order idle not None):
-        """A cursor uses it no longer; after the last one it is idle. Whether the manager must look after that."""
+        """A cursor unpins it; after the last one it is idle. Returns whether the manager has to check that."""
         cdef size_t wanted = cursor_id & 0xFFFFFFFFFFFFFFFF
         cdef PyObject* each
         cdef bint rests
@@ -314,7 +315,7 @@ cdef class Region:
         return rests and (idle.crowded or self.file.gone)
 
     cdef bint rest(self, Order idle) noexcept:
-        """If no cursor pins it, it is idle, and used last; whether that is so. Under the lock, with a reference."""
+        """If no cursor pins it, make it idle, used last; return whether it is. Under the lock, with a reference."""
         if self.pins or idle.counts is not self.counts:
             return False
         if idle.has(&self.link):
@@ -324,7 +325,7 @@ cdef class Region:
         return True
 
     def revoke(self):
-        """Take it away from the cursors that use it; whether there were any."""
+        """Take it away from the cursors that use it; return whether there were any."""
         found = self.pins > 0
         for cursor in self.holders():
             cursor._revoke()
@@ -337,7 +338,7 @@ cdef class Region:
 
     @property
     def pinned(self):
-        """Whether one does: not only was about to, before an exception cut that short."""
+        """Whether a cursor really uses it: an exception may have come between its `pin` and the use."""
         cdef PyObject* each
         cdef bint found = False
         smmap_lock(&self.counts.mutex)
@@ -364,12 +365,12 @@ cdef class Region:
                     each = (<CursorBase>each).after
                 smmap_unlock(&self.counts.mutex)
                 break
-            smmap_unlock(&self.counts.mutex)  # another thread added some meanwhile
+            smmap_unlock(&self.counts.mutex)  # another thread has added some
         return _all_of(found, count)
 
     @property
     def face(self):
-        """What smmap 5's users see of it, once they have seen it."""
+        """Its wrapper for smmap 5's users, once they have asked for it."""
         smmap_lock(&self.counts.mutex)
         face = self.seen
         smmap_unlock(&self.counts.mutex)
@@ -378,12 +379,12 @@ cdef class Region:
     @face.setter
     def face(self, face):
         smmap_lock(&self.counts.mutex)
-        before = self.seen  # let go of without the lock
+        before = self.seen  # dropped without the lock
         self.seen = face
         smmap_unlock(&self.counts.mutex)
 
     def drop(self, ledger):
-        """Nothing: it is unmapped with its last reference."""
+        """Does nothing: it is unmapped with its last reference."""
 
     # As bytes
 
@@ -429,7 +430,7 @@ cdef class Region:
         return self[place : place + 1]
 
     cdef bytes copy(self, long long start, Py_ssize_t size):
-        """Bytes of the region, at an offset in the file."""
+        """Bytes of the region, from an offset in the file."""
         cdef char byte
         cdef int found
         if size <= 0:
@@ -449,7 +450,7 @@ cdef class Region:
         return data
 
     cdef int copy_to(self, char* target, long long start, Py_ssize_t size) except -1:
-        """Copy to memory of the caller's, who holds a reference to the region. At least one byte."""
+        """Copy to the caller's memory. The caller holds a reference to the region. At least one byte."""
         cdef const char* source = self.base + (start - self.start)
         cdef Py_ssize_t count
         cdef int found
@@ -477,9 +478,10 @@ cdef class Region:
             PyErr_CheckSignals()
 
     cdef int settle(self, int found, long long start, long long stop) except -1:
-        """After a read of [start, stop), offsets in the file, that may not have got the file's bytes: an error if so.
+        """Called after a read of [start, stop), offsets in the file, that may not have got the file's bytes; raises if
+        so.
 
-        `found` is what the read gave; see guard.h.
+        `found` is the result of the read; see guard.h.
         """
         cdef stat_t status
         if smmap_any_zeroed():
@@ -493,7 +495,7 @@ cdef class Region:
         raise self.lost(start, stop)
 
     cdef object lost(self, long long start, long long stop):
-        """The error for bytes that the map has no longer; the manager drops what it must."""
+        """The error for bytes that the map no longer has; the manager drops what it must."""
         now = _now(self.file)
         error = lost(self.file, now, start, stop)
         manager = self.owner()
@@ -507,7 +509,7 @@ cdef class Region:
         return None if owner is None else owner()
 
     cdef void spoil(self) noexcept:
-        """Be found no longer: only views may read what is there now."""
+        """Leave the table: only views may read the zeros that are there now."""
         smmap_lock(&self.counts.mutex)
         self.spoiled = True
         if self.counted:
@@ -516,9 +518,10 @@ cdef class Region:
         smmap_unlock(&self.counts.mutex)
 
     cdef void follow(self, long long start, Py_ssize_t size) noexcept:
-        """A long copy of a window whose reads were scattered: it needs what the system would else read page by page."""
+        """A long copy of a window whose reads were scattered: announce it, as the system would else read page by
+        page."""
         cdef Py_ssize_t ahead = (start - self.start) % _PAGE
-        if start == self.ended:  # and another one before it: the pattern has turned
+        if start == self.ended:  # right behind another one: the pattern has changed
             madvise(self.base, self.stop - self.start, MADV_NORMAL)
             self.scattered = False
         else:
@@ -565,10 +568,10 @@ cdef class Region:
         return self
 
     def __exit__(self, *exc):
-        """Nothing."""
+        """Does nothing."""
 
     def __dir__(self):
-        """What a user of `map()` may call: what `mmap` has, too."""
+        """The names that a user of `map()` may call: those that `mmap` has, too."""
         return sorted(set(object.__dir__(self)) & set(dir(mmap.mmap)))
 
     def resize(self, newsize):
@@ -630,7 +633,7 @@ cdef class Region:
 @cython.no_gc
 @cython.freelist(64)
 cdef class Cut:
-    """What a view is made from: a range of a region, which the view then refers to itself."""
+    """The exporter of a view: a range of a region. The view then refers to the region itself."""
 
     cdef Region region
     cdef char* base
@@ -641,7 +644,7 @@ cdef class Cut:
 
 
 cdef int _fill(Py_buffer* buffer, object owner, void* start, Py_ssize_t size, int flags) except -1:
-    """What `PyBuffer_FillInfo` does, but Cython looks after the reference to the owner."""
+    """Like `PyBuffer_FillInfo`, but Cython manages the reference to the owner."""
     buffer.obj = owner
     buffer.buf = start
     buffer.len = size

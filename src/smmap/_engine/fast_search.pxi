@@ -30,7 +30,7 @@ cdef Py_ssize_t _first(Region region, Py_ssize_t low, Py_ssize_t high, const cha
 
 
 cdef Py_ssize_t _last(Region region, Py_ssize_t low, Py_ssize_t high, const char* needle, Py_ssize_t size) except -2:
-    """The last place: ranges that grow are looked at from the end; where one has the needle, it is halved."""
+    """The last place: searches growing ranges from the end; a range that has the needle is halved."""
     cdef Py_ssize_t stop = high, start, step = 256, place, further, middle
     while stop - low >= size:
         start = max(low, stop - max(step, 2 * size))

@@ -1,14 +1,14 @@
-/* Reading from maps of files that others truncate: leaving the read where the kernel sends SIGBUS. Used by fast.pyx.
+/* Reading from maps of files that others truncate: aborting the read when the kernel sends SIGBUS. Used by fast.pyx.
 
-   A map has no bytes past the end of its file. A thread that touches a page there gets SIGBUS. The functions under "Reads"
-   mark, for their thread, what they read from; the handler under "The handler" leaves them when a fault lies in there.
-   The map stays as it is. Any other fault is passed on to the handler that was there before.
+   A map has no bytes past the end of its file. A thread that touches a page there gets SIGBUS. The functions under
+   "Reads" mark, for their thread, the range that they read; if a fault is in that range, the handler under "The
+   handler" aborts the read. The map stays as it is. Any other fault is passed on to the previous handler.
 
-   The page in which the file ends has zeros after the end, and no fault. So each read looks once more at the last byte
-   that it took: if that is zero, it touches the next page, which is gone too if the file was cut within this one. Where
-   there is no next page in the map, the caller has to look at the file's size.
+   The page in which the file ends has zeros after the end, and does not fault. So each read checks the last byte
+   that it took: if that is zero, it touches the next page, which is gone too if the file was truncated within this one.
+   If there is no next page in the map, the caller has to check the file's size.
 
-   The handler calls nothing that is not async-signal-safe, takes no lock and allocates nothing. The functions under
+   The handler only calls async-signal-safe functions, takes no lock and allocates nothing. The functions under
    "Changing what the handler sees" are called with the interpreter's lock; where there is none, with `smmap_slots`. */
 
 #ifndef SMMAP_GUARD_H
@@ -27,7 +27,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* GCC's own jumps save what has to be saved in the function's frame: 0.3 ns, where sigsetjmp takes 4. Neither saves
+/* GCC's own jumps save the necessary state in the function's frame: 0.3 ns, where sigsetjmp takes 4. Neither saves
    the signal mask: SIGBUS is not blocked while its handler runs (SA_NODEFER). */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(SMMAP_LIBC_JUMPS)
 typedef void *smmap_jump[5];
@@ -41,26 +41,26 @@ typedef sigjmp_buf *smmap_target;
 #define SMMAP_LEAVE(target) siglongjmp(*(target), 1)
 #endif
 
-/* glibc makes the thread-local data of a library at its first use, with malloc, unless it is asked not to. */
+/* glibc allocates the thread-local data of a library at its first use, with malloc, unless it is asked not to. */
 #ifdef __GLIBC__
 #define SMMAP_THREAD static __thread __attribute__((tls_model("initial-exec")))
 #else
 #define SMMAP_THREAD static __thread
 #endif
 
-/* What a thread is doing. Only the thread itself, and the handler in it, use it. */
+/* The state of a thread. Only the thread itself, and the handler in it, use it. */
 SMMAP_THREAD struct {
-    const char *volatile low; /* the read that can be left: [low, high); high is NULL if there is none */
+    const char *volatile low; /* the read that can be aborted: [low, high); high is NULL if there is none */
     const char *volatile high;
     void *volatile jump;
-    void *again;   /* where the last fault was that was passed on, */
-    int times;     /* how often in a row it was that one, */
-    int passing;   /* how many handlers of the chain are at work */
+    void *again;   /* the place of the last fault that was passed on, */
+    int times;     /* how often in a row it was there, */
+    int passing;   /* how many handlers of the chain are running */
     void *info;    /* on this signal, */
     void *frame;   /* which our handler got in this frame */
 } smmap_thread;
 
-/* A map whose views are guarded, too: it is found by the handler from when `low` is set until it is NULL. */
+/* A map whose views are guarded, too: the handler finds it from the moment when `low` is set until it is NULL. */
 struct smmap_slot {
     char *low;
     size_t size;
@@ -76,7 +76,7 @@ struct smmap_block { /* never freed */
     struct smmap_slot slots[SMMAP_SLOTS];
 };
 
-/* The handlers that were there before ours, the last one found at the end. Never changed once it is in force. */
+/* The handlers before ours; the one found last is at the end. An entry is never changed once it is in force. */
 struct smmap_chain {
     int count;
     struct sigaction before[SMMAP_KEPT];
@@ -87,19 +87,19 @@ static struct smmap_slot *smmap_free_slots;
 static struct smmap_chain smmap_chains[SMMAP_CHAINS];
 static unsigned smmap_chain_now;
 static uintptr_t smmap_page = 4096;
-static smmap_mutex smmap_slots __attribute__((unused)); /* guards all of this but what the handler reads */
-static int smmap_zeroed; /* 1: a slot was zeroed since it was looked for those; 2: somebody is doing that now */
+static smmap_mutex smmap_slots __attribute__((unused)); /* guards everything here except what the handler reads */
+static int smmap_zeroed; /* 1: a slot was zeroed since the last search for such slots; 2: a thread is searching now */
 
 /* ---- Reads ---- */
 
 enum {
     SMMAP_READ = 0,
-    SMMAP_GONE = 1,  /* it was left: some of it lies past the end of the file */
-    SMMAP_DOUBT = 2, /* the last byte is zero, and the next page is not in reach: look at the file's size */
+    SMMAP_GONE = 1,  /* it was aborted: some of it is past the end of the file */
+    SMMAP_DOUBT = 2, /* the last byte is zero, and there is no next page in the map: check the file's size */
 };
 
-/* From here to SMMAP_STOP, leave the function with this result where a read from [from, to) faults. The call that is
-   never made keeps the way out: the compiler thinks that only calls take it. */
+/* From here to SMMAP_STOP, leave the function with this result if a read from [from, to) faults. The call that is
+   never made keeps the exit alive: the compiler thinks that only calls can take it. */
 #define SMMAP_START(result, from, to)                                                                                 \
     smmap_jump jump;                                                                                                  \
     int never = 0;                                                                                                    \
@@ -119,7 +119,7 @@ enum {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);                                                                          \
     smmap_thread.high = NULL
 
-/* In a frame of its own: what jumps back to a function that was made part of another one would find that changed. */
+/* In its own frame: a jump back into a function that was inlined into another one would find the frame changed. */
 #define SMMAP_ALONE static __attribute__((noinline))
 
 SMMAP_ALONE void smmap_never(void)
@@ -127,8 +127,9 @@ SMMAP_ALONE void smmap_never(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* The fault to expect of a read that took this byte, the last one, of a map that can be touched up to `edge`; NULL: of
-   one that is not guarded. After everything else: what is there now was there before. */
+/* The result of a read whose last byte was this one, in a map that can be touched up to `edge` (NULL: it is not
+ * guarded).
+   Checked after everything else: a page that is there now was there before. */
 static inline int smmap_look_back(const char *last, const char *edge)
 {
     const char *next;
@@ -155,7 +156,7 @@ SMMAP_ALONE int smmap_copy(void *to, const char *from, size_t size, const char *
     return found;
 }
 
-/* `count` bytes (at least one) that lie `step` bytes apart, which may be negative. */
+/* `count` bytes (at least one) that are `step` bytes apart, which may be negative. */
 SMMAP_ALONE int smmap_copy_steps(char *to, const char *from, ptrdiff_t count, ptrdiff_t step, const char *edge)
 {
     const char *last = from + (count - 1) * step, *low = step > 0 ? from : last, *high = step > 0 ? last : from;
@@ -169,7 +170,7 @@ SMMAP_ALONE int smmap_copy_steps(char *to, const char *from, ptrdiff_t count, pt
     return found;
 }
 
-/* Where the needle (not empty) is found first in [low, high), which is not empty either, or NULL, is put in `place`. */
+/* Puts into `place` where the needle (not empty) is first found in [low, high), which is not empty either, or NULL. */
 SMMAP_ALONE int smmap_search(
     const char **place, const char *low, const char *high, const char *needle, size_t size, const char *edge)
 {
@@ -186,7 +187,7 @@ SMMAP_ALONE int smmap_search(
     return found;
 }
 
-/* One byte, as a number; or -SMMAP_GONE or -SMMAP_DOUBT (then it was 0, or zeros were mapped somewhere meanwhile). */
+/* One byte, as a number; or -SMMAP_GONE or -SMMAP_DOUBT (it was 0, or zeros were mapped somewhere in the meantime). */
 SMMAP_ALONE int smmap_byte(const char *from, const char *edge)
 {
     int byte, found;
@@ -214,7 +215,7 @@ static int smmap_is_fault(const siginfo_t *info)
 #endif
 }
 
-/* Map zeros over the rest of the guarded map that has this address; whether there was one. */
+/* Map zeros over the rest of the guarded map that has this address; return whether there was one. */
 static int smmap_zero_rest(char *at)
 {
     struct smmap_block *block = __atomic_load_n(&smmap_blocks, __ATOMIC_ACQUIRE);
@@ -236,7 +237,7 @@ static int smmap_zero_rest(char *at)
     return 0;
 }
 
-/* What the system does where there is no handler: a fault happens again, and ends the process. */
+/* What the system does without a handler: the fault happens again, and kills the process. */
 static void smmap_by_default(int fault)
 {
     struct sigaction none;
@@ -247,8 +248,8 @@ static void smmap_by_default(int fault)
         raise(SIGBUS);
 }
 
-/* Call the handler that was there before; while that one is at work, what it raises or hands to us goes to the one
-   before that. (faulthandler, enabled after us, takes ours for the one before it, and raises the signal again.) */
+/* Call the previous handler; while that one runs, signals that it raises or passes to us go to the one before it.
+   (faulthandler, enabled after us, takes our handler for its previous one, and raises the signal again.) */
 static void smmap_pass_on(int number, siginfo_t *info, void *context)
 {
     struct smmap_chain *chain = &smmap_chains[__atomic_load_n(&smmap_chain_now, __ATOMIC_ACQUIRE)];
@@ -261,7 +262,7 @@ static void smmap_pass_on(int number, siginfo_t *info, void *context)
     if (smmap_thread.passing && (uintptr_t)frame < (uintptr_t)outer_frame
         && (info == outer_info || (!fault && info->si_pid == getpid())))
         depth = smmap_thread.passing;
-    else if (fault) { /* a handler that repairs nothing and returns would be called without an end */
+    else if (fault) { /* a handler that repairs nothing and returns would be called again and again */
         smmap_thread.times = info->si_addr == smmap_thread.again ? smmap_thread.times + 1 : 1;
         smmap_thread.again = info->si_addr;
         if (smmap_thread.times > SMMAP_TIMES) {
@@ -277,7 +278,7 @@ static void smmap_pass_on(int number, siginfo_t *info, void *context)
         return;
     }
     if (!(action.sa_flags & SA_SIGINFO) && action.sa_handler == SIG_IGN) {
-        if (fault) /* the system does not let a fault be ignored */
+        if (fault) /* the system does not allow ignoring a fault */
             smmap_by_default(fault);
         return;
     }
@@ -310,7 +311,7 @@ static void smmap_on_fault(int number, siginfo_t *info, void *context)
     int code = errno;
     if (smmap_is_fault(info)) {
         const char *high = smmap_thread.high;
-        uintptr_t page = (uintptr_t)info->si_addr & ~(smmap_page - 1); /* some processors tell no more */
+        uintptr_t page = (uintptr_t)info->si_addr & ~(smmap_page - 1); /* some processors report no more */
         if (high != NULL && page < (uintptr_t)high && ((uintptr_t)smmap_thread.low & ~(smmap_page - 1)) <= page) {
             smmap_thread.high = NULL;
             errno = code;
@@ -327,7 +328,7 @@ static void smmap_on_fault(int number, siginfo_t *info, void *context)
 
 /* ---- Changing what the handler sees ---- */
 
-/* Have the handler installed, above any that was set meanwhile. */
+/* Install the handler, on top of any that was set in the meantime. */
 static void smmap_install(void)
 {
     struct sigaction now, ours;
@@ -358,7 +359,7 @@ static void smmap_install(void)
     sigaction(SIGBUS, &ours, NULL);
 }
 
-/* Let views of a map be guarded. NULL: no memory. */
+/* Guard the views of a map. NULL: no memory. */
 static struct smmap_slot *smmap_take_slot(char *low, size_t size, void *region)
 {
     struct smmap_slot *slot = smmap_free_slots;
@@ -381,7 +382,7 @@ static struct smmap_slot *smmap_take_slot(char *low, size_t size, void *region)
     return slot;
 }
 
-/* Before its map goes. */
+/* Called before its map is unmapped. */
 static void smmap_give_slot(struct smmap_slot *slot)
 {
     __atomic_store_n(&slot->low, (char *)NULL, __ATOMIC_SEQ_CST);
@@ -394,15 +395,15 @@ static int smmap_any_zeroed(void)
     return __atomic_load_n(&smmap_zeroed, __ATOMIC_RELAXED);
 }
 
-/* In the child of a fork: a thread of the parent's may have been in the middle of changing things. */
+/* In the child of a fork: a thread of the parent may have been in the middle of a change. */
 static void smmap_after_fork(void)
 {
     static const smmap_mutex free_again;
     smmap_slots = free_again;
-    __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST); /* look at all of them again */
+    __atomic_store_n(&smmap_zeroed, 1, __ATOMIC_SEQ_CST); /* check all of them again */
 }
 
-/* From here on, until `smmap_stop_taking`: take note of what was zeroed. All who read meanwhile are in doubt. */
+/* From here on, until `smmap_stop_taking`: take note of zeroed slots. All reads in the meantime are in doubt. */
 static void smmap_start_taking(void)
 {
     __atomic_store_n(&smmap_zeroed, 2, __ATOMIC_SEQ_CST);
@@ -413,7 +414,7 @@ static void smmap_stop_taking(void)
     __atomic_fetch_and(&smmap_zeroed, ~2, __ATOMIC_SEQ_CST);
 }
 
-/* The regions that were zeroed since the last call, at most `most`; how many there are, which may be more. */
+/* The regions that were zeroed since the last call, at most `most`; returns how many there are, which may be more. */
 static size_t smmap_take_zeroed(void **regions, size_t most)
 {
     struct smmap_block *block;

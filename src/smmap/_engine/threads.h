@@ -1,21 +1,23 @@
 /* The replacement of the interpreter's lock where there is none: on free-threaded Python. Used by fast.pyx.
 
-   With the interpreter's lock all of this is nothing, or what it says. Without it:
+   With the interpreter's lock, everything here compiles to nothing, or to the plain operation. Without it:
 
-   - One mutex per manager (in `Counts`) guards its tables, orders, counters and pins. It is held for moments: under it
-     no Python code runs, nothing is allocated by Python, no reference is given up, and no other mutex is waited for. So
-     a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it free.
-   - Each `Order`, `Rents` and `Descriptor` has one for what only it knows, and guard.h has one. Of an order's and of
-     guard.h's, the manager's mutex may be waited for, never the other way round. A thread may be suspended while it
-     has an order's: forks are safe since the policy changes orders under the manager's lock, which is taken before a fork.
-   - A client (a buffer or a cursor) can be given another file, and so the lock of another manager. To take its lock is
-     to take the mutex that it has now, and to look whether it still has that.
-   - What is found by a borrowed pointer may be dying in another thread. It takes itself out of where it is found under
-     the mutex, before anything of it goes, and before anything counts it as alive again: so under the mutex it can be
-     looked at, and `smmap_hold` gives a reference unless it is dying.
-   - References are counted by the thread that made an object, and those of other threads apart: who drops the last one
-     elsewhere leaves the object's end to that thread. Regions must go at once, or limits would evict more and more: their
-     references are counted in one place from the start (`smmap_share`). */
+   - One mutex per manager (in `Counts`) guards its tables, orders, counters and pins. It is held only briefly: under it
+     no Python code runs, Python allocates nothing, no reference is dropped, and no other mutex is waited for. So
+     a thread that holds it is never suspended by the interpreter, and a fork, which stops all threads first, finds it
+     free.
+   - Each `Order`, `Rents` and `Descriptor` has a mutex for its own data, and guard.h has one. A thread that holds that
+     of an order or of guard.h may wait for the manager's mutex, but never the other way round. A thread may be
+     suspended while it holds an order's: forks are safe since the policy changes orders under the manager's lock, which
+     is taken before a fork.
+   - A client (a buffer or a cursor) can be given another file, and with it the lock of another manager. So taking its
+     lock means taking its present mutex, and then checking that it still has that one.
+   - An object that is found by a borrowed pointer may be dying in another thread. A dying object removes itself, under
+     the mutex, from where it is found, before any part of it is released, and before anything counts it as alive again.
+     So under the mutex it can be inspected, and `smmap_hold` gives a reference unless it is dying.
+   - The thread that made an object counts its own references, and those of other threads are counted separately: if
+     another thread drops the last one, the owner has to finish the object. Regions must die at once, or limits would
+     evict more and more: their references are counted in one place from the start (`smmap_share`). */
 
 #ifndef SMMAP_THREADS_H
 #define SMMAP_THREADS_H
@@ -26,11 +28,11 @@
 
 enum { SMMAP_FREE_THREADED = 1 };
 typedef PyMutex smmap_mutex;
-typedef struct { char bytes[64]; } smmap_gap; /* between what different threads write */
+typedef struct { char bytes[64]; } smmap_gap; /* between data that different threads write */
 #ifndef __SANITIZE_THREAD__
 #define smmap_lock(mutex) PyMutex_Lock(mutex)
 #define smmap_unlock(mutex) PyMutex_Unlock(mutex)
-#else /* the sanitizer does not see what the interpreter does where a mutex has to be waited for */
+#else /* the sanitizer does not see what the interpreter does while a mutex is waited for */
 #include <sched.h>
 static void smmap_lock(smmap_mutex *mutex)
 {
@@ -39,9 +41,9 @@ static void smmap_lock(smmap_mutex *mutex)
 }
 #define smmap_unlock(mutex) __atomic_store_n(&(mutex)->_bits, 0, __ATOMIC_SEQ_CST)
 #endif
-#define smmap_publish() __atomic_thread_fence(__ATOMIC_RELEASE) /* what was written before is seen before what follows */
+#define smmap_publish() __atomic_thread_fence(__ATOMIC_RELEASE) /* earlier writes are seen before later ones */
 
-/* A reference to what is borrowed, unless it is dying; whether there is one. Under the mutex. */
+/* Take a reference to a borrowed object, unless it is dying; return whether there is one. Under the mutex. */
 static inline int smmap_hold(PyObject *thing)
 {
 #if PY_VERSION_HEX >= 0x030E0000
@@ -63,7 +65,7 @@ static inline int smmap_hold(PyObject *thing)
 #endif
 }
 
-/* Let `smmap_hold` be called for this new object by other threads than this one. */
+/* Allow other threads to call `smmap_hold` for this new object. */
 static inline void smmap_watch(PyObject *thing)
 {
 #if PY_VERSION_HEX >= 0x030E0000
@@ -76,15 +78,15 @@ static inline void smmap_watch(PyObject *thing)
 #endif
 }
 
-/* The same, of an object that no other thread has seen yet: and it dies where its last reference goes. */
+/* The same, for an object that no other thread has seen yet; it also dies where its last reference is dropped. */
 static inline void smmap_share(PyObject *thing)
 {
     Py_ssize_t count = Py_REFCNT(thing);
-    thing->ob_tid = 0; /* nobody's: then the count is set as the shared one, and the only one */
+    thing->ob_tid = 0; /* no owner: the shared count is then the only one */
     Py_SET_REFCNT(thing, count);
 }
 
-/* Whether a borrowed object may be looked at: under the mutex, always. */
+/* Whether a borrowed object may be inspected: under the mutex, always. */
 #define smmap_lives(thing) 1
 
 #else /* with the interpreter's lock */
@@ -109,7 +111,7 @@ static inline int smmap_hold(PyObject *thing)
 
 #endif
 
-/* The reference that `smmap_hold` gave, as one that its owner looks after. */
+/* The reference that `smmap_hold` took, as an owned one. */
 #define smmap_held(thing) ((PyObject *)(thing))
 
 #endif

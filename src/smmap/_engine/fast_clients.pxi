@@ -3,7 +3,7 @@
 @cython.final
 @cython.no_gc_clear
 cdef class Access:
-    """All that a buffer's reads go by, made once and never changed."""
+    """The record that a buffer's reads use, made once and never changed."""
 
     cdef readonly Table table
     cdef readonly long long size
@@ -19,14 +19,14 @@ cdef class Access:
     cdef object file
     cdef unsigned long long serial  # the file's, added to the number of a window
     cdef long long file_size
-    cdef int shift  # the window is so large as a power of two; -1: it is none
+    cdef int shift  # log2 of the window; -1: it is not a power of two
     cdef unsigned int mark  # the file's in hashes of places; 0: not known yet
 
     def __cinit__(
         self, client, long long offset, long long size, long long window, Ledger ledger not None,
         bint opened=True, bint pending=False,
     ):
-        """Reads of [offset, offset + size) of the client's file, through windows of that size (0: the whole file)."""
+        """For reads of [offset, offset + size) of the client's file, with windows of that size (0: the whole file)."""
         cdef long long file_size = client.size if opened else 0
         if offset < 0 or size < 0 or window < 0 or (opened and offset > file_size - size):
             raise ValueError(f"[{offset}, {offset} + {size}) is not in the file")
@@ -51,7 +51,7 @@ cdef class Access:
 
     @staticmethod
     def closed(client, long long offset=0, long long size=0, bint pending=False):
-        """Nothing can be read by it; a size says how much there will be once the file was opened."""
+        """A record that reads nothing; a size says how many bytes there will be once the file is opened."""
         return Access(client, offset, size, 1, _NO_LEDGER, False, pending)
 
     cdef inline long long number(self, long long place) noexcept:
@@ -59,7 +59,7 @@ cdef class Access:
         return place >> self.shift if self.shift >= 0 else place // self.window
 
     cdef bint watched(self, PyObject* found, long long first) noexcept:
-        """Whether a read of a region from there may have to be recorded; else the region is clear around there.
+        """Whether a read of a region from there may have to be recorded; otherwise the region is clear around there.
 
         Under the lock of `counts`.
         """
@@ -90,14 +90,14 @@ cdef class Access:
         return False
 
     cdef inline bint chosen(self, long long place) noexcept:
-        """Whether reads of a place are to be recorded. Under the lock of `counts`."""
+        """Whether reads of a place should be recorded. Under the lock of `counts`."""
         return smmap_place_hash(self.mark, place) < self.ledger.threshold
 
     cdef bint is_sampled(self, long long first) except -1:
-        """Whether reads from there are to be recorded, while there is a trace."""
+        """Whether reads from there should be recorded, while there is a trace."""
         cdef unsigned int mark = self.mark
         cdef bint found
-        if not mark:  # it never changes, and is Python's: so it is asked for without the lock
+        if not mark:  # it never changes, and is a Python attribute: so it is read without the lock
             mark = self.file.mark
         smmap_lock(&self.counts.mutex)
         self.mark = mark
@@ -106,13 +106,13 @@ cdef class Access:
         return found
 
     def sampled(self, long long first):
-        """Whether reads that start there, at an offset in the file, are to be recorded."""
+        """Whether reads that start there, at an offset in the file, should be recorded."""
         return self.counts.traced and self.opened and self.is_sampled(first)
 
     cdef inline object noted(self, long long first, long long last, int kind):
-        """What a trace notes before a read, to be called after it; None if that is not recorded."""
-        # `traced` is read without the lock here and where Python code follows: what a trace that starts or ends at the
-        # same moment makes of a read is not defined anyway, and `note` takes the trace under the lock
+        """The function from a trace, to be called after a read; None if the read is not recorded."""
+        # `traced` is read without the lock here and where Python code follows: whether a trace that starts or ends at
+        # the same moment records a read is undefined anyway, and `note` takes the trace under the lock
         return self.note(first, last, kind) if self.counts.traced else None
 
     cdef object note(self, long long first, long long last, int kind):
@@ -122,7 +122,7 @@ cdef class Access:
     cdef inline PyObject* hit(self, long long first, long long last) noexcept:
         """The region, borrowed, that has [first, last) of one grid window, if it is mapped and kept: a use of it.
 
-        NULL also if that is to be recorded. Under the lock of `counts`.
+        NULL also if that should be recorded. Under the lock of `counts`.
         """
         cdef PyObject* found = self.table.near
         if smmap_any_zeroed():
@@ -143,7 +143,7 @@ cdef class Access:
         return found
 
     cdef Region found(self, long long first, long long last):
-        """The same, also where that is recorded, and of a detached region, which the manager takes back."""
+        """The same, also if that is recorded, and for a detached region, which the manager takes back."""
         cdef PyObject* near
         cdef Region region
         cdef bint kept
@@ -173,7 +173,7 @@ cdef class Access:
         return region
 
     cdef inline Region at_hand(self, long long first, long long last):
-        """As `hit`, without the lock, and with a reference."""
+        """Like `hit`, without the lock, and with a reference."""
         cdef PyObject* near
         cdef bint held
         smmap_lock(&self.counts.mutex)
@@ -199,13 +199,13 @@ cdef class Access:
         return found
 
     cdef bint pay(self, long long first, Py_ssize_t size) except -1:
-        """Pay for a cold read of [first, first + size) of one grid window; whether that is to be bought now."""
+        """Pay for a cold read of [first, first + size) of one grid window; return whether to buy that now."""
         cdef long long price = self.file.price, patience = self.file.patience
         cdef unsigned long long window = self.serial + <unsigned long long>self.number(first)
         return self.ledger.rents.pay(window, size, price, patience, first)
 
     cdef bint due(self, long long first, Py_ssize_t size) except -1:
-        """The same, but what is not in memory is not bought: reads of a map would have to wait as well."""
+        """The same, but a window that is not in memory is not bought: reads of a map would have to wait as well."""
         cdef Descriptor descriptor
         cdef char byte
         cdef bint there = True
@@ -225,7 +225,7 @@ cdef class Access:
         return there
 
     cdef bint read(self, char* target, long long first, Py_ssize_t size, Py_ssize_t pieces) except -1:
-        """Read [first, first + size), so many pieces, by the cached descriptor; whether that was possible."""
+        """Read [first, first + size), so many pieces, by the cached descriptor; return whether that was possible."""
         cdef Descriptor descriptor = self.file.descriptor
         cdef bint anew = descriptor is None
         cdef Py_ssize_t count
@@ -249,7 +249,7 @@ cdef class Access:
         return True
 
     cdef Region bought(self, long long first, long long last, bint rented):
-        """The region of a grid window, mapped now and idle; None if that is the policy's business."""
+        """The region of a grid window, mapped now and idle; None if the policy has to map it."""
         cdef Region region = _shortcut(self, self.number(first), rented)
         if region is None or first < region.start or last > region.stop:
             return None
@@ -259,11 +259,11 @@ cdef class Access:
         return region
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
-        """The same, as the policy gives it: it opens the file, or maps the window."""
+        """The same by the policy, which opens the file or maps the window."""
         return self.manager._fetch(self.client, first, first + size, due)
 
     cdef int copy(self, char* target, long long start, Py_ssize_t size) except -1:
-        """Copy what follows `start`, which must lie in the buffer, to memory of the caller's."""
+        """Copy the bytes from `start` on, which must be in the buffer, to the caller's memory."""
         cdef Region region
         if not size:
             return 0
@@ -284,7 +284,7 @@ cdef class Access:
         cdef Py_ssize_t count
         cdef Region region
         cdef bint due
-        cdef int ahead = -1  # whether the next piece is due, if it paid already
+        cdef int ahead = -1  # whether the next piece is due, if it has already paid
         while size:
             count = min(self.window - position % self.window, size)
             region = self.found(position, position + count)
@@ -312,9 +312,9 @@ cdef class Access:
         return 0
 
     cdef Py_ssize_t read_on(self, char* target, long long first, Py_ssize_t size, Py_ssize_t most, int* ahead) except -1:
-        """Read the piece of that size, and with it what follows and is neither mapped nor due, in one call.
+        """Read the piece of that size, and in the same call the next ones that are neither mapped nor due.
 
-        How much was read, up to `most`; `ahead` says whether the piece after it is due, if it paid.
+        Returns how much was read, up to `most`; `ahead` says whether the piece after it is due, if it has paid.
         """
         cdef Py_ssize_t done = size, count, pieces = 1
         while done < most and done < LONGEST:
@@ -331,11 +331,11 @@ cdef class Access:
             return done
         self.fetch_to(target, first, size, False)
         if done > size:
-            ahead[0] = 0  # what paid does not pay again
+            ahead[0] = 0  # a piece does not pay twice
         return size
 
     cdef int fetch_to(self, char* target, long long first, Py_ssize_t size, bint due) except -1:
-        """Copy a range of one window as the policy gives it."""
+        """Copy a range of one window by the policy."""
         cdef bytes data = self.fetched(first, size, due)
         if len(data) != size:
             raise SystemError(f"{len(data)} bytes were fetched, not {size}")
@@ -343,7 +343,7 @@ cdef class Access:
         return 0
 
     cdef bytes bytes_of(self, long long start, long long stop):
-        """A copy of [start, stop), which must lie in the buffer; of several windows, joined into one allocation."""
+        """A copy of [start, stop), which must be in the buffer; of several windows, joined in one allocation."""
         cdef long long first = start + self.offset, last = stop + self.offset
         cdef Region region
         if start >= stop:
@@ -358,7 +358,7 @@ cdef class Access:
         return data
 
     cdef bytes joined(self, long long first, long long last):
-        """The same of [first, last), offsets in the file, unrecorded."""
+        """The same for [first, last), offsets in the file, unrecorded."""
         cdef Region region
         cdef bytes data
         cdef bint due
@@ -388,9 +388,9 @@ cdef dict _structs = {}
 
 
 cdef tuple _struct_of(fmt):
-    """A format, ready for use: its `Struct`, its size and what unpacks it. It is remembered."""
+    """A prepared format: its `Struct`, its size and its `unpack`. It is cached."""
     packed = Struct(fmt)
-    if len(_structs) >= 100:  # as many as `struct` remembers
+    if len(_structs) >= 100:  # `struct` remembers as many
         _structs.clear()
     known = _structs[fmt] = packed, packed.size, packed.unpack
     return known
@@ -403,7 +403,7 @@ cdef Access _NO_ACCESS = Access(None, 0, 0, 1, _NO_LEDGER, False)
 
 
 cdef inline void _move_in(Counts before) noexcept:
-    """Before a client gets another home. The one before is never freed: others may be about to take its lock."""
+    """Called before a client gets another home. The old one is never freed: others may be about to take its lock."""
     if SMMAP_FREE_THREADED and before is not _NO_COUNTS:
         Py_INCREF(before)
     smmap_publish()
@@ -411,7 +411,7 @@ cdef inline void _move_in(Counts before) noexcept:
 
 @cython.no_gc_clear
 cdef class BufferBase:
-    """The bytes of a file, as its windows have them. See `SlidingWindowMapBuffer`."""
+    """The bytes of a file, read through windows. See `SlidingWindowMapBuffer`."""
 
     cdef object __weakref__
     cdef Access record
@@ -423,7 +423,7 @@ cdef class BufferBase:
 
     @cython.final
     cdef inline void lock(self) noexcept:
-        """Let nobody else change the record, nor the tables and orders that it uses."""
+        """Keep others from changing the record, and the tables and orders that it uses."""
         cdef PyObject* home
         while SMMAP_FREE_THREADED:
             home = <PyObject*>self.home
@@ -464,7 +464,7 @@ cdef class BufferBase:
         smmap_unlock(&home.mutex)
 
     def _ready(self):
-        """The record that reads go by, of a file that is open now."""
+        """The record that reads use, of a file that is open now."""
         raise NotImplementedError
 
     cdef Access opened(self):
@@ -473,7 +473,7 @@ cdef class BufferBase:
 
     @cython.final
     cdef inline PyObject* hit(self, long long start, long long size, long long* first) noexcept:
-        """As `Access.hit`: the region of so many bytes of the buffer, and where they start in the file.
+        """Like `Access.hit`: the region of so many bytes of the buffer, and where they start in the file.
 
         If there is one, the lock is held afterwards.
         """
@@ -518,10 +518,10 @@ cdef class BufferBase:
         if PyLong_CheckExact(key):
             found = self.hit(_number(key), 1, &start)
             if found is not NULL:
-                # As with the interpreter's lock, others wait meanwhile: a reference would cost more than the byte
+                # Others wait in the meantime, as with the interpreter's lock: a reference would cost more than the byte
                 byte = smmap_byte((<Region>found).base + (start - (<Region>found).start), (<Region>found).edge)
                 if byte < 0:
-                    self.record.idle.hits -= 1  # it is read again, with a look at the file
+                    self.record.idle.hits -= 1  # it is read again, with a check of the file
                 self.unlock()
                 if byte >= 0:
                     return byte
@@ -565,7 +565,7 @@ cdef class BufferBase:
         return self.steps(access, start, step, count)
 
     cdef bytes steps(self, Access access, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
-        """The bytes at `count` places: copied as blocks where they lie close together, else one by one."""
+        """The bytes at `count` places: copied as blocks if they are close together, otherwise one by one."""
         cdef char block[BLOCK]
         cdef char* target
         cdef Py_ssize_t done = 0, part, each, most, apart = step if step > 0 else -step
@@ -575,7 +575,7 @@ cdef class BufferBase:
         data = PyBytes_FromStringAndSize(NULL, count)
         target = PyBytes_AS_STRING(data)
         most = BLOCK // apart if apart <= CLOSE else 1
-        while done < count:  # upwards, also where the step is negative
+        while done < count:  # upwards, even if the step is negative
             part = min(most, count - done)
             access.copy(block, low + done * apart, (part - 1) * apart + 1)
             for each in range(part):
@@ -585,7 +585,7 @@ cdef class BufferBase:
         return data
 
     def _copy(self, Access access not None, long long start, long long stop):
-        """A copy of [start, stop), which must lie in the buffer."""
+        """A copy of [start, stop), which must be in the buffer."""
         if start < stop and not access.opened:
             access = <Access?>self._ready()
         return access.bytes_of(start, stop)
@@ -597,13 +597,13 @@ cdef class BufferBase:
         return access.found(start, stop)
 
     def _unpack(self, packed, offset):
-        """`unpack_from` at an offset that is no plain int, or counts from the end, or is out of range."""
+        """`unpack_from` at an offset that is not a plain int, counts from the end, or is out of range."""
         raise NotImplementedError
 
     def unpack_from(self, fmt, offset=0):
-        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for what does not lie in the buffer.
+        """`struct.unpack_from(fmt, self, offset)`; `struct.error` for a range that is not in the buffer.
 
-        It copies no more than the bytes that it needs. O(size of the format).
+        Copies only the bytes that it needs. O(size of the format).
         """
         cdef Access access
         cdef long long start
@@ -619,9 +619,10 @@ cdef class BufferBase:
         return unpack(access.bytes_of(start, start + size))
 
     def _near(self, sub, start, end, bint last):
-        """Where `find` (or `rfind`, for the `last`) finds bytes in the first mapped window that they search.
+        """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
+        mapped.
 
-        If they are not there, the range that is left to search; None where nothing was searched.
+        If they are not there, the range that is left to search; None if nothing was searched.
         """
         cdef Access access = self.now()
         cdef Region region
@@ -663,7 +664,7 @@ cdef class BufferBase:
         return -1
 
     def _read_into(self, Access access not None, long long start, target):
-        """Fill `target` with what follows `start`, which must lie in the buffer."""
+        """Fill `target` with the bytes from `start` on, which must be in the buffer."""
         cdef Py_buffer given
         PyObject_GetBuffer(target, &given, PyBUF_WRITABLE)
         try:
@@ -672,7 +673,7 @@ cdef class BufferBase:
             PyBuffer_Release(&given)
 
     def view(self, start=0, stop=None):
-        """A read-only view of `buffer[start:stop]`, of any length that the address space holds. O(1), no copy.
+        """A read-only view of `buffer[start:stop]`, of any length that fits into the address space. O(1), no copy.
 
         It stays valid until you drop it, and counts as mapped until then.
         """
@@ -736,17 +737,17 @@ cdef class BufferBase:
         _fill(buffer, region, region.base + (access.offset - region.start), access.size, flags)
 
     def __releasebuffer__(self, Py_buffer* buffer):
-        pass  # but numpy keeps what was exported, not only this object, where the type has this method
+        pass  # but if the type has this method, numpy keeps the exported view, not only this object
 
 
 cdef inline long long _number(object number) noexcept:
-    """An int as a number; -2 where it is too large."""
+    """An int as a number; -2 if it is too large."""
     cdef int overflow
     cdef long long found = PyLong_AsLongLongAndOverflow(number, &overflow)
     return -2 if overflow else found
 
 
-cdef enum:  # what became of a cursor's move
+cdef enum:  # outcomes of a cursor's move
     ELSEWHERE
     MOVED
     WATCHED
@@ -761,9 +762,9 @@ cdef class CursorBase:
     cdef Region region
     cdef long long start
     cdef long long stop
-    cdef tuple nowhere  # what `_use` is without a region
-    cdef Counts home  # its lock guards all of this; the record's, or that of the region which is pinned
-    cdef PyObject* pinned  # the region, borrowed, but for moments in the policy
+    cdef tuple nowhere  # the value of `_use` without a region
+    cdef Counts home  # its lock guards all of this; the record's, or that of the pinned region
+    cdef PyObject* pinned  # the region, borrowed, except briefly in the policy
     cdef PyObject* before  # others that use the region
     cdef PyObject* after
 
@@ -786,7 +787,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef inline void lock(self) noexcept:
-        """Let nobody else change it, nor the tables and orders that it uses. As in `BufferBase`."""
+        """Keep others from changing it, and the tables and orders that it uses. As in `BufferBase`."""
         cdef PyObject* home
         while SMMAP_FREE_THREADED:
             home = <PyObject*>self.home
@@ -801,7 +802,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef void live_at(self, Counts counts) noexcept:
-        """Be guarded by the lock of these, with no region of others pinned. Without the lock."""
+        """Use the lock of these counters from now on, with no region of others pinned. Without the lock."""
         cdef Counts home
         if self.home is counts or counts is _NO_COUNTS:
             return
@@ -838,7 +839,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef void unpin(self) noexcept:
-        """Pin no region any more."""
+        """Unpin the region."""
         self.lock()
         self.unlink()
         self.unlock()
@@ -857,7 +858,7 @@ cdef class CursorBase:
             (<CursorBase>self.after).before = self.before
         self.before = self.after = NULL
         self.pinned = NULL
-        (<Region>region).pins = (<Region>region).pins - 1  # `-=` would count a reference, also to a dying one
+        (<Region>region).pins = (<Region>region).pins - 1  # `-=` would count a reference, even to a dying one
 
     @cython.final
     cdef void pin(self, Region region) noexcept:
@@ -902,7 +903,7 @@ cdef class CursorBase:
         given, start, stop = use
         region = <Region?>given if given is not None else None
         self.lock()
-        before = self.region  # these are let go of without the lock
+        before = self.region  # these are dropped without the lock
         nowhere = self.nowhere
         if region is None:
             self.nowhere = use
@@ -912,7 +913,7 @@ cdef class CursorBase:
         self.unlock()
 
     def _pin(self, Region region not None, long long start, long long stop):
-        """Use [start, stop) of a mapped region in place of what is used now."""
+        """Use [start, stop) of a mapped region instead of the present one."""
         self.take(region, start, stop)
 
     @cython.final
@@ -931,7 +932,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef inline PyObject* change(self, Region region, long long start, long long stop) noexcept:
-        """Pin and use it, under the lock, with a reference to what was used before; a reference that is to be dropped."""
+        """Pin and use it, under the lock, with a reference to the old region; returns a reference to drop."""
         cdef PyObject* idle = <PyObject*>self.record.idle  # a reference would be given up under the lock
         self.link(region)
         self.region = region
@@ -940,7 +941,7 @@ cdef class CursorBase:
         return (<Order>idle).take(&region.link) if (<Order>idle).has(&region.link) else NULL
 
     def _let_go(self, Region region not None, used=None):
-        """Let go of a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
+        """Unpin a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""
         self.let_go(region, used)
 
     @cython.final
@@ -963,17 +964,17 @@ cdef class CursorBase:
         raise NotImplementedError
 
     def _move(self, offset, size, flags):
-        """`use_region` where no mapped grid window does."""
+        """`use_region` if no mapped grid window serves it."""
         raise NotImplementedError
 
     def _lost(self):
-        """The error of a cursor that has no region."""
+        """The error of a cursor without a region."""
         raise NotImplementedError
 
     @cython.final
     cdef int move(self, long long start, long long count, bint noted) except -1:
-        """Use what its region or another mapped grid window has of a request: MOVED if so; WATCHED if first a trace must
-        be asked, which it was for a `noted` one; else ELSEWHERE.
+        """Serve a request from its region or another mapped grid window: MOVED if that was possible; WATCHED if a trace
+        must be asked first, which it was for a `noted` request; otherwise ELSEWHERE.
         """
         cdef PyObject* found
         cdef PyObject* item = NULL
@@ -1036,7 +1037,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef bint shortcut(self, long long start, long long count) except -1:
-        """The same, of a grid window that is mapped now, in place of the policy where there is nothing to decide."""
+        """The same, for a grid window that is mapped now, without the policy if there is nothing to decide."""
         cdef Access access = self.now()
         cdef Region region
         cdef long long stop, border
@@ -1057,9 +1058,9 @@ cdef class CursorBase:
     def use_region(self, offset=0, size=0, flags=0):
         """Use a region with `size` bytes from `offset` (bytes from the file's start); returns the cursor itself.
 
-        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0 everything up to the
+        Exactly `min(size, window_size, file_size - offset)` bytes become accessible; with size 0, everything up to the
         end of the window, at least `min(window_size / 2, file_size - offset)`. At or past the end of the file the
-        cursor lets go and is not valid. `flags` are added to those of `os.open`.
+        cursor has no region and is not valid. `flags` are added to those of `os.open`.
 
         O(1), no copy. Raises `FileChangedError` (the file was replaced or truncated), `LimitError` (no handle is left),
         `ClosedError`, or the system's error; the cursor then stays as it was.
@@ -1085,7 +1086,7 @@ cdef class CursorBase:
 
     @cython.final
     cdef object go(self, offset, size, flags, long long start, long long count, bint quick, bint noted):
-        """`use_region` beyond what is clear of the region that the cursor has; recorded if it is watched."""
+        """`use_region` outside of the clear part of the cursor's region; recorded if it is watched."""
         cdef int done
         if quick:
             done = self.move(start, count, noted)
@@ -1133,7 +1134,7 @@ cdef class CursorBase:
     def map(self):
         """The region's map itself: its index 0 is the region's start. O(1), no copy.
 
-        It answers as `mmap` does, but cannot be closed.
+        It works like an `mmap`, but cannot be closed.
         """
         cdef Region region
         if smmap_any_zeroed():
@@ -1146,8 +1147,8 @@ cdef class CursorBase:
         return region.shared()
 
 
-# Before an object is torn down, its count of references says for a moment that it lives. Where other threads look at
-# the count, all that leads to it goes before that.
+# Before an object is destroyed, its reference count says for a moment that it lives. If other threads read the
+        # count, everything that leads to the object is removed before that.
 
 ctypedef void (*End)(PyObject*) noexcept
 
@@ -1156,7 +1157,7 @@ cdef End _end_cursor = NULL
 
 
 cdef void _region_ends(PyObject* region) noexcept:
-    PyObject_GC_UnTrack(region)  # the collector may come in while the lock is waited for
+    PyObject_GC_UnTrack(region)  # the collector may run while the lock is waited for
     (<Region>region).withdraw()
     _end_region(region)
 

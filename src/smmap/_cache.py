@@ -1,6 +1,6 @@
-"""What one manager has mapped and open, in the order in which it goes, and what the limits leave room for.
+"""The regions and descriptors of one manager, in eviction order, and the room that the limits leave.
 
-Knows no lock, no names and no requests: the manager calls all of this under its lock. Each eviction is O(1).
+Knows no lock, no names and no requests: the manager calls everything here under its lock. Each eviction is O(1).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Stats(NamedTuple):
-    """What a manager has mapped, has done, and may do. Sizes are in bytes."""
+    """The counters and limits of a manager. Sizes are in bytes."""
 
     mapped: int
     """Regions mapped now: pinned + idle + detached."""
@@ -34,11 +34,11 @@ class Stats(NamedTuple):
     idle: int
     """Regions that may be evicted."""
     detached: int
-    """Regions evicted already, but kept alive by views of the user's."""
+    """Regions that were evicted, but that the user's views keep alive."""
     mapped_memory: int
-    """Bytes mapped now, in detached regions too."""
+    """Bytes mapped now, including those of detached regions."""
     files: int
-    """Files of which regions are mapped."""
+    """Files with mapped regions."""
     descriptors: int
     """Cached descriptors: kept open for the next miss or cold read."""
     hits: int
@@ -46,23 +46,23 @@ class Stats(NamedTuple):
     misses: int
     """Windows that had to be mapped."""
     evictions: int
-    """Regions that the manager dropped."""
+    """Regions that the manager evicted."""
     cold_reads: int
-    """Reads of windows that were not mapped, by descriptor."""
+    """Reads of unmapped windows, by descriptor."""
     peak_mapped: int
     """The most regions at a time."""
     peak_memory: int
     """The most bytes at a time."""
     window_size: int
-    """Size of a window; 0 stands for whole files."""
+    """Size of a window; 0 means whole files."""
     max_memory_size: int
     """Above this, idle regions are evicted."""
     max_open_handles: int
-    """The most maps and cached descriptors together: a hard limit if the user set it, else a target."""
+    """The most maps and cached descriptors together: a hard limit if the user set it, otherwise a target."""
 
     @property
     def hit_rate(self) -> float:
-        """Which part of all reads found their window mapped: from 0 to 1, and 0 before the first read."""
+        """The fraction of reads that found their window mapped: from 0 to 1, and 0 before the first read."""
         reads = self.hits + self.misses + self.cold_reads
         return self.hits / reads if reads else 0.0
 
@@ -111,17 +111,17 @@ class Cache:
         self.ledger.count_miss()
 
     def use(self, region: Any) -> None:
-        """A region that no cursor pins is used now: it goes last. One that was detached is idle again."""
+        """A region that no cursor pins is used now: it moves to the end. A detached region is idle again."""
         self.idle.add(region.entry, region)
 
     def dropped(self, region: Any) -> None:
-        """The manager no longer refers to a region: it is unmapped as soon as nobody else does."""
+        """The manager no longer refers to a region: it is unmapped as soon as nobody else refers to it."""
         self.ledger.evictions += 1
         self.log.debug("evict [%d, %d) of %s", region.start, region.stop, region.file.name)
         region.drop(self.ledger)
 
     def evict(self, entry: Any) -> bool:
-        """Evict the region of which a table has this entry, if it is idle; whether it was."""
+        """Evict the region with this entry, if it is idle; return whether it was."""
         region = entry()
         if region is None or not self.idle.remove(entry) or region.pins:
             return False
@@ -129,16 +129,16 @@ class Cache:
         return True
 
     def evict_file(self, file: File, most: int = sys.maxsize) -> int:
-        """Evict the idle regions of a file, no more than `most`; how many went."""
+        """Evict at most `most` idle regions of a file; return how many."""
         return sum(self.evict(entry) for entry in list(islice(file.table.values(), most)))
 
     def unload(self) -> int:
-        """Drop every idle region and cached descriptor; how many regions went."""
+        """Evict every idle region and close every cached descriptor; return how many regions were evicted."""
         while len(self.open):
             self.uncache(self.open.oldest())
         count = 0
         for region in self.idle.drain():
-            if not region.pins:  # else a cursor took it in this moment
+            if not region.pins:  # otherwise a cursor has just taken it
                 self.dropped(region)
                 count += 1
         return count
@@ -150,7 +150,7 @@ class Cache:
         return not self.limits.hard or self.ledger.mapped < self.limits.handles or len(self.idle) > 0
 
     def make_room(self, where: Where, size: int) -> None:
-        """Evict what has to go for a region of `size` bytes; `LimitError` if that is not enough."""
+        """Evict regions to make room for one of `size` bytes; `LimitError` if that is not enough."""
         self.trim(None, size, 1)
         while self.limits.hard and self.ledger.mapped >= self.limits.handles:
             if not (_system.RECLAIMS_LATE and self.collect_garbage()):
@@ -163,7 +163,7 @@ class Cache:
         raise LimitError(code, message, called(where))
 
     def regions(self) -> list[Any]:
-        """All regions that live."""
+        """All living regions."""
         found: list[Any] = self.ledger.regions()
         return found
 
@@ -187,10 +187,11 @@ class Cache:
             )
 
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
-        """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; how many went.
+        """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; return how many.
 
         The last `keep` of them stay. Nothing is evicted for the memory of a request, or of a `pinned` region, that
-        is larger than the limit itself. Descriptors go before regions: they are easily opened again.
+        is larger than the limit itself. Descriptors are closed before regions are evicted: they are easily opened
+        again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
         ledger.settle()  # so that no other is evicted for a region that died
@@ -248,9 +249,9 @@ class Cache:
         return self.ledger.mapped < mapped or len(self.idle) > idle
 
     def attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
-        """`call(*args)`; where the system has run out, drop what is cached, piece by piece, and try again.
+        """`call(*args)`; if the system has run out, drop what is cached, piece by piece, and try again.
 
-        Errors name the file, and the span [start, stop) unless that is empty.
+        Errors name the file, and the range [start, stop) unless that is empty.
         """
         last = not _system.RECLAIMS_LATE
         while True:
@@ -267,7 +268,7 @@ class Cache:
             last = not self.collect_garbage()
 
     def _relieve(self, code: int) -> bool:
-        """Drop the one thing that is worth least among what may help; False if there is none."""
+        """Drop the least valuable thing that may help; False if there is none."""
         short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
         if short_of_descriptors and len(self.open):
             self.uncache(self.open.oldest())
@@ -280,14 +281,14 @@ class Cache:
     def _kept(self) -> str:
         counts = self.stats(0)
         return (
-            f"{counts.pinned} regions are pinned by cursors and {counts.detached} kept by views: let go of some, "
+            f"{counts.pinned} regions are pinned by cursors and {counts.detached} kept by views: release some, "
             "or raise the limit"
         )
 
     # Descriptors
 
     def cache(self, file: File, descriptor: Any) -> None:
-        """Keep a file's descriptor for later, as far as there are handles to spare."""
+        """Cache a file's descriptor for later, if there are handles to spare."""
         limits = self.limits
         room = min(limits.handles - self.ledger.mapped, limits.descriptors) if _system.KEEPS_DESCRIPTORS else 0
         kept = file.descriptor
@@ -300,7 +301,7 @@ class Cache:
         file.descriptor = descriptor
 
     def uncache(self, file: File) -> None:
-        """Close a file's cached descriptor, once nobody reads by it."""
+        """Close a file's cached descriptor once nobody reads by it."""
         descriptor = file.descriptor
         if descriptor is not None:
             descriptor.cached = False
@@ -320,7 +321,7 @@ class Cache:
         return int(self._uses_before + self.idle.hits + self.ledger.misses + self.open.hits)
 
     def reset_stats(self) -> int:
-        """Start to count again what was done, and let the peaks be what is mapped now."""
+        """Reset the counters of reads, and set the peaks to what is mapped now."""
         ledger = self.ledger
         self._uses_before = self.uses()
         self.idle.hits = self.open.hits = ledger.misses = ledger.evictions = 0
@@ -330,7 +331,7 @@ class Cache:
         return 0
 
     def states(self) -> list[tuple[Any, str, float]]:
-        """All regions that live, whether each is pinned, idle or detached, and for how many seconds it was mapped."""
+        """All living regions, whether each is pinned, idle or detached, and for how many seconds it has been mapped."""
         now = time.monotonic()
         idle = {id(region) for region in self.idle}
         return [
@@ -343,7 +344,7 @@ class Cache:
         ]
 
     def stats(self, window_size: int) -> Stats:
-        """All counters. What died since the ledger was settled may still be counted."""
+        """All counters. Regions that died since the ledger was settled may still be counted."""
         regions = self.ledger.regions()
         pinned = sum(region.pinned for region in regions)
         mapped, idle = self.ledger.mapped, sum(not region.pinned for region in self.idle)

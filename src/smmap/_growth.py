@@ -1,6 +1,6 @@
-"""Clients of files that others write at this moment: making one, and letting one see what was appended.
+"""Clients of files that others are writing: making one, and letting one see what was appended.
 
-Part of the policy; stands on `_manager.py`. What a version of a file is stands in `_files.py`.
+Part of the policy, built on `_manager.py`. `_files.py` explains what a version of a file is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ._system import called
 
 __all__ = ["grown", "opened"]
 
-_ATTEMPTS = 10  # at a file that is replaced between the look at it and its opening, each time
+_ATTEMPTS = 10  # with a file that is replaced, each time, between `stat` and opening it
 
 
 def opened(manager: Manager, path_or_fd: Any, advice: str) -> Client:
-    """The record of a new client of a file as it is now. The file was opened, so what cannot be read is an error."""
+    """The record of a new client of a file as it is now. Opens the file, so that an unreadable one is an error."""
     attempts = _ATTEMPTS
     while True:
         client = manager._client(path_or_fd, advice)
@@ -66,7 +66,7 @@ def grown(manager: Manager, client: Client) -> Client:
 
 
 def _version(manager: Manager, client: Client, then: File, pins: bool) -> Client:
-    """The record of a client of the version that opening its file finds: of one moment, however fast it is written.
+    """The record of a client of the version that opening its file finds: consistent, however fast it is written.
 
     `FileChangedError` unless that is a later version of the same file as `then`; see `verify_grown`.
     """

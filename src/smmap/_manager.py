@@ -1,21 +1,21 @@
-"""The policy: which window serves a request, what the limits leave room for, which region goes next. Read this first.
+"""The policy: which window serves a request, what the limits leave room for, which region is evicted. Read this first.
 
-A *region* is a window that is mapped. Its keeper decides what may become of it:
+A *region* is a window that is mapped. What may happen to it depends on what keeps it alive:
 
     pinned      a cursor uses it: never evicted
-    idle        the manager keeps it, in case it is used again: evicted when a limit asks for it, least recently used
+    idle        the manager keeps it, in case it is used again: evicted when a limit requires it, least recently used
                 first
-    detached    evicted, but a user's view still needs it: counted until the view goes, taken back if it is asked for
+    detached    evicted, but a user's view still needs it: counted until the view goes, idle again if it is requested
 
-Nobody else refers to a region strongly, so it is unmapped when the last of these lets go, and the ledger counts
-exactly the regions that live. That is why nothing here has to be repaired after an exception, whatever raised it: at
+Nobody else refers to a region strongly, so it is unmapped when the last of these references goes, and the ledger counts
+exactly the living regions. That is why nothing here has to be repaired after an exception, whatever raised it: at
 worst a region is mapped again that might have been found, or one use is missing from the order.
 
-One lock guards all decisions (see _lock.py). What is called under it stands below "Files"; what calls it, above. Reads
-that find their window mapped, and cold reads by a cached descriptor, are the engine's and take no lock. Letting go
-never waits for the lock: it is noted, and done at once if the lock is free, else by its next holder before anything
-else. A window whose bytes are only copied is mapped once reading them has cost about as much as mapping it would: see
-_rents.py. Serving a mapped window, mapping, evicting and letting go are each O(1); what is linear says so.
+One lock guards all decisions (see _lock.py). The methods below "Files" are called under it, those above take it. Reads
+that find their window mapped, and cold reads by a cached descriptor, are in the engine and take no lock. Closing and
+unpinning never wait for the lock: they are noted, and done at once if the lock is free, otherwise by its next holder
+before anything else. A window that is only copied is mapped once its reads have cost about as much as mapping it: see
+_rents.py. Serving a mapped window, mapping, evicting and unpinning are each O(1); what is linear says so.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Manager:
         self._lock.run(self._swap_locked, buffer, old, new)
 
     def _move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
-        """Let a cursor use a region that serves the request, in place of its own."""
+        """Let a cursor use a region that serves the request, instead of its own."""
         self._serve(self._move_locked, cursor, client, offset, size, flags)
 
     def _keep(self, client: Client, region: Any) -> None:
@@ -99,15 +99,15 @@ class Manager:
         self._lock.soon(self._use, region)
 
     def _map_first(self, client: Client, offset: int) -> None:
-        """Map the grid window at `offset`, as far as there is room for it."""
+        """Map the grid window at `offset`, if there is room for it."""
         self._serve(self._buy, client, offset)
 
     def _map_range(self, client: Client, start: int, stop: int) -> Any:
-        """A region that has all of [start, stop), for a view: a wide one where no window reaches so far."""
+        """A region that has all of [start, stop), for a view: a wide one if no other window is long enough."""
         return self._serve(self._map_range_locked, client, start, stop)
 
     def _check_readable(self, client: Client, flags: int) -> None:
-        """Open the client's file and verify it, so that what cannot be read is an error now."""
+        """Open the client's file and verify it, so that an unreadable file is an error now."""
         descriptor = client.file.descriptor
         if descriptor is None or descriptor.closed or flags or client.flags or self._closed:
             self._serve(self._check_file, client, flags)
@@ -119,7 +119,7 @@ class Manager:
         self._lock.soon(operation, *args)
 
     def _fetch(self, client: Client, start: int, stop: int, due: bool) -> bytes:
-        """A copy of [start, stop), which lies in one grid window; that is mapped if it is `due` and there is room."""
+        """A copy of [start, stop) of one grid window, which is mapped first if it is `due` and there is room."""
         region = self._serve(self._buy, client, start) if due else None
         if region is not None:
             try:
@@ -168,7 +168,7 @@ class Manager:
         return found
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
-        """An operation under the lock that drops regions; their number. Put off where waiting might never end."""
+        """An operation under the lock that drops regions; returns their number. Put off if waiting might never end."""
         engine.notice()
         log = self._cache.log
         log.listen()
@@ -186,10 +186,10 @@ class Manager:
         self._files.settle()
         self._cache.ledger.settle()
 
-    # Files (below here, all is called under the lock, unless it says otherwise)
+    # Files (from here on, everything is called under the lock, unless it says otherwise)
 
     def _examine(self, where: Where) -> Status:
-        """The status of what is at a path or descriptor now. Without the lock, unless the system has run out."""
+        """The present status of a path or descriptor. Without the lock, unless the system has run out."""
         try:
             return self._attempt(where, 0, 0, examine, where, engine.open_file)
         except FileNotFoundError:
@@ -202,7 +202,7 @@ class Manager:
         files, cache = self._files, self._cache
         file = files.version(status)
         if file is None or file.status != status or file.cut:
-            if file is not None:  # the descriptor is kept, by which clients of that version may read on
+            if file is not None:  # its descriptor is kept: clients of that version may read by it
                 file.gone = True
                 cache.evict_file(file, _DROPPED_AT_ONCE)
             file = File(status, engine.Table())
@@ -287,13 +287,13 @@ class Manager:
             )
 
     def _done(self, descriptor: Any) -> None:
-        """A descriptor that `_open` gave is used no longer. Needs no lock."""
+        """A descriptor from `_open` is no longer used. Needs no lock."""
         descriptor.done()
         if not descriptor.cached:
             descriptor.close()
 
     def _keep_open(self, client: Client, descriptor: Any, flags: int = 0) -> None:
-        """Cache a descriptor for all clients of the file: not one with flags of a client's own."""
+        """Cache a descriptor for all clients of the file, unless it has a client's own flags."""
         if not (flags or client.flags or self._closed):
             self._cache.cache(client.file, descriptor)
 
@@ -316,7 +316,7 @@ class Manager:
         return self._backing == "read" or file.reads
 
     def _window_of(self, client: Client, offset: int, size: int) -> Window:
-        """The window that serves a request; where that has to be read, only the request itself, aligned."""
+        """The window that serves a request; if it has to be read, only the request itself, aligned."""
         window = serving(offset, size, self._window, client.size)
         if size and self._reads(client.file) and client.file.table.find(window.key) is None:
             return within(offset, min(size, self._window or size, client.size - offset), client.size)
@@ -325,10 +325,10 @@ class Manager:
     def _region(self, client: Client, offset: int, size: int, flags: int = 0) -> Any:
         """The region that serves a request."""
         region = self._try(client, self._window_of(client, offset, size), flags)
-        return self._region(client, offset, size, flags) if region is None else region  # it is to be read: less will do
+        return self._region(client, offset, size, flags) if region is None else region  # if read, less is enough
 
     def _obtain(self, client: Client, window: Window, advice: str = "") -> Any:
-        """The region of a window, mapped or read now if it was not."""
+        """The region of a window, mapped or read now if necessary."""
         region = self._try(client, window, 0, advice)
         return self._try(client, window, 0, advice) if region is None else region
 
@@ -377,7 +377,7 @@ class Manager:
         return region
 
     def _use(self, region: Any) -> Any:
-        """A region is used now: unless a cursor pins it, it goes last, and may take the place of others."""
+        """A region is used now: unless a cursor pins it, it moves to the end, and others may be evicted for it."""
         if not (region.pins or region.closed or self._closed):
             self._cache.use(region)
             self._cache.trim(keep=1)
@@ -396,7 +396,7 @@ class Manager:
             return self._use(self._obtain(client, window, advice))
         except LimitError:
             if client.file.price < _DEAREST:
-                client.file.price *= _DEARER  # else each purchase would evict what is idle, in vain
+                client.file.price *= _DEARER  # otherwise each attempt would evict idle regions in vain
             return None
 
     def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:
@@ -416,7 +416,7 @@ class Manager:
         self._lock.soon(self._cut, region.file)
 
     def _zeroed(self, region: Any) -> Callable[[], None] | None:
-        """The same for a region whose views read zeros; what is to be called then, without the lock."""
+        """The same for a region whose views read zeros; returns a function to call then, without the lock."""
         file = region.file
         self._lock.soon(self._cut, file, region)
         if file.zeroed:
@@ -426,9 +426,9 @@ class Manager:
         return partial(warnings.warn, text, RuntimeWarning, stacklevel=2)
 
     def _cut(self, file: File, zeroed: Any = None) -> None:
-        """Let nobody read on from a version that was truncated, but by what is pinned; not even by a `zeroed` region.
+        """End reads of a version that was truncated, except from pinned regions; from a `zeroed` region in any case.
 
-        Its cached descriptor goes, too: by that one, what others wrote there since would be read.
+        Its cached descriptor is closed, too: reads by it would return what others have written there since.
         """
         file.cut = file.gone = True
         self._cache.evict_file(file, _DROPPED_AT_ONCE)
@@ -452,7 +452,7 @@ class Manager:
         self._cache.look_for_views()
 
     def _region_instead(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> Any:
-        """A region where there is no room for one beside the cursor's own: that one may go for it."""
+        """A region if there is no room for one beside the cursor's own: that one may be evicted for it."""
         own, start, stop = cursor._use
         window = Window(own.key, own.start, own.stop)
         try:
@@ -481,7 +481,7 @@ class Manager:
     # Clients that smmap 5's users count by hand
 
     def _unpin(self, region: Any, cursor_id: int) -> None:
-        """A client lets go of a region."""
+        """A client unpins a region."""
         region.unpin(cursor_id, self._cache.idle)
         self._tidy(region.entry, None)
 
@@ -490,7 +490,7 @@ class Manager:
         self._cache.evict(region.entry)
 
     def _revoke(self, region: Any) -> bool:
-        """Take a region away from the cursors that use it, which raise `ClosedError` from now on; whether any did."""
+        """Take a region away from the cursors that use it, which then raise `ClosedError`; return whether any did."""
         found = bool(region.revoke())
         if found:
             self._cache.dropped(region)

@@ -153,7 +153,7 @@ cdef struct Inside:
     Py_ssize_t copied
     Py_ssize_t size  # of each range
     const char* source  # the address of the buffer's start; only the ranges are certain to be in the region
-    const char* edge  # the region's
+    const char* edge  # of the region
     char* target
     bint memory  # the region is a copy in memory
     bint cold  # copying took so long that not all ranges can be in memory

@@ -38,7 +38,7 @@ cdef class Table:
         return self.count
 
     cdef int belong(self, Counts counts) except -1:
-        """Be guarded by the lock of this manager's regions from now on."""
+        """Use the lock of this manager's regions from now on."""
         if self.counts is counts:
             return 0
         smmap_lock(&_NO_COUNTS.mutex)
@@ -79,7 +79,7 @@ cdef class Table:
         return &self.slots[place]
 
     cdef void put(self, Region region) noexcept:
-        """Let a region be found, in place of one that has the same key."""
+        """Make a region findable, in place of one with the same key."""
         cdef Slot* slot = self.slot(region.low, region.high)
         if slot.region is NULL:
             self.count += 1
@@ -90,7 +90,7 @@ cdef class Table:
         slot.region = <PyObject*>region
 
     cdef void forget(self, Region region) noexcept:
-        """Let a region be found no longer, if it is."""
+        """Remove a region, if it is in the table."""
         cdef size_t place, other, home
         cdef Slot* slot
         if self.near is <PyObject*>region:
@@ -103,7 +103,7 @@ cdef class Table:
         self.count -= 1
         place = slot - self.slots
         other = place
-        while True:  # what follows moves up, so that it is still found from where it belongs
+        while True:  # the next ones move up, so that they are still found from where they belong
             self.slots[place].region = NULL
             while True:
                 other = (other + 1) & self.mask
@@ -138,7 +138,7 @@ cdef class Table:
         return smmap_held(found) if held else None
 
     def values(self):
-        """How the policy refers to what is mapped."""
+        """The policy's references to mapped regions."""
         cdef Py_ssize_t place = 0
         while True:
             place = self.next(place)
@@ -175,7 +175,7 @@ cdef class Table:
         return smmap_held(found) if held else None
 
     def regions(self):
-        """All that are mapped."""
+        """All mapped regions."""
         cdef PyObject** found = NULL
         cdef PyObject* region
         cdef Py_ssize_t count = 0, room = 0
@@ -200,7 +200,7 @@ cdef class Table:
 @cython.final
 @cython.no_gc_clear
 cdef class Node:
-    """The link of what is not a region."""
+    """The link of an item that is not a region."""
 
     cdef Link link
     cdef object key
@@ -217,12 +217,12 @@ cdef Node _new_node(object key):
 @cython.final
 @cython.no_gc_clear
 cdef class Order:
-    """What may be dropped, by its last use. Keys are entries of regions, or files."""
+    """The items that may be dropped, by their last use. Keys are entries of regions, or files."""
 
     cdef smmap_gap gap
-    cdef Link ends  # newer: what goes first; older: what goes last
+    cdef Link ends  # newer: the first to go; older: the last to go
     cdef Py_ssize_t count
-    cdef dict nodes  # of keys that are no regions, which are compared by identity
+    cdef dict nodes  # of keys that are not regions, which are compared by identity
     cdef public long long hits
     cdef public bint crowded
     cdef Counts counts  # their lock guards the links
@@ -249,7 +249,7 @@ cdef class Order:
         return self.count
 
     cdef inline Node node_of(self, object key):
-        """The node of a key that is no region; None if there is none."""
+        """The node of a key that is not a region; None if there is none."""
         return None if type(key) is Entry else self.nodes.get(key)
 
     cdef inline Link* link_of(self, object key, Node node) noexcept:
@@ -288,7 +288,7 @@ cdef class Order:
         self.count += 1
 
     cdef PyObject* take(self, Link* link) noexcept:
-        """Take out what is in the order; the references to it and to its node are the caller's."""
+        """Take an item out of the order; the references to it and to its node become the caller's."""
         link.older.newer = link.newer
         link.newer.older = link.older
         link.order = NULL
@@ -322,7 +322,7 @@ cdef class Order:
         return iter(_all_of(found, count))
 
     def add(self, key, item):
-        """Let `item` be dropped after all others; not a region that is pinned."""
+        """Put `item` last: it is dropped after all others. Ignores a pinned region."""
         if type(key) is Entry:
             self.add_region(key)
         else:
@@ -350,7 +350,7 @@ cdef class Order:
         return 0
 
     cdef int add_node(self, Node node, object item) except -1:
-        """Put it in, with this node unless its key has one."""
+        """Insert it, with this node unless its key has one."""
         cdef PyObject* before = NULL
         cdef Node known
         smmap_lock(&self.changing)
@@ -371,7 +371,7 @@ cdef class Order:
         return 0
 
     def touch(self, key, Py_ssize_t hits=0):
-        """`key` is used now, by so many hits; whether it is in the order."""
+        """`key` is used now, which counts `hits`; return whether it is in the order."""
         return self.used(key, hits)
 
     cdef bint used(self, object key, Py_ssize_t hits) except -1:
@@ -389,7 +389,7 @@ cdef class Order:
         return found
 
     def remove(self, key):
-        """Keep it from being dropped; whether it was in the order."""
+        """Remove it, so that it is not dropped; return whether it was in the order."""
         cdef Node node
         cdef Link* link
         cdef PyObject* item = NULL
@@ -413,7 +413,7 @@ cdef class Order:
         return True
 
     cdef bint pop(self, PyObject** item) except -1:
-        """Take out the item that was used least recently, with a reference; whether there is one."""
+        """Take out the least recently used item, with a reference; return whether there is one."""
         cdef PyObject* node = NULL
         cdef bint found
         smmap_lock(&self.changing)
@@ -432,7 +432,7 @@ cdef class Order:
         return found
 
     cdef PyObject* first_out(self) noexcept:
-        """The item that was used least recently, with a reference; NULL if there is none."""
+        """The least recently used item, with a reference; NULL if there is none."""
         cdef PyObject* item = NULL
         smmap_lock(&self.counts.mutex)
         if self.count:
@@ -442,9 +442,9 @@ cdef class Order:
         return item
 
     cdef bint first_runs_code(self) noexcept:
-        """Whether code of users may run when the region that goes first dies.
+        """Whether code of users may run when the first region dies.
 
-        That of a weak reference to it, or of a class of theirs for what smmap 5's users see of it.
+        That is the callback of a weak reference to it, or a method of the users' class of regions (`MapRegionCls`).
         """
         cdef bint found
         smmap_lock(&self.counts.mutex)
@@ -455,21 +455,21 @@ cdef class Order:
         return found
 
     def oldest(self):
-        """The item that was used least recently. `StopIteration` if there is none."""
+        """The least recently used item. `StopIteration` if there is none."""
         cdef PyObject* item = self.first_out()
         if item is NULL:
             raise StopIteration
         return smmap_held(item)
 
     def pop_oldest(self):
-        """The same, which is in the order no longer. `KeyError` if there is none."""
+        """The same, removed from the order. `KeyError` if there is none."""
         cdef PyObject* item
         if not self.pop(&item):
-            raise KeyError("dictionary is empty")  # as a dict says it
+            raise KeyError("dictionary is empty")  # as a dict does
         return smmap_held(item)
 
     def drain(self):
-        """All items, least recently used first, which are then no longer in the order."""
+        """Take out all items, and return them, least recently used first."""
         cdef PyObject* item
         cdef list items = []
         while self.pop(&item):
@@ -503,7 +503,7 @@ cdef Rent* _rent(Generation* generation, unsigned long long window) noexcept:
 
 @cython.final
 cdef class Rents:
-    """The rents paid lately for cold windows: the arithmetic of _rents.py, in tables of numbers."""
+    """The rents that were recently paid for cold windows: the arithmetic of _rents.py, in tables of numbers."""
 
     cdef Generation young
     cdef Generation old
@@ -514,11 +514,11 @@ cdef class Rents:
         free(self.old.rents)
 
     def due(self, window, long long size, long long price, long long patience, long long start=0):
-        """Pay for reading `size` bytes of a window; True if its price is reached, so that it is to be bought now."""
+        """Pay for reading `size` bytes of a window; True if its price is reached, so that it should be bought now."""
         return self.pay(window & 0xFFFFFFFFFFFFFFFF, size, price, patience, start)
 
     def scattered(self, window):
-        """Whether the reads of a window that were paid for lately lie apart."""
+        """Whether the recent reads of a window were scattered."""
         cdef unsigned long long wanted = window & 0xFFFFFFFFFFFFFFFF
         cdef Rent* slot
         cdef bint apart

@@ -1,5 +1,5 @@
-# Everything happens in .venv, made with $(PYTHON), and made anew when that is another Python; installed anew when
-# pyproject.toml, setup.py or the fast engine's sources change.
+# Everything happens in .venv. It is made with $(PYTHON), and made again when that is another Python. smmap is installed
+# again when pyproject.toml, setup.py or the fast engine's sources change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --only-bi
 TESTS = $(if $(filter pypy-%,$(TAG)),test-core,test)
 ARGS ?=
 
-# All that tools remember between runs lies in .venv, too.
+# The caches of tools are in .venv, too.
 CACHE := $(CURDIR)/$(VENV)/cache
 PYTEST = $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
@@ -23,24 +23,24 @@ TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
-	@echo "make test     install, and run the tests, the core with both engines (ARGS='-k name' is handed to pytest)"
-	@echo "make test-all the same, the stress tests with both engines too, and a part under sanitizers"
-	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 gives the same again)"
-	@echo "make sanitize tests of the fast engine under ASan and UBSan (a part of it is in make test-all)"
+	@echo "make test     install, and run the tests, the core with both engines (ARGS='-k name' is passed to pytest)"
+	@echo "make test-all the same, and the stress tests with both engines, and some tests under sanitizers"
+	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 repeats a run)"
+	@echo "make sanitize tests of the fast engine under ASan and UBSan (make test-all runs some of them)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
 	@echo "make coverage-fast  line coverage of the fast engine's sources, by gcov"
-	@echo "make mutants  wrong changes to policy and plain engine, one at a time: which test notices (ARGS='-k seam' chooses)"
-	@echo "make mutation all changes that cosmic-ray makes of the lines since a commit, likewise (ARGS='--since HEAD~3 --sample 50')"
+	@echo "make mutants  break the policy and the plain engine in one place at a time: does a test fail? (ARGS='-k seam' chooses)"
+	@echo "make mutation the same with every change that cosmic-ray makes in the lines since a commit (ARGS='--since HEAD~3 --sample 50')"
 	@echo "make bench    install, time every workload with both engines beside its limit and peers, write docs/performance.md (half an hour)"
-	@echo "make bench-quick  most rows with a goal in two minutes, written nowhere (ARGS='hits' chooses rows)"
-	@echo "make bench-cold   reads of what is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
-	@echo "make bench-floors what the rows of that page which miss their goal take in C; write docs/cold.md"
+	@echo "make bench-quick  most rows with a goal, in two minutes; writes nothing (ARGS='hits' chooses rows)"
+	@echo "make bench-cold   reads of data that is not in memory, one by one and in batches; write docs/cold.md (ten minutes)"
+	@echo "make bench-floors the rows of that page that miss their goal, beside the same work in C; write docs/cold.md"
 	@echo "make docs     build the documentation into site/, every reference checked"
-	@echo "make lint     ruff and mypy, also of the fast engine's stub where it is built; spelling, and the words that are not used here (tools/prose.py)"
-	@echo "make format   let ruff reformat"
+	@echo "make lint     ruff, mypy, spelling, and words that are not used here (tools/prose.py); the fast engine's stub where it is built"
+	@echo "make format   reformat with ruff"
 	@echo "make matrix   the tests on every Python found here"
 	@echo "make wheels   the sdist and a wheel for every Python found here into dist/, each one checked and tried"
-	@echo "make clean    remove what these made"
+	@echo "make clean    remove everything that these commands made"
 
 demo: $(VENV)/.cli
 	$(BIN)/smmap bench --handles 512 --memory 256M $(ARGS)
@@ -48,8 +48,8 @@ demo: $(VENV)/.cli
 # A file's tests run in one process: some of them share what they make. WORKERS=0 runs all of them in this one.
 WORKERS ?= auto
 
-# What depends on the engine, and runs again for the plain one where the fast one was built: CORE in `make test`, BOTH in
-# `make test-all`. With ARGS there may be nothing of it to run, which is no failure.
+# The tests that depend on the engine, and run again for the plain one where the fast one was built: CORE in `make test`,
+# BOTH in `make test-all`. With ARGS there may be none of them to run, which is not a failure.
 CORE := tests/core tests/engine/test_choice.py tests/compat/test_names.py tests/faces/test_buffers.py
 BOTH := $(CORE) tests/stress tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py
 AGAIN = $(CORE)
@@ -58,7 +58,7 @@ test: $(VENV)/.test
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 	@$(BIN)/python -c 'import smmap; print("engine:", smmap.engine, smmap.engine_error)'
 	@if $(BIN)/python -c 'import smmap, sys; sys.exit(smmap.engine != "fast")'; then \
-		echo "again, with the plain engine: what depends on it"; \
+		echo "again with the plain engine: the tests that depend on the engine"; \
 		SMMAP_ENGINE=plain $(PYTEST) -n $(WORKERS) --dist loadfile \
 			$(if $(findstring tests/,$(ARGS)),,$(AGAIN)) $(ARGS) || test $$? = 5; \
 	fi
@@ -72,8 +72,8 @@ test-all: test
 sanitize: $(VENV)/.test
 	$(BIN)/python tools/sanitize.py $(ARGS)
 
-# Half of the time each; ends at the first answer that is neither right nor a promised error. Then both engines, the same
-# calls, for STEPS steps.
+# Each runs for half of the time, and stops at the first result that is neither right nor a promised error. Then both
+# engines get the same calls, for STEPS steps.
 STEPS ?= 50000
 SECONDS ?= 60
 SEED := $(or $(SEED),$(shell date +%s))
@@ -104,11 +104,11 @@ bench: $(VENV)/.bench
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
-# Needs no root: it drops its own files from the page cache. 2 GiB are written below .bench/ or SMMAP_BENCH_DIR.
+# Does not need root: it drops its own files from the page cache. It writes 2 GiB below .bench/ or SMMAP_BENCH_DIR.
 bench-cold: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.storage --write $(ARGS)
 
-# What the rows of docs/cold.md that miss their goal would take in C: needs a C compiler.
+# The rows of docs/cold.md that miss their goal, beside the same work in C: needs a C compiler.
 bench-floors: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.floors --write $(ARGS)
 
@@ -120,12 +120,13 @@ lint: $(VENV)/.lint $(wildcard $(VENV)/.test)
 	$(BIN)/mypy --strict
 	@$(MAKE) --no-print-directory lint-stub
 
-# Only where the engine was built, as by `make test`, which takes longer than all of the above.
+# Only if the engine was built, for example by `make test`: building takes longer than all of the above.
 lint-stub: $(VENV)/.lint
 	@if $(BIN)/python -c 'import smmap._engine.fast' 2>/dev/null; then $(MAKE) --no-print-directory lint-fast; \
 		else echo "the fast engine is not built: its stub is not checked (make test-all builds and checks it)"; fi
 
-# The fast engine's stub beside the extension, and beside all that the policy calls of an engine; both have the same names.
+# Compares the fast engine's stub with the extension, and with everything that the policy calls; both engines have the same
+# names.
 lint-fast:
 	$(BIN)/stubtest --allowlist tools/stubtest.txt --ignore-unused-allowlist smmap._engine.fast
 	MYPYPATH=src $(BIN)/mypy --config-file= --strict --always-true FAST --ignore-missing-imports \
@@ -136,7 +137,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Into dist/. ARGS='--only 3.11,3.13' builds for these Pythons.
+# Writes into dist/. ARGS='--only 3.11,3.13' builds only for these Pythons.
 wheels: $(VENV)/.python-$(TAG)
 	$(PIP) auditwheel build check-wheel-contents twine
 	$(BIN)/python tools/wheels.py $(ARGS)
@@ -152,7 +153,7 @@ clean:
 	rm -rf $(VENV) build dist site .nox .sanitize .coverage .coverage-fast .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python-$(TAG):
-	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name a Python of 3.9 or later, as in make PYTHON=python3.12"; exit 1; }
+	@test -n "$(TAG)" || { echo "$(PYTHON) does not run: name Python 3.9 or later, as in make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
 		{ echo "$(PYTHON) is $(TAG); smmap needs 3.9 or later: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -161,12 +162,12 @@ $(VENV)/.python-$(TAG):
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# The one that Python brings may not know dependency groups.
+# The pip that comes with Python may not know dependency groups.
 $(VENV)/.pip: $(VENV)/.python-$(TAG)
 	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
-# What the installation is made from: it is made anew when one of them changes.
+# The sources of the installation, which is made again when one of them changes.
 SOURCES := pyproject.toml setup.py src/smmap/_engine/_sources.py $(wildcard $(foreach kind,pyx pxi h,src/smmap/_engine/*.$(kind)))
 
 $(VENV)/.docs: $(VENV)/.pip $(SOURCES)
@@ -177,7 +178,7 @@ $(VENV)/.cli: $(VENV)/.python-$(TAG) $(SOURCES)
 	$(PIP) --editable '.[cli]'
 	@touch $@
 
-# Neither smmap nor all of the libraries that tests use, which take minutes; nor their bytecode, which takes as long again.
+# Without smmap, the libraries for tests, and bytecode: each of these would take minutes.
 $(VENV)/.lint: $(VENV)/.pip pyproject.toml
 	$(PIP) --no-compile --group lint
 	@touch $@
@@ -186,7 +187,7 @@ $(VENV)/.test: $(VENV)/.pip $(SOURCES)
 	$(PIP) --editable . --group $(TESTS)
 	@touch $@
 
-# cosmic-ray needs GitPython, and that an smmap: this one, which is there by then. There is no wheel of yattag.
+# cosmic-ray needs GitPython, which needs an smmap: this one is installed by then. yattag has no wheel.
 $(VENV)/.mutation: $(VENV)/.test pyproject.toml
 	$(PIP) --no-binary=yattag --group mutation
 	@touch $@

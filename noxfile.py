@@ -1,4 +1,4 @@
-"""The tests on every Python that is found here (see tools/pythons.py); those that are not are named and left out."""
+"""The tests on every Python that is found here (see tools/pythons.py); missing ones are named and left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "tools"))
 
 from pythons import FOUND, MISSING, PATH
 
-LIGHT = ["tests/core", "tests/engine", "tests/stress", "tests/compat/test_names.py"]  # need pytest and hypothesis only
+LIGHT = ["tests/core", "tests/engine", "tests/stress", "tests/compat/test_names.py"]  # need only pytest and hypothesis
 PARALLEL = ["-n", "auto", "--dist", "loadfile"]  # a file's tests in one process: some of them share what they make
 
 nox.options.sessions = ["matrix"]

@@ -1,10 +1,10 @@
-"""Builds the fast engine where there is a C compiler; everything else stands in pyproject.toml.
+"""Builds the fast engine where there is a C compiler; everything else is in pyproject.toml.
 
-Without a compiler, and on PyPy and Windows, the plain engine is installed; on free-threaded Python 3.14 and later, too,
-since the fast one has not been run there yet: SMMAP_BUILD=fast builds it. pip hides what a build prints, so the reason
-is written beside the engines, and `smmap.engine_error` and `python -m smmap` tell it.
-SMMAP_BUILD=plain in the environment builds without the fast engine, SMMAP_BUILD=fast fails where it cannot be built.
-SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), as for sanitizers.
+Without a compiler, and on PyPy and Windows, only the plain engine is installed. The same goes for free-threaded Python
+3.14 and later, where the fast engine has not been run yet: there, SMMAP_BUILD=fast builds it. pip hides the output of a
+build, so the reason is written to a file next to the engines, and `smmap.engine_error` and `python -m smmap` report it.
+With SMMAP_BUILD=plain in the environment the fast engine is not built; with SMMAP_BUILD=fast the build fails if it
+cannot be built. SMMAP_CFLAGS is added to the compiler's flags (and to the linker's), for example for sanitizers.
 """
 
 import os
@@ -56,7 +56,7 @@ def extension() -> Extension:
 
 
 def c_sources() -> list[str]:
-    """What Cython makes of the source; where there is no Cython, the C source that an sdist has."""
+    """The C source that Cython generates; without Cython, the C source in the sdist."""
     try:
         from Cython.Build import cythonize
     except ImportError:
@@ -65,7 +65,7 @@ def c_sources() -> list[str]:
 
 
 def short(error: str) -> str:
-    """What a user has to know of an error of the compiler's, which has the whole command in it."""
+    """The part of a compiler error that a user has to know: the error contains the whole command."""
     failed = re.match(r"[Cc]ommand '(?:\['([^']+)'.*|([^' ]+).*')", error, re.DOTALL)
     if failed is None:
         return error
@@ -73,7 +73,7 @@ def short(error: str) -> str:
 
 
 class Build(build_ext):
-    """Builds what can be built, and says why the rest cannot."""
+    """Builds what it can, and says why the rest cannot be built."""
 
     def run(self) -> None:
         path = (HERE / ENGINES if self.inplace else Path(self.build_lib, *ENGINES.parts[1:])) / REASON
@@ -92,7 +92,7 @@ class Build(build_ext):
 
 
 class Modules(build_py):
-    """Writes down why the fast engine is not tried."""
+    """Records why the fast engine is not built."""
 
     def run(self) -> None:
         super().run()
@@ -102,7 +102,7 @@ class Modules(build_py):
 
 
 class Sources(sdist):
-    """Adds the C source to an sdist, so that it can be built where there is no Cython."""
+    """Adds the C source to an sdist, so that it can be built without Cython."""
 
     def run(self) -> None:
         c_sources()

@@ -1,4 +1,4 @@
-"""The command line: choose rows, run each in processes of its own, show and keep what came out."""
+"""The command line: choose rows, run each in its own processes, show and keep the results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def chosen(names: list[str], quick: bool) -> list[Row]:
-    """The rows with one of those subjects, or a part of whose name is among them."""
+    """The rows with one of those subjects, or with one of those parts in their names."""
     for subject in SUBJECTS:
         importlib.import_module(f"{__package__}.{subject}")
     rows = ROWS
@@ -59,7 +59,7 @@ def named(part: str, one: Row) -> bool:
 
 
 def run(one: Row, settings: Settings, options: argparse.Namespace) -> Result:
-    """Measure a row in processes of its own."""
+    """Measure a row in its own processes."""
     if options.inline and not one.python:
         return measure(one, settings, only(options))
     environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"))
@@ -68,7 +68,7 @@ def run(one: Row, settings: Settings, options: argparse.Namespace) -> Result:
         return Result.of(one, skipped=missing)
     if one.python == "free-threaded":
         environment["PYTHON_GIL"] = "0"
-        settings = dataclasses.replace(settings, cpu=False)  # which adds up what runs side by side
+        settings = dataclasses.replace(settings, cpu=False)  # which adds up threads that run in parallel
     if one.python == "malloc":
         environment["PYTHONMALLOC"] = "malloc"
         settings = dataclasses.replace(settings, processes=1)  # it is counted, not timed
@@ -101,7 +101,7 @@ def interpreter(kind: str) -> tuple[str, str]:
 
 
 def only(options: argparse.Namespace) -> set[str]:
-    """The contenders that were asked for; none stands for all."""
+    """The requested contenders; an empty list means all."""
     return {name for name in options.only.split(",") if name}
 
 

@@ -1,4 +1,4 @@
-"""Random reads of more than may stay mapped: 256 MiB by windows of 1 MiB."""
+"""Random reads of more than may stay mapped: 256 MiB in windows of 1 MiB."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def positions_of(settings: Settings, pattern: str) -> list[int]:
 
 
 def others(path: str, positions: list[int], limit: int, pread: str) -> list[Contender]:
-    """What there is besides: pread, and caches of as many maps as fit within the limit of bytes."""
+    """The alternatives: pread, and caches of as many maps as fit within the memory limit."""
     descriptor = os.open(path, os.O_RDONLY)
     count = limit // WINDOW
     cached = peers.lru_of_windows(descriptor, WINDOW, count)
@@ -40,7 +40,7 @@ def others(path: str, positions: list[int], limit: int, pread: str) -> list[Cont
 
 
 def rows(interface: str, limit: str, fast: dict[str, Aim], plain: float) -> Callable[[Build], Build]:
-    """A row for each pattern and each limit of memory; there are aims for 16 MiB."""
+    """A row for each pattern and each memory limit; there are aims for 16 MiB."""
 
     def enter(build: Build) -> Build:
         for pattern in ("walk", "zipf", "uniform"):
@@ -65,7 +65,7 @@ def rows(interface: str, limit: str, fast: dict[str, Aim], plain: float) -> Call
 
 @rows("buffer", PREAD, {"uniform": Aim(1.15), "zipf": Aim(1.1), "walk": Aim(1.0)}, NO_SLOWER)
 def buffer(settings: Settings, pattern: str, memory: int) -> list[Contender]:
-    """Copies: where smmap is free to read instead of mapping."""
+    """Copies, for which smmap may read instead of mapping."""
     path, positions = file_of(LENGTH), positions_of(settings, pattern)
 
     def contender(name: str, library: Any, role: str) -> Contender:

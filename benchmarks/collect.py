@@ -1,4 +1,4 @@
-"""Unloading what is idle: the cost of a region must not depend on how many there are."""
+"""Unmapping idle regions: the cost per region must not depend on how many there are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 2 * 4096
 
 
 def sparse(size: int) -> str:
-    """The path of a file that is that long and holds nothing, but a byte in each window."""
+    """The path of a file of that length, which is empty except for a byte in each window."""
     path = directory("data") / f"sparse-{size}"
     if not path.exists() or path.stat().st_size != size:
         with path.open("wb") as file:
@@ -45,7 +45,7 @@ def rows(build: Build) -> Build:
 
 @rows
 def collect(settings: Settings, count: int) -> list[Contender]:
-    """`manager.collect()` with so many idle regions of one file, of each of which a byte was read."""
+    """`manager.collect()` with so many idle regions of one file, after one byte of each was read."""
     path = sparse(count * WINDOW)
     descriptor = os.open(path, os.O_RDONLY)
     offsets = range(0, count * WINDOW, WINDOW)
@@ -74,7 +74,7 @@ def collect(settings: Settings, count: int) -> list[Contender]:
         own = library.SlidingWindowMapManager(WINDOW, max_open_handles=40_000)
         contenders.append(once(name, own.collect, role=name, setup=use_all(own), operations=count))
     if count <= (1000 if settings.quick else 10_000):
-        # Its regions keep a descriptor each, and it needs minutes for more.
+        # Its regions keep a descriptor each, and it takes minutes for more.
         old = peers.smmap5().SlidingWindowMapManager(WINDOW, max_open_handles=40_000)
         contenders.append(once(SMMAP_5, old.collect, setup=use_all(old), operations=count))
     return contenders
@@ -88,5 +88,5 @@ def collect(settings: Settings, count: int) -> list[Contender]:
     rows=("collect, N = 1,000", "collect, N = 30,000"),
 )
 def flat(small: Result, large: Result) -> dict[str, float]:
-    """How much faster our time for a region grows than the limit's."""
+    """How much faster our time per region grows than the limit's."""
     return growth(small, large)

@@ -1,4 +1,4 @@
-"""The files that are read, and where: made once, under `.bench/`, or where SMMAP_BENCH_DIR says. Always the same."""
+"""The files and places to read: made once, in `.bench/` or the folder in SMMAP_BENCH_DIR, and always the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def directory(name: str = "") -> Path:
-    """A folder of the benchmark's, made if need be."""
+    """A folder of the benchmark, made if necessary."""
     path = Path(os.environ.get("SMMAP_BENCH_DIR") or ROOT / ".bench") / name
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -23,7 +23,7 @@ def directory(name: str = "") -> Path:
 
 @functools.cache  # it would be read each time
 def file_of(size: int, end: bytes = b"") -> str:
-    """The path of a file of so many random bytes, of which the last are `end`; it is in memory after this."""
+    """The path of a file of `size` random bytes that ends with `end`; it is in memory after this."""
     path = directory("data") / (f"{size}-{end.hex()}" if end else f"{size}")
     if not path.exists() or path.stat().st_size != size:
         source = random.Random(size)
@@ -40,7 +40,7 @@ def file_of(size: int, end: bytes = b"") -> str:
 
 @functools.cache
 def files_of(count: int, size: int) -> list[str]:
-    """The paths of so many files, each of so many random bytes; they are in memory after this."""
+    """The paths of `count` files of `size` random bytes each; they are in memory after this."""
     folder = directory(f"data/{count}x{size}")
     paths = [folder / f"{number // 1000:02}" / f"{number:05}.bin" for number in range(count)]
     if not (folder / "complete").exists():
@@ -72,7 +72,7 @@ def spread(count: int, start: int, stop: int, size: int = 1, window: int = 0, se
 
 
 def zipf(count: int, length: int, size: int, seed: int = 2) -> list[int]:
-    """Offsets of blocks of `size` bytes, the r-th most frequent drawn with probability 1/r; frequent ones lie apart."""
+    """Offsets of blocks of `size` bytes, the r-th most frequent with probability 1/r; frequent ones are far apart."""
     source = random.Random(seed)
     blocks: Sequence[int] = range(0, length, size)
     weights = [1 / rank for rank in range(1, len(blocks) + 1)]
@@ -80,7 +80,7 @@ def zipf(count: int, length: int, size: int, seed: int = 2) -> list[int]:
 
 
 def walk(count: int, length: int, size: int, steps: int = 64, seed: int = 3) -> list[int]:
-    """Offsets that stay within 64 KiB for so many steps, then jump."""
+    """Offsets that stay within 64 KiB for some steps, then jump."""
     source = random.Random(seed)
     near = 64 * KIB
     positions: list[int] = []

@@ -1,4 +1,4 @@
-"""Our library, once for each engine, side by side in one process: so that a row's rounds meet both alike."""
+"""Our library, once for each engine, side by side in one process, so that noise affects both alike."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["part", "sides"]
 
 @functools.cache
 def sides() -> tuple[tuple[str, Any], ...]:
-    """The names of the engines that there are here, each with the library that runs on it.
+    """The names of the available engines, each with the library that runs on it.
 
-    Where `SMMAP_ENGINE` names one, or the fast one is not built, that one alone.
+    If `SMMAP_ENGINE` names one, only that one; if the fast one is not built, only the plain one.
     """
     if smmap.engine == "plain":
         return (("plain", smmap),)
@@ -28,7 +28,7 @@ def sides() -> tuple[tuple[str, Any], ...]:
 
 
 def part(library: Any, name: str) -> Any:
-    """A subpackage of one of them, `numpy` for instance."""
+    """A subpackage of one of them, for example `numpy`."""
     return importlib.import_module(f"{library.__name__}.{name}")
 
 

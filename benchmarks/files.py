@@ -41,7 +41,7 @@ def rows(build: Build) -> Build:
             f"files, F = {count:,}",
             limit=LIMIT,
             fast=Aim(1.05, stretch=0.85) if main else None,
-            # Its maps are all smmap 5's, of which each pins one; it takes minutes for 10,000.
+            # smmap 5's buffers pin one map each; it takes minutes for 10,000.
             plain=NO_SLOWER if main and count <= 1000 else None,
             figure="files",
             panel="buffers kept open",
@@ -67,7 +67,7 @@ def kept(settings: Settings, count: int) -> list[Contender]:
 
 @row("files, 2,000 of 1 MiB, zipf", limit=LIMIT, fast=Aim(1.05, stretch=0.85), plain=NO_SLOWER, quick=False)
 def popular(settings: Settings) -> list[Contender]:
-    """The same of larger files, of which few are read often: the r-th with probability in proportion to 1/r."""
+    """The same with larger files, of which few are read often: the r-th with probability proportional to 1/r."""
     count = 2000
     source = random.Random(5)
     order = source.sample(range(count), count)
@@ -170,7 +170,7 @@ def small(settings: Settings) -> list[Contender]:
 
 @row("open, 100 bytes, close: smmap.open", limit='open(path, "rb")', fast=1.2)
 def small_file(settings: Settings) -> list[Contender]:
-    """The same by file objects."""
+    """The same with file objects."""
     paths = files_of(OPENED, SIZE)
 
     def by(opened: Callable[[str], Any]) -> Callable[[str], bytes]:

@@ -1,4 +1,4 @@
-"""gitdb reading a repository that git made: what an application feels of the library below it."""
+"""gitdb reads a repository that git made: the effect of the library on an application."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKS = 3
 
 
 class BareCursor:
-    """The least that gitdb needs of a cursor: a map of the whole file."""
+    """The minimum that gitdb needs of a cursor: a map of the whole file."""
 
     def __init__(self, path: str) -> None:
         self._map = peers.mapped(path)
@@ -56,7 +56,7 @@ class BareManager:
 
 
 def gitdb_on(library: Any) -> Any:
-    """A gitdb of its own, on that smmap."""
+    """A separate gitdb, on that smmap."""
     return peers.import_apart(peers.installed("gitdb"), "gitdb", {"smmap": library})
 
 
@@ -69,7 +69,7 @@ def bare() -> ModuleType:
 
 
 def git(folder: str, *arguments: str, data: bytes = b"") -> bytes:
-    """What git says."""
+    """The output of git."""
     command = ["git", "-c", "gc.auto=0", "-c", "pack.threads=1", *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(command, cwd=folder, env=clean, input=data, check=True, stdout=subprocess.PIPE).stdout
@@ -94,7 +94,7 @@ def history(first: int, source: random.Random, files: dict[str, list[bytes]]) ->
 
 @functools.cache
 def repository() -> tuple[str, tuple[bytes, ...]]:
-    """The folder of a repository's objects, which lie in three packs, and all their names; made once."""
+    """The folder of a repository's objects, which are in three packs, and all their names; made once."""
     folder = directory("data/repository.git")
     if not (folder / "complete").exists():
         git(str(folder), "init", "--quiet", "--bare", "--template=", "--initial-branch=main", ".")
@@ -140,7 +140,7 @@ def packed_of(database: Any) -> Any:
 
 
 def chosen(count: int) -> list[bytes]:
-    """So many of the objects' names, in random order."""
+    """`count` of the objects' names, in random order."""
     _, names = repository()
     return random.Random(1).sample(names, min(count, len(names)))
 
@@ -156,7 +156,7 @@ def opening(_settings: Settings) -> list[Contender]:
 
 @row("gitdb, index lookup", limit="gitdb on a bare mmap", fast=1.03, plain=NO_SLOWER)
 def lookup(_settings: Settings) -> list[Contender]:
-    """Whether an object is there, and where in its pack."""
+    """Whether an object exists, and where it is in its pack."""
     return contenders("has(i)", chosen(1000), lambda _, database: {"has": packed_of(database).has_object})
 
 

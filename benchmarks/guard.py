@@ -1,4 +1,4 @@
-"""What guarding reads against truncated files costs: `guard="copies"`, the default, beside `guard="off"`."""
+"""The cost of guarding reads against truncated files: `guard="copies"`, the default, beside `guard="off"`."""
 
 from __future__ import annotations
 

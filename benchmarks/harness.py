@@ -1,12 +1,12 @@
 """Times contenders against each other. Knows nothing of what they do, nor how results are shown.
 
-A *row* is one workload with its *contenders*: ours, once for each engine; the *limits* (what a Python program cannot
+A *row* is one workload with its *contenders*: ours, once for each engine; the *limits* (which a Python program cannot
 beat); and *peers*. An *aim* says how much of another contender's time one of ours may take: the fast engine's is a
 multiple of the limit, the plain engine's of smmap 5, unless the row says otherwise.
 
-All of a row run in one process, in *rounds*: each round times every contender once, in an order that rotates, so that
-what else the machine does meets all of them alike. A contender repeats its *pass* as often as makes a round worth
-timing. The least time of any round counts: noise only ever adds.
+All contenders of a row run in one process, in *rounds*: each round times every contender once, in an order that
+rotates, so that other work of the machine affects all of them alike. A contender repeats its *pass* until a round is
+long enough to time. The fastest round counts: noise only ever adds.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ Build = Callable[..., "Sequence[Contender] | Sized"]
 ENGINES = ("fast", "plain")
 """The roles, and mostly the names, of our own contenders."""
 SMMAP_5 = "smmap 5"
-TWICE_AS_FAST = 0.5  # as smmap 5: what the plain engine's hits through buffers have to be
+TWICE_AS_FAST = 0.5  # of smmap 5's time: the goal of the plain engine's hits through buffers
 NO_SLOWER = 1.1  # a tenth is noise
-AT_MOST_DEARER = 2.5  # where smmap 5 leaves out what a promise needs
+AT_MOST_DEARER = 2.5  # where smmap 5 skips what a promise needs
 
 
 class SkippedError(Exception):
-    """Raised by what builds a row, if it cannot be measured here: why."""
+    """Raised by the builder of a row that cannot be measured here: says why."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Settings:
     round_time: float = 0.01
     """Seconds that a round should last, for each contender; a single pass may take longer."""
     budget: float = 0.6
-    """Seconds after which a contender that has had three rounds gets no more; a third of it, if no aim is about it."""
+    """Seconds after which a contender that has had three rounds gets no more; a third of that if it has no aim."""
     processes: int = 3
     quick: bool = False
     cpu: bool = False
-    """Count the time that this process ran, instead of what the clock on the wall says."""
+    """Count the CPU time of this process instead of wall-clock time."""
 
     def few(self, count: int) -> int:
-        """That many operations in a pass, or half of them."""
+        """So many operations in a pass, or half of them."""
         return count // 2 if self.quick else count
 
     def for_curves(self) -> Settings:
@@ -97,9 +97,9 @@ class Contender:
     run: Callable[[int], Any]
     """Does so many passes."""
     results: Callable[[], Iterable[Any]]
-    """What one pass gets, to be compared with the other contenders'."""
+    """The results of one pass, to be compared with those of the other contenders."""
     role: str = "peer"
-    """An engine's name for ours, else "limit" or "peer". Of several limits the fastest counts."""
+    """An engine's name for ours, otherwise "limit" or "peer". Of several limits the fastest one counts."""
     setup: Callable[[], Any] | None = None
     """What to do before each round, untimed; a round is a single pass then."""
     operations: int = 1
@@ -119,7 +119,7 @@ class Measured:
 
 @dataclass
 class Sized:
-    """What a row gives that measures bytes, not time: of each contender."""
+    """The result of a row that measures bytes, not time: those of each contender."""
 
     sizes: dict[str, int]
 
@@ -169,7 +169,7 @@ class Result:
     """What is measured: seconds, bytes ("B"), or factors ("x")."""
     contenders: dict[str, Measured] = field(default_factory=dict)
     judged: dict[str, list[float]] = field(default_factory=dict)
-    """For each engine with an aim what the aim is about, of each process."""
+    """For each engine with an aim: the values to judge, one from each process."""
     python: str = ""
     """The interpreter, if it is not the one of the other rows."""
     skipped: str = ""
@@ -196,7 +196,7 @@ class Result:
         return ours / other.least if ours and other is not None and other.rounds else None
 
     def judge(self) -> Result:
-        """Note what the aims are about."""
+        """Note the values to judge by the aims."""
         for engine, aim in self.aims.items():
             if self.unit == "B":
                 value = self.best(engine)
@@ -210,7 +210,7 @@ class Result:
         return self
 
     def value(self, engine: str) -> float | None:
-        """What an engine's aim is about: the median of the processes."""
+        """The value to judge by an engine's aim: the median of the processes."""
         return statistics.median_low(self.judged[engine]) if engine in self.judged else None
 
     def holds(self, engine: str) -> bool | None:
@@ -277,7 +277,7 @@ Compute = Callable[..., Mapping[str, float]]
 
 @dataclass
 class DerivedRow:
-    """A row that is computed from others: factors, in place of times."""
+    """A row that is computed from others: factors instead of times."""
 
     name: str
     subject: str
@@ -338,8 +338,8 @@ def loop(
 ) -> Contender:
     """A contender that evaluates an expression of `i` for each position, in a loop that is the same for all.
 
-    Each has code of its own: the interpreter adapts code to the types that it meets there, so that a loop shared by
-    contenders would be slow for all of them.
+    Each has its own code: the interpreter adapts code to the types that it meets there, so a loop that contenders
+    share would be slow for all of them.
     """
     namespace: dict[str, Any] = {"repeat": itertools.repeat}
     exec(_LOOP.format(names=", ".join(names), expression=expression), namespace)
@@ -366,7 +366,7 @@ def once(
 
 
 def _digest(results: Iterable[Any]) -> int:
-    """A checksum of results: bytes-like things by content, all else by its text."""
+    """A checksum of results: bytes-like objects by content, others by their text."""
     checksum = 0
     for result in results:
         if isinstance(result, int):
@@ -387,7 +387,7 @@ def _timed(contender: Contender, passes: int, now: Callable[[], float]) -> float
 
 
 def compare(contenders: Sequence[Contender]) -> dict[str, str]:
-    """Check that all get the same data; notes on those which do not. Ours and the limits must."""
+    """Check that all contenders get the same data; return notes on peers that do not. Ours and the limits must."""
     notes = {}
     expected = None
     for contender in sorted(contenders, key=lambda one: ("limit", *ENGINES, "peer").index(one.role)):
@@ -410,7 +410,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, str]:
 
 
 def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Result:
-    """Build a row, check it, time it; with `only`, of the peers those named."""
+    """Build a row, check it, and time it; with `only`, just the named peers."""
     result = Result.of(chosen)
     try:
         built = chosen.build(settings, **chosen.parameters)
@@ -466,7 +466,7 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
 
 
 def join(results: Sequence[Result]) -> Result:
-    """One result of those that several processes gave: the times of the middle one by what is judged first."""
+    """One result from those of several processes: the times of the middle one, by the first judged value."""
     first = next((engine for engine in ENGINES if results[0].value(engine) is not None), "")
     order = sorted(results, key=lambda one: one.value(first) or 0) if first else list(results)
     joined = order[(len(order) - 1) // 2]

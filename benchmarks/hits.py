@@ -1,4 +1,4 @@
-"""Reads of what is mapped already: the price of hiding windows."""
+"""Reads of mapped windows: the price of hiding windows."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Conten
 @row("new cursor near", limit="os.stat + memoryview slice", fast=1.1, plain=AT_MOST_DEARER, where="near")
 @row("new cursor 64 windows", limit="os.stat + memoryview slice", fast=1.1, plain=AT_MOST_DEARER, windows=64)
 def new_cursor(settings: Settings, where: str = "", windows: int = 1) -> list[Contender]:
-    """A cursor of its own for each read, of a file that is known."""
+    """A new cursor for each read, of a known file."""
     window, positions = place(settings, where, windows, SIZE)
     path = file_of(LENGTH)
     view = memoryview(peers.mapped(path))

@@ -1,6 +1,6 @@
-"""What `import smmap` costs, beside importing the standard library's modules that it builds on.
+"""The cost of `import smmap`, beside importing the standard library's modules that it uses.
 
-Every time a new Python starts and times one import; rounds alternate, the least of each counts.
+A new Python starts for each import and times it; rounds alternate, and the fastest one counts.
 
     python benchmarks/import_time.py [ROUNDS]
 """

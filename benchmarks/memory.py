@@ -1,7 +1,7 @@
-"""What our objects take: by how much the process's heap grows with each of many.
+"""The memory of our objects: how much the process's heap grows with each of many.
 
-All of the heap is counted, what the interpreter's own allocator and ours from C take alike: the process that measures
-runs with `PYTHONMALLOC=malloc`, and the C library tells what is in use, its own overhead included.
+The whole heap is counted, both the interpreter's allocations and ours from C: the measuring process
+runs with `PYTHONMALLOC=malloc`, and the C library reports what is in use, including its own overhead.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def in_use() -> int:
 
 
 def bytes_each(prepare: Callable[[Any], Callable[[int], Any]]) -> Sized:
-    """What each of many things takes, with each engine and with smmap 5; `prepare(library)` says how one is made."""
+    """The memory of each of many objects, with each engine and with smmap 5; `prepare(library)` says how to make
+    one."""
     sizes = {}
     for name, library in (*sides(), (SMMAP_5, peers.smmap5())):
         make = prepare(library)
@@ -83,7 +84,7 @@ def cursor(_settings: Settings) -> Sized:
 
 @row("memory, idle region", limit=LIMIT, fast=Aim(600), python="malloc")
 def region(_settings: Settings) -> Sized:
-    """A region that no one uses any more, its places in the tables included."""
+    """An idle region, including its entries in the tables."""
     path = file_of(64 * MIB)
 
     def prepare(library: Any) -> Callable[[int], Any]:

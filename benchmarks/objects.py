@@ -1,4 +1,4 @@
-"""What other libraries are given: file objects, where `open(path, "rb")` is the limit, and arrays."""
+"""Objects for other libraries: file objects, where `open(path, "rb")` is the limit, and arrays."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def lines(settings: Settings) -> Sequence[Contender]:
             return sum(1 for _ in text)
 
     class Subclass(io.FileIO):
-        """What the standard library's text files make of any other raw file: before each line they ask for `closed`."""
+        """The standard library's text files over any other raw file: before each line they ask for `closed`."""
 
     return [
         *opened_by_each(work),

@@ -1,4 +1,4 @@
-"""What smmap is compared with. Installed from the package index into `.bench/peers`, apart from the environment."""
+"""The libraries to compare with. Installed from the package index into `.bench/peers`, outside of the environment."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def installed(name: str) -> str:
 
 
 def import_apart(folder: str, name: str, needs: dict[str, Any] | None = None) -> ModuleType:
-    """Import a package from a folder, beside another one of that name, which stays what the name stands for.
+    """Import a package from a folder, beside another one of the same name, which keeps the name.
 
-    Modules of that name that are imported already are put aside meanwhile, as are those that `needs` stands in for.
+    Modules of that name that are already imported are put aside during the import, as are those that `needs` replaces.
     """
     needs = needs or {}
     names = {name, *needs}

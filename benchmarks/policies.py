@@ -1,4 +1,4 @@
-"""Least recently used judged against the optimum, SIEVE and 2Q, on traces of real programs that are recorded here.
+"""Compares LRU with the optimum, SIEVE and 2Q, on traces of real programs that are recorded here.
 
     python -m benchmarks.policies                       # records four traces in a temporary folder, prints a table
     python -m benchmarks.policies --repository ~/linux  # walks that repository
@@ -6,7 +6,7 @@
 
 The programs are ordinary ones: gitdb walks all objects of a repository in the order of its history; a loader draws
 sequences of tokens from shards, nine of ten from a fiftieth of them; `zipfile` reads members of archives of this
-Python's library; keys are looked up by binary search in sorted files. Needs numpy, gitdb and git.
+Python's library; binary search looks up keys in sorted files. Needs numpy, gitdb and git.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WINDOW, MEMORY = 64 << 10, 4 << 20
 
 
 def git_walk(folder: Path, repository: str) -> None:
-    """All objects of a repository, packed again, as gitdb gives them."""
+    """All objects of a repacked repository, as gitdb returns them."""
     from binascii import unhexlify
 
     from gitdb.db import GitDB
@@ -120,7 +120,7 @@ WORKLOADS: dict[str, Callable[[Path, str], None]] = {
 
 @contextlib.contextmanager
 def kept(folder: str | None) -> Iterator[Path]:
-    """The folder for traces: the one asked for, or one that goes afterwards."""
+    """The folder for traces: the requested one, or one that is removed afterwards."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)

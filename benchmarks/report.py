@@ -63,7 +63,7 @@ LIMITS_IN_README = {
 
 
 def head(where: dict[str, str]) -> str:
-    """What stands above the terminal's table."""
+    """The lines above the terminal's table."""
     about = ", ".join(f"{name}: {value}" for name, value in where.items())
     both = " ".join(f"{name:>9} {'x limit':>7} {'goal':28} {'':5}" for name in ENGINES)
     return f"{about}\n{'row':44} {'limit':>9} {both} {'spread':>6}  others, as multiples of the limit"
@@ -85,7 +85,7 @@ def multiple(value: float | None) -> str:
 
 
 def shown(result: Result, value: float | None) -> str:
-    """What was measured of a contender."""
+    """The measurements of a contender."""
     if value is None:
         return ""
     return {"s": seconds, "x": multiple, "B": lambda size: f"{size:.0f} B"}[result.unit](value)
@@ -97,7 +97,7 @@ def verdict(result: Result, engine: str) -> str:
 
 
 def judged(result: Result, engine: str) -> str:
-    """What an engine's goal is about."""
+    """The value that an engine's goal judges."""
     value = result.value(engine)
     if value is None:
         return ""
@@ -107,7 +107,7 @@ def judged(result: Result, engine: str) -> str:
 
 
 def goal(result: Result, engine: str) -> str:
-    """What is wanted of an engine."""
+    """The goal of an engine."""
     aim = result.aims.get(engine)
     if aim is None:
         return ""
@@ -143,7 +143,7 @@ def others(result: Result) -> str:
 
 
 def spread(result: Result) -> str:
-    """By how much the median of a contender's rounds is above the least: of ours or the limit's the largest."""
+    """The median of a contender's rounds divided by the fastest: the largest value of ours and the limit's."""
     if result.unit != "s":
         return ""
     spreads = [one.median / one.least for one in result.contenders.values() if one.role != "peer" and one.least]
@@ -215,7 +215,7 @@ def machine(settings: Settings | None = None) -> dict[str, str]:
 
 
 def write_json(path: str, results: Sequence[Result], where: dict[str, str]) -> None:
-    """All that was measured."""
+    """Write all measurements."""
     record = {"machine": where, "rows": [one.as_json() for one in results]}
     Path(path).write_text(json.dumps(record, indent=1) + "\n")
 
@@ -228,7 +228,7 @@ def read_json(*paths: str) -> tuple[list[Result], dict[str, str]]:
     records = [json.loads(Path(path).read_text()) for path in paths]
     where: dict[str, str] = records[0]["machine"]
     if any(record["machine"] != where for record in records):
-        raise SystemExit("what was measured at another commit, or elsewhere, does not belong into one table")
+        raise SystemExit("measurements of another commit or machine do not belong in one table")
     found = {one["name"]: Result.of_json(one) for record in records for one in record["rows"]}
     return list(found.values()), where
 
@@ -308,7 +308,7 @@ def details(subject: str, results: Sequence[Result]) -> list[str]:
 
 
 def in_readme(results: Iterable[Result], where: dict[str, str]) -> list[str]:
-    """The README's table, and what it is from."""
+    """The README's table, and the machine and commit that it comes from."""
     found = {one.name: one for one in results}
     about = f"{where['Python']}, {where['System'].partition(' ')[0]}, {where['Processor']}, commit {where['Commit']}"
     lines = [

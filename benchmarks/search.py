@@ -1,4 +1,4 @@
-"""Looking for something: nearby, as programs do that go from line to line, and through a large file."""
+"""Searches: nearby, like programs that go from line to line, and through a large file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def whole(settings: Settings) -> str:
 
 @row("find, at the end of 1 GiB", limit="mmap.find", fast=1.0)
 def find(settings: Settings) -> list[Contender]:
-    """A needle at the end; all windows are mapped afresh each time, as is the whole file for `mmap`."""
+    """A needle at the end; all windows are mapped again each time, as is the whole file for `mmap`."""
     path = whole(settings)
 
     def bare() -> int:
@@ -86,7 +86,7 @@ def find(settings: Settings) -> list[Contender]:
 
 @row("rfind, at the start of 1 GiB", limit="mmap.rfind", fast=1.0, quick=False)
 def rfind(settings: Settings) -> list[Contender]:
-    """What stands at the start and nowhere else, looked for from the end."""
+    """Bytes that are only at the start, searched from the end."""
     path = whole(settings)
     with open(path, "rb") as file:
         needle = file.read(len(NEEDLE))

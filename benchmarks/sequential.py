@@ -1,4 +1,4 @@
-"""Reading a large file from start to end, once: maps are made and given back within the time taken."""
+"""Reading a large file from start to end, once: mapping and unmapping are part of the times."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def copy(settings: Settings) -> list[Contender]:
 
 @row("one slice of 24 MB, 64 KiB windows", limit="open, seek, read", fast=1.2, plain=NO_SLOWER)
 def large(settings: Settings) -> list[Contender]:
-    """A slice of many windows, of which the limit lets few be mapped; it is joined into one `bytes`."""
+    """A slice of many windows, few of which may be mapped; it is joined into one `bytes`."""
     path = file_of(64 * MIB)
     size = 24_000_000
     starts = [number * 5_000_000 + 12_345 for number in range(8)]

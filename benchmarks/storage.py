@@ -1,8 +1,8 @@
-"""Reads of what is not in memory, one by one and in batches: `make bench-cold`.
+"""Reads of data that is not in memory, one by one and in batches: `make bench-cold`.
 
-The other rows are taken from a page cache that has all. Here each round starts with the benchmark's own files dropped
-from it, by `posix_fadvise(DONTNEED)`, which needs no root; nothing may have them mapped then. All contenders of a row
-read the same places, in rounds that take turns, and the medians count.
+The other rows read from a page cache that has everything. Here, before each round, the benchmark's own files are
+dropped from it, by `posix_fadvise(DONTNEED)`, which does not need root; nothing may have them mapped then. All
+contenders of a row read the same places, in rounds that take turns, and the medians count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Reader(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """A line of the table: ours beside another, in us a read."""
+    """A line of the table: ours beside another contender, in microseconds per read."""
 
     row: str
     against: str
@@ -59,7 +59,7 @@ class Goal(NamedTuple):
 
 
 class Bench:
-    """The files, and what is dropped between rounds."""
+    """The files, and dropping them between rounds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         if not hasattr(os, "posix_fadvise"):
@@ -74,7 +74,7 @@ class Bench:
         self.points: dict[str, dict[str, list[tuple[int, float]]]] = {"cold": {}, "warm": {}}
 
     def drop(self, paths: Sequence[str] = ()) -> None:
-        """Let the files be on storage alone."""
+        """Drop the files from memory."""
         for path in paths or [self.path]:
             number = os.open(path, os.O_RDONLY)
             os.fdatasync(number)
@@ -82,7 +82,7 @@ class Bench:
             os.close(number)
 
     def warm(self) -> None:
-        """Let the large file be in memory."""
+        """Bring the large file into memory."""
         with open(self.path, "rb", 0) as file:
             while file.read(16 * MIB):
                 pass
@@ -98,13 +98,13 @@ class Bench:
         before: Callable[[], object],
         rounds: int = 0,
     ) -> dict[str, float]:
-        """The median time of each reader, in us a read."""
+        """The median time of each reader, in microseconds per read."""
         spent: dict[str, list[float]] = {one.name: [] for one in readers}
         for number in range(rounds or self.rounds):
             work = draw()
             turn = number % len(readers)
             for one in [*readers[turn:], *readers[:turn]]:
-                for each in readers:  # what is mapped would not be dropped
+                for each in readers:  # mapped files would not be dropped
                     each.ready()
                 mine = one.prepare(work)
                 before()
@@ -114,7 +114,7 @@ class Bench:
         return {name: statistics.median(values) for name, values in spent.items()}
 
     def row(self, name: str, times: dict[str, float], goals: dict[str, dict[str, float]]) -> None:
-        """Note and show how ours are beside others."""
+        """Note and show how ours compare with others."""
         for ours, others in goals.items():
             for other, goal in others.items():
                 self.goals.append(Goal(f"{name}, {ours}", other, times[ours], times[other], goal))
@@ -170,14 +170,14 @@ def memmap_of(path: str) -> Reader:
 
 
 def ours(name: str, path: str, run: Callable[[Any, Any], object], keep: bool = False, **limits: Any) -> Reader:
-    """A reader by a manager of its own; unless it is to `keep` what is mapped, each round starts without."""
+    """A reader with its own manager; unless it should `keep` mapped windows, each round starts without any."""
     manager = smmap.SlidingWindowMapManager(**limits)
     buffer = manager.buffer(path)
 
     def ready() -> None:
         if not keep:
             manager.collect()
-            buffer[:1]  # opens the file again, as the others have it open
+            buffer[:1]  # opens the file again, since the others have it open
 
     return Reader(name, lambda places: run(buffer, places), ready)
 
@@ -349,7 +349,7 @@ def trainer(bench: Bench) -> None:
 
 
 def ahead(bench: Bench) -> None:
-    """What a program computes meanwhile hides the storage, if the next batch is announced before."""
+    """If the next batch is announced in advance, computation hides the time of storage."""
     size, count, seconds = 256, 12, 0.02
     manager = smmap.SlidingWindowMapManager()
     buffer = manager.buffer(bench.path)
@@ -366,7 +366,7 @@ def ahead(bench: Bench) -> None:
                 following = batches[number + 1]
                 buffer.prefetch(following, [place + SIZE for place in following])
             waited.append(time.perf_counter() - start)
-            time.sleep(seconds)  # as where a device computes
+            time.sleep(seconds)  # as if a device computed
         return statistics.median(waited[1:]) / size * 1e6
 
     found: dict[str, list[float]] = {"without prefetch": [], "prefetch of the next batch": []}

@@ -1,7 +1,7 @@
 """Several threads on one manager: the work of one is divided among them.
 
-With the global interpreter lock no more can be hoped for than that this costs nothing. On a Python without it, reads
-by threads with managers of their own should run side by side.
+With the global interpreter lock, the best result is that threads cost nothing. On a Python without it, reads
+by threads with their own managers should run in parallel.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def contenders(
 ) -> list[Contender]:
     """Ours with one thread and with several, and the same without smmap.
 
-    `own(library)` gives what is called for each thread: what its expression knows besides `i`.
+    `own(library)` returns a function that is called for each thread: it provides the names of its expression besides
+    `i`.
     """
 
     def crews(name: str, expression: str, make: Callable[[], dict[str, Any]], role: str) -> list[Contender]:
@@ -94,7 +95,7 @@ def contenders(
 @rows("hits, one manager", free=True)
 @rows("hits, one buffer", free=True, shared=True)
 def hit(settings: Settings, threads: int, shared: bool = False, managers: bool = False) -> list[Contender]:
-    """Copies of 4 KiB, of windows that are all mapped; by default each thread has a buffer of one manager's."""
+    """Copies of 4 KiB from windows that are all mapped; by default each thread has its own buffer of one manager."""
     path = file_of(hits.LENGTH)
 
     def own(library: Any) -> Callable[[], dict[str, Any]]:
@@ -151,7 +152,7 @@ def miss(settings: Settings, threads: int) -> list[Contender]:
 
 @rows("misses, cursor")
 def move(settings: Settings, threads: int) -> list[Contender]:
-    """The same by cursors, which map."""
+    """The same with cursors, which map."""
     path = file_of(cold.LENGTH)
     descriptor = os.open(path, os.O_RDONLY)
 

@@ -1,9 +1,9 @@
-"""What a trace costs a hit: without one, while one runs that does not sample it, and while one runs that does.
+"""The cost of a trace per hit: without one, while one runs that does not sample the hit, and while one runs that does.
 
     python -m benchmarks.tracing            # about a minute
     SMMAP_ENGINE=plain python -m benchmarks.tracing
 
-Times are CPU times of a hit, the least of many short loops; those without and with a trace take turns.
+Times are CPU times per hit, the least of many short loops; loops without and with a trace take turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYOUTS = {
 
 
 def reads_of(path: str, window: int, places: list[int]) -> tuple[smmap.StaticWindowMapManager, dict[str, Callable]]:
-    """A manager, and what reads at these places in each way; all is mapped."""
+    """A manager, and functions that read these places in each way; everything is mapped."""
     manager = smmap.SlidingWindowMapManager(window) if window else smmap.StaticWindowMapManager()
     data, cursor = manager.buffer(path), manager.make_cursor(path)
     for place in places:

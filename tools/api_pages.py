@@ -1,7 +1,7 @@
-"""What the API page shows of each name: an extension of griffe, which `make docs` uses (mkdocs.yml).
+"""The content of the API page for each name: an extension of griffe, which `make docs` uses (mkdocs.yml).
 
-Puts a table of parameters and an example from docs/api-notes.md under each docstring, and writes the values of defaults
-that have private names. The tests run the examples, and compare the tables with the signatures.
+Puts a table of parameters and an example from docs/api-notes.md under each docstring, and replaces private names of
+default values by the values. The tests run the examples, and compare the tables with the signatures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Notes(griffe.Extension):
     """See above."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Change what griffe found, once all of it is loaded."""
+        """Change the objects that griffe found, once all of them are loaded."""
         for name, text in notes().items():
             found: Any = pkg[name.partition(".")[2]]
             found = found.final_target if found.is_alias else found
@@ -49,7 +49,7 @@ def _tidy(module: Any) -> None:
 
 
 def _value(function: Any, default: str) -> str:
-    """The number or text that an upper-case name stands for; empty if it is none of these."""
+    """The number or text that an upper-case name stands for; empty for any other name."""
     if re.fullmatch(r"_?[A-Z][A-Z_]+", default):
         module: Any = function.module
         try:

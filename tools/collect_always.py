@@ -1,4 +1,4 @@
-"""A plugin of pytest: every test runs with garbage collected at nearly every allocation (`-p collect_always`)."""
+"""A pytest plugin: every test runs with garbage collected at nearly every allocation (`-p collect_always`)."""
 
 from __future__ import annotations
 

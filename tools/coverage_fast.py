@@ -1,8 +1,8 @@
 """Line coverage of the fast engine's sources by the tests: `make coverage-fast`.
 
-A copy is compiled for gcov, with Cython's line directives: so gcov counts lines of fast.pyx and of the files that it
-includes, also those that run without the interpreter's lock, and nothing slows Python down. All processes count, also
-children of tests, but for those that are killed.
+A copy is compiled for gcov, with Cython's line directives. So gcov counts lines of fast.pyx and of the files that it
+includes, even those that run without the interpreter's lock, and does not slow Python down. All processes are counted,
+including children of tests, except those that are killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NO_CODE = ("#", "@", "cdef extern", "cimport", "from ", "include", "else:")
 
 
 def build() -> Path:
-    """A copy of the sources with an extension that counts."""
+    """A copy of the sources, with an extension that counts lines."""
     shutil.rmtree(TREE, ignore_errors=True)
     ignored = shutil.ignore_patterns("*.so", "fast.c", "fast-not-built.txt", "__pycache__", "*.egg-info")
     shutil.copytree(HERE / "src", TREE / "src", ignore=ignored)
@@ -63,7 +63,7 @@ def counts(folder: Path) -> dict[str, dict[int, int]]:
 
 
 def code_lines(path: Path) -> set[int]:
-    """The numbers of lines that can be meant: some of what Cython adds has numbers that follow the last line's."""
+    """The numbers of lines that exist: some code that Cython adds has numbers after the last line's."""
     found, quoted = set(), False
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         line = line.strip()
@@ -87,7 +87,7 @@ def main() -> int:
             **os.environ,
             "PYTHONPATH": str(TREE / "src"),
             "SMMAP_ENGINE": "fast",
-            "GCOV_ERROR_FILE": os.devnull,  # tests' children of other users may not count, which is not a failure
+            "GCOV_ERROR_FILE": os.devnull,  # tests' children of other users may not count: not a failure
         },
         check=False,
     )

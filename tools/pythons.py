@@ -1,6 +1,6 @@
-"""Which Pythons are found here, of those that smmap is tested on.
+"""Finds the Pythons on this machine that smmap is tested on.
 
-Found is what is on PATH, what pyenv has, and what lies in the folders that SMMAP_PYTHONS names (separated as in PATH).
+Searches PATH, pyenv's versions, and the folders that SMMAP_PYTHONS names (separated as in PATH).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["FOUND", "MISSING", "PATH"]
 
 WANTED = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t", "pypy3"]
 
-# pyenv's own commands answer for versions that are not switched on; the versions' folders do not.
+# pyenv's shims exist even for versions that are not active; the versions' own folders do not have that problem.
 _folders = [folder for folder in os.environ.get("SMMAP_PYTHONS", "").split(os.pathsep) if folder]
 _folders += map(str, sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")))
 PATH = os.pathsep.join([*_folders, os.environ["PATH"]])

@@ -1,9 +1,9 @@
 """Tests of the fast engine under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 
-A copy of the sources is built with both in a folder of its own, and tested with garbage collected at nearly every
+A copy of the sources is built with both in its own folder, and tested with garbage collected at nearly every
 allocation. Objects come from `malloc`, so that the sanitizer sees each of them (another PYTHONMALLOC is kept). A report
-ends the process that it is about; any report in any process, tests' children included, is a failure.
-Where the compiler has no sanitizers, that is said, and nothing is done.
+ends its process; any report in any process, including children of tests, is a failure.
+If the compiler has no sanitizers, the tool says so and does nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def library(name: str) -> str:
 
 
 def build() -> Path:
-    """The folder to import a sanitized smmap from, built again if its sources are others than those here."""
+    """The folder from which to import a sanitized smmap, rebuilt if its sources differ from those here."""
     tree = FOLDER / f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     digest = runpy.run_path(str(HERE / ENGINES / "_sources.py"))["digest"]()
     done = tree / "built-from"

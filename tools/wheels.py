@@ -1,8 +1,8 @@
-"""Builds and tries all that a release consists of: `make wheels`.
+"""Builds and tries out everything that a release consists of: `make wheels`.
 
-An sdist; from it a wheel with the plain engine, for every system and Python, and one with the fast engine for each
-Python that is found here (see pythons.py). All are checked by twine, check-wheel-contents and auditwheel. Each wheel is
-installed into an empty environment and has to read a file there, with the engine that it is for.
+That is an sdist and, built from it, a wheel with the plain engine for every system and Python, and a wheel with the
+fast engine for each Python that is found here (see pythons.py). twine, check-wheel-contents and auditwheel check all of
+them. Each wheel is installed into an empty environment, where it has to read a file with its engine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ sys.exit(smmap.engine != sys.argv[1])
 
 
 def run(*command: object, **environment: str) -> str:
-    """What a command said; a failure ends all."""
+    """The output of a command; a failure ends everything."""
     steers = ("PYTHON", "SMMAP_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(steers)}
     done = subprocess.run(
@@ -64,7 +64,7 @@ def takes_fast(command: str) -> bool:
     ask = "import sys, sysconfig; print(sys.implementation.name, bool(sysconfig.get_config_var('Py_GIL_DISABLED')))"
     name, free = run(command, "-c", ask).split()
     older = run(command, "-c", "import sys; print(sys.version_info < (3, 14))").strip() == "True"
-    return name == "cpython" and (free == "False" or older)  # as setup.py has it
+    return name == "cpython" and (free == "False" or older)  # as in setup.py
 
 
 def try_wheel(command: str, wheel: Path, engine: str) -> None:
@@ -77,7 +77,7 @@ def try_wheel(command: str, wheel: Path, engine: str) -> None:
 
 
 def build(dist: Path, chosen: dict[str, str]) -> None:
-    """All that is released."""
+    """Everything that is released."""
     run(sys.executable, "-m", "build", "--sdist", "--outdir", dist, HERE)
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -110,7 +110,7 @@ def build(dist: Path, chosen: dict[str, str]) -> None:
 
 
 def check(dist: Path) -> None:
-    """What the tools say of it."""
+    """Check the files with the tools."""
     files = sorted(dist.iterdir())
     print(run(sys.executable, "-m", "twine", "check", "--strict", *files))
     print(run(sys.executable, "-m", "check_wheel_contents", dist))

@@ -94,7 +94,7 @@ class Cache:
 
     @property
     def limits(self) -> HandleLimits:
-        """The limits of handles, read from the system when first needed. Needs no lock."""
+        """The handle limits, read from the system when first needed. Needs no lock."""
         if self._limits is None:
             self._limits = _system.handle_limits(self._max_handles, engine.MAP_COSTS_DESCRIPTOR)
             ledger, limits = self.ledger, self._limits
@@ -146,7 +146,7 @@ class Cache:
     # Limits
 
     def has_handle(self) -> bool:
-        """Whether one more region fits the hard limit of handles, if need be after an eviction."""
+        """Whether one more region fits the hard handle limit, if necessary after an eviction."""
         return not self.limits.hard or self.ledger.mapped < self.limits.handles or len(self.idle) > 0
 
     def make_room(self, where: Where, size: int) -> None:
@@ -168,7 +168,7 @@ class Cache:
         return found
 
     def look_for_views(self, viewed: Any = None) -> None:
-        """Warn once if views keep more mapped than the limit of memory allows; `viewed` will have one. Linear in the
+        """Warn once if views keep more mapped than the memory limit allows; `viewed` will have one. Linear in the
         mapped regions, and so seldom that it is O(1) for each one that was mapped."""
         if self.ledger.memory <= self.max_memory or self.ledger.misses < self._look_for_views_at:
             return
@@ -214,7 +214,7 @@ class Cache:
         """Evict the region used least recently."""
         try:
             region = self.idle.pop_oldest()
-        except KeyError as error:  # a cursor took the last one in this moment
+        except KeyError as error:  # a cursor has just taken the last one
             if error.args != ("dictionary is empty",):
                 raise
             return
@@ -378,7 +378,7 @@ class Cache:
             if _system.PYPY:
                 _system.collect_garbage()  # unmaps it
             else:
-                time.sleep(0.001)  # another thread is unmapping one in this moment
+                time.sleep(0.001)  # another thread is just unmapping one
         assert ledger.mapped == len(regions), "a dead region is counted"
         assert ledger.memory == sum(region.stop - region.start for region in regions), "memory is miscounted"
         assert not self.limits.hard or ledger.mapped <= self.limits.handles, "more regions than handles"

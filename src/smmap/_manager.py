@@ -433,7 +433,7 @@ class Manager:
         file.cut = file.gone = True
         self._cache.evict_file(file, _DROPPED_AT_ONCE)
         self._cache.uncache(file)
-        if zeroed is not None and not self._cache.evict(zeroed.entry):  # no table has it any more
+        if zeroed is not None and not self._cache.evict(zeroed.entry):  # it is in no table now
             self._revoke(zeroed)
 
     # Cursors

@@ -26,7 +26,7 @@ cdef class Table:
     cdef Py_ssize_t count
     cdef PyObject* near  # the region of a grid window that was found last, borrowed; or NULL
     cdef Counts counts  # the manager's, once it can have regions; their lock guards all of this
-    cdef bint cut  # the file was truncated: no region comes here any more
+    cdef bint cut  # the file was truncated: no region comes here now
 
     def __cinit__(self):
         self.counts = _NO_COUNTS

@@ -95,7 +95,7 @@ def contenders_of(paths: Sequence[str], positions: Sequence[int], bits: int) -> 
     contenders.append(loop("cachetools", f"window(i >> {bits}){cut}", positions, window=window))
     if len(paths) > 3000:
         return contenders
-    # smmap 5's buffers hold their regions, so that 256 handles are enough for 256 of them; its cursors can let go.
+    # smmap 5's buffers keep their regions, so 256 handles are enough for 256 of them; its cursors can unpin theirs.
     old = peers.smmap5().SlidingWindowMapManager(max_open_handles=HANDLES)
     cursors = [old.make_cursor(path) for path in paths]
 

@@ -241,7 +241,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
 
         `file_size` is in bytes, `mtime` in nanoseconds, `flags` are added to those of `os.open`; without a manager it
         is the process's default one. `most`: how far it may grow; without a limit if it reaches the file's end. Nothing
-        is touched before.
+        is opened before the first read.
         """
         if not isinstance(path, (str, bytes)):
             raise TypeError(f"path must be str or bytes, not {type(path).__name__}")

@@ -282,7 +282,7 @@ static void smmap_pass_on(int number, siginfo_t *info, void *context)
             smmap_by_default(fault);
         return;
     }
-    if (action.sa_flags & SA_RESETHAND) { /* as the system does for a handler that is to be called once */
+    if (action.sa_flags & SA_RESETHAND) { /* as the system does for a handler that must be called once */
         struct sigaction none;
         memset(&none, 0, sizeof none);
         none.sa_handler = SIG_DFL;

@@ -59,7 +59,7 @@ _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0
 _STEP = 1 << 20  # bytes read at once if a window is read instead of mapped
 
 
-_TAKEN = ("pop from empty list",)  # by another thread, in this moment
+_TAKEN = ("pop from empty list",)  # by another thread, just now
 
 
 def _move_all(source: list[int], target: list[int]) -> None:

@@ -80,7 +80,7 @@ class Ledger:
         self.open = Order()
         self.rents = Rents()
         self._living: dict[int, Entry] = {}
-        """The regions that were made and have not been counted down, by serial number."""
+        """The regions that were made and not yet uncounted, by serial number."""
         self._died: deque[Entry] = deque()
         self._born = 0
         self._known = (0, 0, 0)
@@ -320,7 +320,7 @@ class Table(dict[Any, Entry]):
         return [region for region in (entry() for entry in list(self.values())) if region is not None]
 
 
-_CHANGED = ("OrderedDict mutated during iteration",)  # by another thread, in this moment
+_CHANGED = ("OrderedDict mutated during iteration",)  # by another thread, just now
 
 
 class Order:

@@ -107,7 +107,9 @@ def _add_bench(commands: Any) -> None:
     command.add_argument("paths", nargs="*", metavar="PATH", help="files and folders (default: the Python library)")
     command.add_argument("--window", type=_size(0), default=-1, metavar="SIZE", help="window size; 0: whole files")
     command.add_argument("--memory", type=_size(1), default=0, metavar="SIZE", help="limit of mapped memory")
-    command.add_argument("--handles", type=_number, default=sys.maxsize, metavar="N", help="limit of handles")
+    command.add_argument(
+        "--handles", type=_number, default=sys.maxsize, metavar="N", help="limit of maps and cached descriptors"
+    )
     command.add_argument("--reads", type=_number, default=50_000, metavar="N", help="reads for each contender (50000)")
     command.add_argument("--size", type=_size(1), default=4096, metavar="BYTES", help="bytes per read (4096)")
     command.add_argument("--files", type=_number, default=2000, metavar="N", help="the most files to read (2000)")

@@ -93,7 +93,7 @@ def look(pid: int) -> Process:
 
 
 def by_folder(files: list[FileMaps]) -> list[FileMaps]:
-    """The files that lie in one folder together; "deleted" if all of them are."""
+    """Sums the files by folder; a folder is "deleted" if all of its files are."""
     found: dict[str, FileMaps] = {}
     for one in files:
         folder = os.path.join(os.path.dirname(one.path or ""), "")

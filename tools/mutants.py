@@ -54,7 +54,7 @@ class Mutant(NamedTuple):
 # ruff: noqa: E501 - pieces of code are written as they are in the sources
 MUTANTS = [
     # Which window serves a request
-    Mutant("core/window engine/windows", "windows are rounded to one granule: half of one is no place to map at",
+    Mutant("core/window engine/windows", "windows are rounded to one granule: no map can start at half of one",
            "return -(-size // (2 * granule)) * (2 * granule)",
            "return -(-size // granule) * granule"),
     Mutant("core/window core/contract", "a request that reaches one byte past the border is in the grid window",
@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant("core/eviction core/limits", "one region more than needed is evicted for a new one",
            "while ledger.mapped + len(self.open) > most or",
            "while ledger.mapped + len(self.open) >= most or"),
-    Mutant("core/eviction core/limits", "the limit of memory is kept only after a region was mapped",
+    Mutant("core/eviction core/limits", "the memory limit is kept only after a region was mapped",
            "        self.trim(None, size, 1)\n        while",
            "        self.trim(None, 0, 1)\n        while"),
     Mutant("core/eviction core/limits", "regions go before descriptors",
@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("core/eviction engine/cursors", "a pinned region stays in the order of idle ones",
            "        access.idle.remove(region.entry)\n",
            ""),
-    Mutant("core/eviction core/errors", "the hard limit of handles is passed by one",
+    Mutant("core/eviction core/errors", "the hard handle limit is exceeded by one",
            "while self.limits.hard and self.ledger.mapped >= self.limits.handles:",
            "while self.limits.hard and self.ledger.mapped > self.limits.handles:"),
     Mutant("core/eviction core/limits core/errors", "the system's default limits are refusals",
@@ -138,13 +138,13 @@ MUTANTS = [
            "self.peak_memory = self.memory"),
 
     # Pins
-    Mutant("core/ledger core/lifetime engine/cursors", "a cursor that moves on does not let go",
+    Mutant("core/ledger core/lifetime engine/cursors", "a cursor that moves on does not unpin its region",
            "if own is not None and own is not region:",
            "if own is None:"),
-    Mutant("core/ledger core/lifetime", "a cursor that dies does not let go",
+    Mutant("core/ledger core/lifetime", "a cursor that dies does not unpin its region",
            "        if use is not None and use[0] is not None:\n            self._let_go(use[0])\n\n    def _move",
            "        pass\n\n    def _move"),
-    Mutant("core/ledger engine/cursors engine/regions", "the first of several cursors that lets go makes a region idle",
+    Mutant("core/ledger engine/cursors engine/regions", "the first of several cursors that unpins a region makes it idle",
            "if self.pinned_by or (PYPY and self.closed) or self.entry() is None:",
            "if (PYPY and self.closed) or self.entry() is None:"),
     Mutant("core/lifetime core/errors core/ledger", "closing a manager leaves cursors their regions",

@@ -41,6 +41,17 @@ VOCABULARY = {
     r"goes by": "uses",
     r"lies in that": "name the subject",
     r"nothing but": "only",
+    r"(let|lets|letting) go( of)?": "release, unpin, close, drop",
+    r"limits? of (memory|handles)(?!,)": "memory limit, handle limit",
+    r"(is|are|was|were) to be": "should be, has to be",
+    r"in this moment": "at this moment, just now",
+    r"any more(?! than)": "no longer",
+    r"lately": "recently",
+    r"surely": "certainly",
+    r"mended": "fixed",
+    r"pickles? small": "has a small pickle",
+    r"smmap reads only": "smmap only reads",
+    r"(ends|ended) the process": "kills the process",
 }
 WORDS = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), hint) for words, hint in VOCABULARY.items()]
 # "What was read is reported": the clause has no noun, and a reader has to find its end first.

@@ -267,7 +267,7 @@ def test_a_failing_peer_is_reported(bench: Bench, data: Path) -> None:
     assert answer["by_name"]["pread LRU"]["reads"] == 300
 
 
-def test_kept_maps_end_at_the_descriptor_limit_and_the_run_goes_on(bench: Bench, tmp_path: Path) -> None:
+def test_kept_maps_stop_at_the_descriptor_limit_and_the_run_continues(bench: Bench, tmp_path: Path) -> None:
     for number in range(80):
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 5000)
 
@@ -499,7 +499,7 @@ sys.meta_path.insert(0, Interrupt())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "smmap: interrupted\n")
 
 
-def test_reader_of_the_table_goes_away(data: Path) -> None:
+def test_reader_of_the_table_stops_early(data: Path) -> None:
     away, out = os.pipe()
     os.close(away)
     done = subprocess.run(
@@ -543,7 +543,7 @@ def test_nowhere_to_write_to(data: Path, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_readers_that_go_away_are_told_nothing(data: Path, arguments: list[str]) -> None:
+def test_readers_that_stop_early_get_no_message(data: Path, arguments: list[str]) -> None:
     away, out = os.pipe()
     os.close(away)
     words = [sys.executable, "-m", "smmap.cli", *(str(data) if word == "DATA" else word for word in arguments)]

@@ -126,7 +126,9 @@ def test_table_shows_the_first_files_and_sums_up_the_others(run: Run, tmp_path: 
 
 @pytest.mark.parametrize("name", ["plain", "new\nline", "it is (deleted)", "\udcff\udcfe"])
 @pytest.mark.parametrize("deleted", [False, True])
-def test_a_deleted_file_is_told_from_one_of_that_name(run: Run, tmp_path: Path, name: str, deleted: bool) -> None:
+def test_a_deleted_file_is_distinguished_from_one_of_that_name(
+    run: Run, tmp_path: Path, name: str, deleted: bool
+) -> None:
     path = Path(os.path.realpath(tmp_path)) / name
     path.write_bytes(b"1" * 5000)
     with process(PLAIN.replace("sys.argv[1]", repr(str(path)))) as foreign:
@@ -246,7 +248,7 @@ def test_watch_on_a_terminal_draws_over_itself_and_ends_with_ctrl_c(tmp_path: Pa
     assert b"Traceback" not in shown
 
 
-def test_where_there_is_no_proc_psutil_tells_what_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_psutil_provides_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psutil")
     (tmp_path / "a").write_bytes(b"1" * 5_000_000)
     monkeypatch.setattr(maps, "PROC", "/nowhere")

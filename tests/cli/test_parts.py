@@ -158,7 +158,7 @@ def test_zipf_prefers_few_files_and_blocks() -> None:
     assert 0.15 < by_block[0] / 20_000 < 0.19  # ln 2 / ln 65 = 0.166
 
 
-def test_sequential_goes_through_the_files_again_and_again() -> None:
+def test_sequential_reads_the_files_repeatedly() -> None:
     files = [File("/a", 25, ()), File("/b", 10, ())]
     once = [("/a", 0, 10), ("/a", 10, 10), ("/a", 20, 5), ("/b", 0, 10)]
     assert make_plan(files, "sequential", 10, 10, seed=1) == once + once + once[:2]

@@ -201,7 +201,7 @@ def test_what_is_missing_is_named_with_its_extra(run: Run, trace: Path) -> None:
     ],
     ids=["nothing", "both", "pdf", "specification", "memory"],
 )
-def test_wrong_usage_is_told(run: Run, arguments: list[str]) -> None:
+def test_wrong_usage_is_reported(run: Run, arguments: list[str]) -> None:
     done = run("replay", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "smmap replay: error: " in done.stderr

@@ -150,7 +150,7 @@ def test_the_optimum_is_the_least_that_any_choice_of_victims_misses(seed: int) -
         assert POLICIES["OPT"](windows, [1] * 6, room) == brute_force_optimum(windows, room)
 
 
-def test_each_policy_lies_between_the_optimum_and_no_cache() -> None:
+def test_each_policy_is_between_the_optimum_and_no_cache() -> None:
     random = Random(5)
     windows = [int(500 ** random.random()) for _ in range(20_000)]
     sizes = [1] * 501
@@ -193,7 +193,7 @@ def sieve_by_hand(windows: Sequence[int], room: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sieve_goes_by_its_paper(seed: int) -> None:
+def test_sieve_follows_its_paper(seed: int) -> None:
     random = Random(seed)
     windows = [int(60 ** random.random()) for _ in range(3000)]
     for room in (1, 5, 20):

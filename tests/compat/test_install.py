@@ -100,7 +100,7 @@ print(smmap.engine, smmap.engine_error, sep="\\n")
 @pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="the tests were taken out of the project")
 @pytest.mark.skipif(sys.platform == "win32", reason="the fast engine is not built there")
 @pytest.mark.parametrize("how", ["fails", "is not there"])
-def test_without_a_compiler_the_plain_engine_is_installed_and_the_reason_is_told(how: str, tmp_path: Path) -> None:
+def test_without_a_compiler_the_plain_engine_is_installed_and_the_reason_reported(how: str, tmp_path: Path) -> None:
     home, source = tmp_path / "environment", tmp_path / "source"
     venv.create(home, with_pip=True, symlinks=True)
     built = shutil.ignore_patterns("*.so", "fast.c", "fast-not-built.txt", "__pycache__", "*.egg-info")

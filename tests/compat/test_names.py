@@ -499,7 +499,7 @@ def test_map_is_the_mmap_itself(cursor: Any, file: File) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 1 << 20])
-def test_map_begins_with_the_file_where_one_window_covers_it(window: int, world: World, file: File) -> None:
+def test_map_starts_with_the_file_if_one_window_covers_it(window: int, world: World, file: File) -> None:
     """gitdb reads pack indexes so, after any `use_region`."""
     cursor = world.manager(window).make_cursor(str(file.path))
     for offset in (0, 5, W, SIZE - 20):
@@ -744,7 +744,7 @@ def test_the_first_read_at_5000_maps_from_0(world: World, file: File) -> None:
 
 
 @pytest.mark.parametrize("by", ["path", "descriptor"])
-def test_a_region_stands_alone(by: str, file: File) -> None:
+def test_a_region_works_without_a_manager(by: str, file: File) -> None:
     with file.path.open("rb") as opened:
         region = MapRegion(str(file.path) if by == "path" else opened.fileno(), G, W)
         assert opened.read(1) == file.data[:1]
@@ -769,7 +769,7 @@ def test_a_region_includes_offsets(file: File) -> None:
     assert inside == [G, G + W - 1]
 
 
-def test_a_region_begins_aligned(file: File) -> None:
+def test_a_region_starts_aligned(file: File) -> None:
     for offset in (1, G - 1, G + 1):
         with pytest.raises(ValueError):
             MapRegion(str(file.path), offset, W)

@@ -349,7 +349,7 @@ def test_each_file_is_opened_once_and_within_the_limit(
 
 
 @linux
-def test_batch_goes_on_where_the_system_has_no_descriptor_left(world: World) -> None:
+def test_batch_continues_if_the_system_has_no_descriptor_left(world: World) -> None:
     import resource
 
     files = files_of(world, 30)
@@ -512,7 +512,7 @@ def _skip_unless_cold(file: File, offset: int) -> None:
 
 
 @pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or os.name != "posix", reason="no pread there")
-def test_truncated_file_is_told_with_the_range(manager: Any, world: World) -> None:
+def test_error_of_a_truncated_file_names_the_range(manager: Any, world: World) -> None:
     file = world.file(20 * W)
     buffer = manager.buffer(file.path)
     buffer.gather([0], 5)

@@ -462,7 +462,7 @@ WAYS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("step", [100, 1 << 20])
-def test_going_through_a_buffer_that_is_started_anew_meanwhile(
+def test_iterating_a_buffer_that_is_given_another_file_raises(
     name: str, step: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends with an error, and never goes on in another file, or outside."""
@@ -485,7 +485,7 @@ def test_going_through_a_buffer_that_is_started_anew_meanwhile(
             found.extend(through)
             assert len(found) == LENGTH
         else:
-            with pytest.raises(smmap.ClosedError, match="meanwhile"):
+            with pytest.raises(smmap.ClosedError, match="in the meantime"):
                 found.extend(through)
             assert 0 < len(found) <= step + 2
         got = bytes(each if isinstance(each, int) else each.group()[0] for each in found)
@@ -493,7 +493,7 @@ def test_going_through_a_buffer_that_is_started_anew_meanwhile(
         buffer.close()
 
 
-def test_search_in_a_buffer_that_is_started_anew_meanwhile_stays_in_its_file(world: World) -> None:
+def test_search_in_a_buffer_that_is_given_another_file_stays_in_its_file(world: World) -> None:
     """A bound whose `__index__` starts the buffer anew stands for what another thread might do."""
     file, other = world.file(LENGTH), world.file(LENGTH, "other")
     manager = world.manager(WINDOW)

@@ -619,7 +619,7 @@ def test_kept_descriptors_go_first_when_descriptors_have_run_out(
     cursor.close()
 
 
-def test_maps_by_a_cached_descriptor_that_goes_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_by_a_cached_descriptor_that_is_dropped_in_between(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window is mapped by the very descriptor that had to go: it is closed after that, and not cached again."""
     file = world.file(8 * W)
     manager = by_policy(world.manager(W))
@@ -647,7 +647,7 @@ class RefusingToOpenAnew:
 
 @posix
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ELOOP], ids=names)
-def test_a_descriptor_that_cannot_be_opened_anew(code: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_descriptor_that_cannot_be_opened_again(code: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without /proc, or permission, or on another system: a duplicate of it is read, and the user's stays open."""
     file = world.file(8 * W)
     number = os.open(file.path, os.O_RDONLY)
@@ -701,7 +701,7 @@ def test_duplicate_of_a_descriptor_has_its_rights_and_maps_of_it_can_only_be_rea
 
 @linux
 @pytest.mark.parametrize("code", RUN_OUT, ids=names)
-def test_room_is_made_for_opening_a_descriptor_anew(code: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_made_for_opening_a_descriptor_again(code: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has run out, a duplicate would share the lock and the flags of the user's for no need."""
     other, file = world.file(8 * W, "other"), world.file(8 * W)
     manager = world.manager(W)
@@ -1150,7 +1150,7 @@ def test_a_manager_is_not_copied(world: World) -> None:
             copied(world.manager(W))
 
 
-def test_a_cursor_of_what_is_no_manager() -> None:
+def test_a_cursor_of_something_that_is_not_a_manager() -> None:
     for wrong in (5, "x", object()):
         with pytest.raises(TypeError, match="manager must be"):
             smmap.WindowCursor(wrong)  # type: ignore[arg-type]

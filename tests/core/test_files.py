@@ -839,7 +839,7 @@ def test_a_name_that_is_replaced_does_not_pile_up(backing: str, world: World) ->
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
-def test_what_was_held_of_a_file_that_is_gone_goes_when_it_is_let_go(world: World, how: str) -> None:
+def test_pinned_region_of_a_file_that_is_gone_is_evicted_when_unpinned(world: World, how: str) -> None:
     """Nobody could find it any more, and it would keep the deleted file's room on the disk."""
     file, other = world.file(4 * W), world.file(4 * W, "other")
     manager = world.manager(W)
@@ -949,7 +949,7 @@ def test_a_descriptor_is_read_only_even_if_the_users_is_not(world: World) -> Non
     buffer.close()
 
 
-def test_a_file_that_grows_while_it_is_mapped_is_opened_anew(world: World) -> None:
+def test_a_file_that_grows_while_it_is_mapped_is_opened_again(world: World) -> None:
     """No handle is left to cache a descriptor: an old client has its own bytes, or is told; a new one sees the end."""
     file = world.file(8 * W)
     manager = world.manager(W, 0, 2)
@@ -1016,7 +1016,7 @@ def test_no_handle_is_left_for_a_file_that_is_gone(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["move", "by hand"])
-def test_what_is_left_of_a_file_that_is_gone_goes(world: World, how: str) -> None:
+def test_idle_regions_of_a_file_that_is_gone_are_evicted(world: World, how: str) -> None:
     """A cursor moves on within the file, or its pin is taken away: nobody else would find the window it had."""
     file, other = world.file(4 * W), world.file(4 * W, "other")
     manager = world.manager(W)

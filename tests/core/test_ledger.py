@@ -551,7 +551,7 @@ def test_move_to_a_detached_region_is_one_hit(world: World) -> None:
         assert (after.hits - before.hits, after.misses - before.misses) == (1, 0)
 
 
-def test_view_of_a_read_window_counts_until_it_goes(world: World) -> None:
+def test_view_of_a_read_window_counts_until_it_is_dropped(world: World) -> None:
     """A cursor moves under the limit of memory, and a view keeps its old window's bytes alive."""
     file = world.file(8 * G)
     manager = world.manager(2 * G, 2 * G, 8, backing="read")
@@ -565,7 +565,7 @@ def test_view_of_a_read_window_counts_until_it_goes(world: World) -> None:
         assert manager.stats()[:5] == (1, 1, 0, 0, 2 * G)
 
 
-def test_pin_taken_away_by_hand_is_not_let_go_twice(world: World) -> None:
+def test_pin_taken_away_by_hand_is_not_released_twice(world: World) -> None:
     file = world.file(8 * G)
     manager = world.manager(2 * G)
     first, second = manager.make_cursor(file.path), manager.make_cursor(file.path)

@@ -288,7 +288,7 @@ class Node:
 
 
 @backings
-def test_cursors_and_buffers_in_cycles_are_let_go(backing: str, file: File, world: World) -> None:
+def test_cursors_and_buffers_in_cycles_are_released(backing: str, file: File, world: World) -> None:
     """Everything given back although only the collector finds it, which may run at any allocation."""
     manager = world.manager(W, 2 * W, 4, backing=backing)
     with collecting_always():
@@ -436,7 +436,7 @@ def test_garbage_is_collected_while_another_thread_does(monkeypatch: pytest.Monk
     ],
     ids=["index", "slice", "steps", "across", "last", "find", "view"],
 )
-def test_reader_asks_again_where_its_region_was_unmapped_meanwhile(
+def test_reader_asks_again_if_its_region_was_unmapped_in_between(
     read: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on PyPy, where an evicted region that was never exported is unmapped at once."""
@@ -536,7 +536,7 @@ def test_cached_descriptor_is_closed_by_collect_at_once(world: World) -> None:
 
 
 @linux
-def test_region_of_its_own_goes_when_it_is_released(world: World) -> None:
+def test_own_region_is_unmapped_when_it_is_released(world: World) -> None:
     """`MapRegion` without a manager."""
     file = world.file(3 * W + 77)
     region = MapRegion(str(file.path), W, 5 * W)

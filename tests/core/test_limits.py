@@ -372,7 +372,7 @@ def test_cold_read_that_the_system_refuses_gets_what_is_idle(
 
 
 @plain
-def test_advice_that_the_system_refuses_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_that_the_system_refuses_is_not_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def refuse(self: Any, advice: int, *args: int) -> None:
@@ -437,9 +437,7 @@ def test_reads_go_on_where_the_system_gives_less(
 
 @plain
 @pytest.mark.parametrize("backing", ["auto", "read"])
-def test_windows_are_mapped_at_once_where_there_is_no_pread(
-    backing: str, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_are_mapped_at_once_without_pread(backing: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: nothing is rented and no descriptor is cached; what is read is read by seeking."""
     file = world.file(8 * W)
     monkeypatch.setattr(_system, "KEEPS_DESCRIPTORS", False)

@@ -114,7 +114,7 @@ def test_others_wait_while_a_window_is_mapped(file: File, world: World, monkeypa
     other.close()
 
 
-def test_what_others_let_go_of_meanwhile_is_tidied_by_who_holds_the_lock(
+def test_regions_that_others_unpin_in_between_are_tidied_by_the_holder_of_the_lock(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the end of that operation, not at the start of the next, which may never come."""
@@ -203,7 +203,7 @@ def test_exception_in_what_was_noted_during_a_miss_leaves_no_region_and_no_lock(
     cursor.close()
 
 
-def test_use_is_refused_and_letting_go_put_off_in_the_middle_of_a_miss(
+def test_use_is_refused_and_release_put_off_in_the_middle_of_a_miss(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a finalizer or signal handler there would ask for it."""

@@ -37,7 +37,7 @@ def test_hit_rate_is_the_part_of_reads_that_found_their_window_mapped(world: Wor
     assert view == file.data[:W]
 
 
-def test_reset_stats_counts_what_is_done_anew_and_keeps_what_is_mapped(world: World) -> None:
+def test_reset_stats_resets_reads_and_keeps_mapped_regions(world: World) -> None:
     file = world.file(SIZE)
     manager = world.manager(W, 3 * W)
     buffer = manager.buffer(file.path)
@@ -254,7 +254,7 @@ def test_nobody_listens_before_logging_is_imported(monkeypatch: pytest.MonkeyPat
         assert not _log.debugging()
 
 
-def test_note_that_another_thread_told_is_not_told_again(records: Any) -> None:
+def test_note_that_another_thread_logged_is_not_logged_again(records: Any) -> None:
     class Taken(collections.deque):  # type: ignore[type-arg]
         """The last note goes in the moment between the look and the taking."""
 

@@ -109,7 +109,7 @@ def test_part_of_a_file_grows_as_far_as_its_size_allows(manager: Any, path: Path
 
 
 @pytest.mark.parametrize("size", [None, SIZE - 100, SIZE + W, 50])
-def test_limit_of_a_part_goes_with_its_pickle(
+def test_limit_of_a_part_travels_with_its_pickle(
     world: World, path: Path, size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_default, "_manager", world.manager(W))
@@ -132,7 +132,7 @@ def test_crafted_limit_of_a_pickle_gives_no_more_than_the_file_has(path: Path, w
         Buffer._later(*state, "7")
 
 
-def test_buffer_over_a_descriptor_goes_on_after_a_rename(manager: Any, path: Path) -> None:
+def test_buffer_over_a_descriptor_continues_after_a_rename(manager: Any, path: Path) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
         buffer = manager.buffer(number)
@@ -178,7 +178,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("kind", ["buffer", "raw", "file"])
-def test_another_or_a_shorter_file_is_refused_and_the_old_one_goes_on(
+def test_another_or_a_shorter_file_is_refused_and_the_old_buffer_continues(
     manager: Any, path: Path, change: Any, kind: str
 ) -> None:
     opened = manager.buffer(path) if kind == "buffer" else manager.open(path, buffering=-1 if kind == "file" else 0)
@@ -194,7 +194,7 @@ def test_another_or_a_shorter_file_is_refused_and_the_old_one_goes_on(
         assert len(opened) == SIZE
 
 
-def test_what_is_no_file_any_more_is_refused(manager: Any, path: Path) -> None:
+def test_path_without_a_regular_file_is_refused(manager: Any, path: Path) -> None:
     buffer = manager.buffer(path)
     folder(path)
     with pytest.raises(IsADirectoryError):
@@ -291,7 +291,7 @@ def test_refresh_of_what_is_closed_or_has_no_file(manager: Any, path: Path) -> N
         other.refresh()
 
 
-def test_going_through_a_buffer_goes_on_while_it_is_refreshed(manager: Any, path: Path) -> None:
+def test_iterating_a_buffer_continues_while_it_is_refreshed(manager: Any, path: Path) -> None:
     """What was started goes to the end that there was; only closing, or another file, stops it."""
     buffer = manager.buffer(path)
     pieces = buffer.iter_views(size=W)
@@ -346,7 +346,7 @@ def test_buffer_grows_under_threads_that_read_it(manager: Any, path: Path) -> No
 def test_refresh_of_a_file_that_grows_on_meanwhile_finds_the_bytes_of_one_moment(
     manager: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another client of the version that was found sees the file grow, and it then grows once more."""
+    """Also if another client of that version then sees the file grow, and the file grows once more."""
     buffer = manager.buffer(path)
     append(path, SIZE + 10)
     real = _growth.verify
@@ -365,10 +365,10 @@ def test_refresh_of_a_file_that_grows_on_meanwhile_finds_the_bytes_of_one_moment
     assert buffer[:] == DATA[: SIZE + 10]
 
 
-def test_versions_of_a_file_that_is_followed_die_although_one_client_stays_at_the_first(
+def test_versions_of_a_followed_file_die_although_one_client_stays_at_the_first(
     manager: Any, path: Path
 ) -> None:
-    """Else a log that is followed for long would take more and more memory."""
+    """Otherwise a log that is followed for long would take more and more memory."""
     still, follower = manager.buffer(path), manager.buffer(path)
     assert still[SIZE - 50 :] == DATA[SIZE - 50 : SIZE]
     for stop in range(SIZE + 1, SIZE + 51):
@@ -383,8 +383,8 @@ def test_versions_of_a_file_that_is_followed_die_although_one_client_stays_at_th
     assert len(still) == SIZE
 
 
-def test_older_clients_read_on_whichever_of_two_followers_came_further(manager: Any, path: Path) -> None:
-    """Each saw versions of its own, until a refresh of one found a version that the other had found."""
+def test_older_clients_read_on_whichever_of_two_followers_is_ahead(manager: Any, path: Path) -> None:
+    """Each follower saw versions of its own, until a refresh of one found a version of the other."""
     first, still_first = manager.buffer(path), manager.buffer(path)
     append(path, SIZE + 1)
     first.refresh()
@@ -407,7 +407,7 @@ def test_older_clients_read_on_whichever_of_two_followers_came_further(manager: 
     assert still_first[:] == DATA[:SIZE]
 
 
-def test_file_that_grows_from_nothing_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_just_grew_from_nothing_is_not_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at its size, which was 0, and at its first byte; as after copytruncate."""
     path = world.file(0, "log").path
     real = _files._fiction
@@ -421,7 +421,7 @@ def test_file_that_grows_from_nothing_just_now_is_no_fiction(world: World, monke
     assert world.manager().buffer(path)[:] == DATA[:9]
 
 
-def test_sparse_file_that_is_truncated_just_now_is_no_fiction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_file_that_was_just_truncated_is_not_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     path = world.file(0, "log").path
     os.truncate(path, 1 << 20)
     if path.stat().st_blocks:

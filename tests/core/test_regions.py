@@ -82,7 +82,7 @@ def test_bytes_paths_are_listed_as_bytes_between_others(world: World) -> None:
     del cursors
 
 
-def test_listing_keeps_nothing_mapped_and_is_no_use(world: World) -> None:
+def test_listing_keeps_nothing_mapped_and_does_not_count_as_a_use(world: World) -> None:
     file = world.file(4 * W)
     manager = world.manager(W, 2 * W)
     with manager.make_cursor(file.path) as cursor:

@@ -185,7 +185,7 @@ def test_close_beside_readers(world: World) -> None:
         assert (stats.mapped, stats.descriptors) == (0, 0), turn
 
 
-def test_cursors_in_cycles_from_all_threads_are_let_go(world: World) -> None:
+def test_cursors_in_cycles_from_all_threads_are_released(world: World) -> None:
     """Cursors in cycles, dropped in every thread, found by whichever the collector runs in."""
     file = world.file(SIZE)
     manager = world.manager(W, 4 * W)

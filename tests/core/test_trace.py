@@ -121,7 +121,7 @@ SEARCHED = {
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("name", SEARCHED)
-def test_what_goes_through_a_buffer_is_recorded_as_far_as_it_went(
+def test_iteration_of_a_buffer_is_recorded_as_far_as_it_went(
     world: World, tmp_path: Path, name: str, mapped: bool
 ) -> None:
     call, low, high = SEARCHED[name]
@@ -574,13 +574,13 @@ def test_a_foreign_file_is_a_clear_error(tmp_path: Path, content: bytes) -> None
     assert issubclass(TraceError, ValueError)
 
 
-def test_a_trace_that_went_through_a_transfer_as_text_is_told(trace_file: Path) -> None:
+def test_a_trace_that_was_transferred_as_text_is_refused(trace_file: Path) -> None:
     trace_file.write_bytes(trace_file.read_bytes().replace(b"\r\n", b"\n", 1))
     with pytest.raises(TraceError, match="transfer as text"):
         form.load(str(trace_file))
 
 
-def test_a_trace_of_a_later_version_is_told(trace_file: Path) -> None:
+def test_a_trace_of_a_later_version_is_refused(trace_file: Path) -> None:
     data = bytearray(trace_file.read_bytes())
     data[8] = 3
     trace_file.write_bytes(data)

@@ -157,7 +157,7 @@ CODE_PAGES = [page for page in PAGES if blocks(page, "python", "sh", "text", "ya
 
 
 @pytest.mark.parametrize("page", CODE_PAGES, ids=name)
-def test_code_is_no_wider_than_a_page(page: Path) -> None:
+def test_code_fits_into_the_width_of_a_page(page: Path) -> None:
     lines = [line for block in blocks(page, "python", "sh", "text", "yaml") for line in block.code.splitlines()]
     assert [line for line in lines if len(line) > WIDEST] == []
 

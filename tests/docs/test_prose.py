@@ -34,6 +34,11 @@ def prose() -> Any:
         "- one\n- What was read is counted.\n",
         "Yes. What lies past the end is zero.",
         "| a | Who reads it gets an error. |",
+        "A cursor lets go of its region.",
+        "More than the limit of memory is mapped.",
+        "The window is to be bought.",
+        "It pickles small.",
+        "Reading what was cut off from a map ends the process.",
     ],
 )
 def test_fault_in_a_page_is_found(prose: Any, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +56,7 @@ def test_fault_in_a_page_is_found(prose: Any, wrong: str, tmp_path: Path, monkey
         "Hugging Face has data sets.",
         "What is mapped? All of it is.",
         "The bytes that were read are counted.",
+        "A limit of memory, maps or descriptors is reached.",
     ],
 )
 def test_code_and_plain_sentences_are_left_alone(

@@ -74,7 +74,7 @@ def test_announcing_alone_reads_and_counts_nothing(bench: Callable[..., Bench]) 
     assert it.cold_reads() == 0
 
 
-def test_first_wrong_range_is_told(engine: Any) -> None:
+def test_first_wrong_range_is_reported(engine: Any) -> None:
     def wrong(which: Any, starts: Any, size: int) -> int:
         return int(engine.Batch([10, 20], which, starts, None, size).wrong)
 
@@ -122,7 +122,7 @@ def test_buffers_of_a_part_of_a_file(bench: Callable[..., Bench]) -> None:
 
 
 @posix
-def test_end_of_file_is_told_and_read_can_be_tried_again(
+def test_end_of_file_is_reported_and_read_can_be_retried(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = bench(4 * W)

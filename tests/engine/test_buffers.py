@@ -455,7 +455,7 @@ def test_mapped_windows_pay_nothing(bench: Make) -> None:
     assert made.asked == [("fetch", 0, 1, False)]
 
 
-def test_closed_descriptor_is_no_error(bench: Make) -> None:
+def test_closed_descriptor_is_not_an_error(bench: Make) -> None:
     made = tiny(bench, cached=True)
     buffer = made.buffer()
     made.descriptor.close()

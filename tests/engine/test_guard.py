@@ -695,7 +695,7 @@ bytes(view)
 
 
 @pytest.mark.parametrize("call", ["make_cursor", "stats", "collect", "regions", "byte", "view", "move", "lost"])
-def test_guarded_view_reads_zeros_and_is_told(call: str, paths: tuple[str, str]) -> None:
+def test_guarded_view_reads_zeros_and_is_reported(call: str, paths: tuple[str, str]) -> None:
     script = """
 manager = smmap.SlidingWindowMapManager(window_size=W, guard="views")
 buffer, bystanding = mapped(manager=manager), mapped(other, manager)
@@ -852,7 +852,7 @@ assert rounds > 3
     lives(script, paths, timeout=120)
 
 
-def test_batch_from_a_region_that_was_zeroed_meanwhile_is_an_error(paths: tuple[str, str]) -> None:
+def test_batch_from_a_region_that_was_zeroed_in_between_is_an_error(paths: tuple[str, str]) -> None:
     """It copies without the interpreter's lock, and the zeros may come, and be noticed, in the middle of that."""
     script = """
 from smmap._engine import chosen as engine

@@ -99,7 +99,7 @@ def test_ledgers_count_their_own(engine: Any, bench: Make, kind: str) -> None:
 
 
 @kinds
-def test_detached_region_is_counted_until_its_view_goes(bench: Make, kind: str) -> None:
+def test_detached_region_is_counted_until_its_view_is_dropped(bench: Make, kind: str) -> None:
     made = bench(W, kind=kind)
     views = [made.make(0, G).view(0, 1), made.make(G, W).view(G, W)]
     dead()

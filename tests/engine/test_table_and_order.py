@@ -128,7 +128,7 @@ def test_empty_order(engine: Any) -> None:
     holds(order, OrderedDict())
 
 
-def test_oldest_goes_first(engine: Any) -> None:
+def test_oldest_is_dropped_first(engine: Any) -> None:
     order, keys = engine.Order(), [Key(number) for number in range(4)]
     for key in keys:
         order.add(key, key.name)
@@ -140,7 +140,7 @@ def test_oldest_goes_first(engine: Any) -> None:
         order.pop_oldest()
 
 
-def test_added_again_goes_last_and_is_there_once(engine: Any) -> None:
+def test_item_added_again_is_last_and_there_only_once(engine: Any) -> None:
     order, keys = engine.Order(), [Key(number) for number in range(3)]
     for key in keys:
         order.add(key, key.name)

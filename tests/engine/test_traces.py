@@ -168,7 +168,7 @@ def test_read_that_fails_is_not_done(engine: Any, bench: Any) -> None:
     assert trace.after_reads == []
 
 
-def test_trace_is_let_go_of_when_it_ends_and_with_its_ledger(engine: Any) -> None:
+def test_trace_is_released_when_it_ends_and_with_its_ledger(engine: Any) -> None:
     ledger, trace = engine.Ledger(), Noting()
     ledger.sample(trace, FULL)
     gone = weakref.ref(trace)

@@ -20,7 +20,7 @@ def run(options: Any) -> int:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            wanted = "install the extra `plot`: pip install '.[plot]' in the source folder of this smmap"
+            wanted = "install the extra `plot`: pip install '.[plot]' in its source folder"
             print(f"smmap bench: --plot needs matplotlib: {wanted}", file=sys.stderr)
             return 3
     try:

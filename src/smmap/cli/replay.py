@@ -11,8 +11,8 @@ from .._trace_format import TracedManager, TraceError
 
 __all__ = ["run"]
 
-_NEEDS = "smmap replay needs numpy: install the extra `numpy`: pip install '.[numpy]' in this smmap's source folder"
-_PLOTS = "--plot needs matplotlib: install the extra `plot`: pip install '.[plot]' in this smmap's source folder"
+_NEEDS = "smmap replay needs numpy: install the extra `numpy`: pip install '.[numpy]' in its source folder"
+_PLOTS = "--plot needs matplotlib: install the extra `plot`: pip install '.[plot]' in its source folder"
 
 
 def run(options: Any) -> int:

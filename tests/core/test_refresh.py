@@ -365,9 +365,7 @@ def test_refresh_of_a_file_that_grows_on_meanwhile_finds_the_bytes_of_one_moment
     assert buffer[:] == DATA[: SIZE + 10]
 
 
-def test_versions_of_a_followed_file_die_although_one_client_stays_at_the_first(
-    manager: Any, path: Path
-) -> None:
+def test_versions_of_a_followed_file_die_although_one_client_stays_at_the_first(manager: Any, path: Path) -> None:
     """Otherwise a log that is followed for long would take more and more memory."""
     still, follower = manager.buffer(path), manager.buffer(path)
     assert still[SIZE - 50 :] == DATA[SIZE - 50 : SIZE]

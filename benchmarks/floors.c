@@ -1,4 +1,4 @@
-/* The copies and system calls of a batch and nothing else: what floors.py times. Not part of the library. */
+/* The copies and system calls of a batch, and nothing else, for floors.py. Not part of the library. */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -17,7 +17,7 @@ char *floor_map(int number, size_t size)
     return base == MAP_FAILED ? NULL : base;
 }
 
-/* Each function reads `count` ranges of `size` bytes into `out`, and returns how many it did not get. */
+/* Each function reads `count` ranges of `size` bytes into `out`, and returns how many of them failed. */
 
 int floor_copy(const char *base, const int64_t *places, int count, size_t size, char *out)
 {
@@ -34,7 +34,7 @@ int floor_pread(int number, const int64_t *places, int count, size_t size, char 
     return missed;
 }
 
-/* One byte each, always the same one: what a call costs where there is next to nothing to copy. */
+/* One byte each, always the same one: the cost of a call with next to nothing to copy. */
 int floor_calls(int number, const int64_t *places, int count, size_t size, char *out)
 {
     int missed = 0;
@@ -44,7 +44,7 @@ int floor_calls(int number, const int64_t *places, int count, size_t size, char 
     return missed;
 }
 
-/* A map of its own, touched where the ranges lie. */
+/* Map the file for this batch, and copy the ranges. */
 int floor_faults(int number, const int64_t *places, int count, size_t size, char *out, size_t length)
 {
     char *base = floor_map(number, length);
@@ -55,7 +55,7 @@ int floor_faults(int number, const int64_t *places, int count, size_t size, char
     return 0;
 }
 
-/* All announced, then all read. */
+/* Announce all ranges, then read them all. */
 int floor_announced(int number, const int64_t *places, int count, size_t size, char *out)
 {
     for (int each = 0; each < count; each++)
@@ -83,7 +83,7 @@ static void *worker(void *given)
     return NULL;
 }
 
-/* By so many threads, which are started and joined here. */
+/* Read with this many threads, which are started and joined here. */
 int floor_threads(int number, const int64_t *places, int count, size_t size, char *out, int threads)
 {
     struct work work = {number, places, count, size, out, 0, 0};

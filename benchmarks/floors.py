@@ -1,8 +1,8 @@
-"""The least that batches of `storage.py` can take: the same copies and system calls, as a loop in C.
+"""The least time that batches of `storage.py` can take: the same copies and system calls, as a loop in C.
 
 `python -m benchmarks.floors` compiles `floors.c` with the C compiler of this Python, and measures it beside the rows of
-`python -m benchmarks.storage`, in the same rounds. Of a floor the arguments are made before, and nothing is checked,
-counted or sorted, so that no library gets below it without another system call.
+`python -m benchmarks.storage`, in the same rounds. The arguments of a floor are made beforehand, and nothing is
+checked, counted or sorted, so that no library can be faster without another system call.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Floors:
     def reader(
         self, name: str, function: str, *more: Any, size: int = SIZE, unit: int = 1, ordered: bool = False
     ) -> Reader:
-        """Of ranges that start at multiples of `unit`, in the order of offsets if `ordered`."""
+        """A reader of ranges that start at multiples of `unit`, in the order of offsets if `ordered`."""
         call = getattr(self.library, function)
         source = ctypes.c_void_p(self.base) if function == "floor_copy" else self.bench.number
 
@@ -72,7 +72,7 @@ class Floors:
         return Reader(name, run, int, prepare)
 
     def show(self, row: str, other: str, ours: str, times: dict[str, float]) -> None:
-        """Note and show the lines of a row."""
+        """Record and print the lines of a row."""
         for name, value in times.items():
             beside = f"x{times[ours] / value:.2f} | x{value / times[other]:.2f}"
             self.lines.append(f"| {row}, {name} | {storage.microseconds(value)} | {beside} |")
@@ -142,7 +142,7 @@ ROWS = (mapped, unmapped, blocks, cold)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floors", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join(row.__name__ for row in ROWS)}; all without one")
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join(row.__name__ for row in ROWS)}; default: all")
     storage.add_options(parser)
     parser.add_argument("--write", action="store_true", help="write docs/cold.md")
     options = parser.parse_args(arguments)

@@ -31,12 +31,12 @@ PAGE = ROOT / "docs" / "cold.md"
 FIGURE = ROOT / "docs" / "assets" / "storage.svg"
 FIGURES = ROOT / "docs" / "assets" / "storage.json"
 MARKS = ("<!-- measured -->\n", "<!-- end of measured -->\n")
-UNMAPPED = {"window_size": MIB, "max_memory_size": 8 * MIB}  # too small for what is read at random
+UNMAPPED = {"window_size": MIB, "max_memory_size": 8 * MIB}  # too small for the random reads
 POINTS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 class Reader(NamedTuple):
-    """One way to read: `ready()` and `prepare(places)`, which gives what is run, come first and are not timed."""
+    """One way to read: `ready()` and `prepare(places)`, which returns the argument of `run`, come first, untimed."""
 
     name: str
     run: Callable[[Any], object]
@@ -270,7 +270,7 @@ def many_files(bench: Bench) -> None:
 
 
 def cats(bench: Bench) -> None:
-    """The ranges that readers of columns ask for: as fsspec has them of local files, and of `smmap://`."""
+    """The ranges that readers of columns ask for, by fsspec: from local files, and from `smmap://`."""
     import fsspec
 
     def reader(protocol: str) -> Reader:
@@ -313,7 +313,7 @@ def warm(bench: Bench) -> None:
 
 
 def trainers(bench: Bench) -> tuple[list[Reader], Callable[[], Any]]:
-    """Readers of 64 samples of 1,025 tokens of two bytes, and what draws their starts."""
+    """Readers of 64 samples of 1,025 tokens of two bytes, and the function that draws the starts of the samples."""
     import numpy as np
 
     from smmap.numpy import Shards
@@ -445,7 +445,7 @@ ROWS = (one_by_one, sequential, batches, many_files, cats, warm, trainer, ahead,
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What a `Bench` is made of."""
+    """Add the options for a `Bench`."""
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--gib", type=int, default=1, help="size of the large file")
     parser.add_argument("--files", type=int, default=1000, help="number of the small ones")

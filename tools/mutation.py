@@ -1,20 +1,20 @@
-"""Mutants that cosmic-ray makes of the policy and the plain engine, on the lines that changed: `make mutation`.
+"""Makes mutants of the policy and the plain engine with cosmic-ray, on the changed lines: `make mutation`.
 
-    python tools/mutation.py --since COMMIT     of all lines that differ from that commit (HEAD~1)
-    python tools/mutation.py --all              of all lines
+    python tools/mutation.py --since COMMIT     in all lines that differ from that commit (HEAD~1)
+    python tools/mutation.py --all              in all lines
     python tools/mutation.py --sample 200       200 of them at random; --seed repeats a choice
-    python tools/mutation.py --module _cache.py _engine/plain.py    only of these
-    python tools/mutation.py --slow             the slow tests, too
-    python tools/mutation.py --list             only show what would change
+    python tools/mutation.py --module _cache.py _engine/plain.py    only in these modules
+    python tools/mutation.py --slow             also run the slow tests
+    python tools/mutation.py --list             only show the changes
 
-The tests run once without a mutant, which says how long each takes and what it calls; then each mutant in a fork of
-that process, with the tests that call the function that it changes: those of its module first, the fastest first, for
-`--budget` seconds. So a mutant takes seconds, not a start of pytest. Only functions are changed. Needs CPython 3.11 and
-`fork`.
+The tests first run without a mutant, to measure how long each takes and which functions it calls. Then each mutant runs
+in a fork of that process, with the tests that call the changed function: those of its module first, the fastest first,
+for `--budget` seconds. So a mutant takes seconds, without a start of pytest. Only functions are changed. Needs CPython
+3.11 and `fork`.
 
-A mutant that survives is printed as a diff. It has to be killed by a new test, or its line is not needed, or it changes
-nothing that anyone could notice here: a line for another system, the size of a step. `tools/mutants.py` has mutants
-that were thought of, each of which breaks one promise.
+A mutant that survives is printed as a diff. Either a new test has to kill it, or its line is not needed, or it changes
+nothing that anyone could notice here, such as a line for another system, or the size of a step. The mutants in
+`tools/mutants.py` were written by hand: each breaks one promise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from parso.python.tree import Keyword
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/smmap")
 
-# The modules, and the tests that know most about each.
+# The modules, and the tests that cover each best.
 MODULES = {
     "_manager.py": "core/contract core/files core/errors core/eviction core/limits",
     "_cache.py": "core/eviction core/limits core/errors core/ledger core/log",
@@ -72,14 +72,14 @@ SLOW = (
     "engine/ledger engine/descriptors engine/traces compat/names"
 )
 
-# What depends on another system than this one, what only types or messages for developers need.
+# Lines for other systems than this one, and lines that only types or messages for developers need.
 LEFT_OUT = re.compile(
     r"PYPY|WINDOWS|KEEPS_DESCRIPTORS|RECLAIMS_LATE|FREE_THREADED|TYPE_CHECKING|TypeVar|assert |\.debug\("
 )
 
 
 class RemoveStatement(Operator):  # type: ignore[misc]
-    """`pass` in place of a call, an assignment, a `del`, a `raise` or a `return` with nothing after it."""
+    """`pass` in place of a call, an assignment, a `del`, a `raise`, or a `return` without a value."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
         if node.type != "simple_stmt" or node.search_ancestor("funcdef") is None:
@@ -98,7 +98,7 @@ class RemoveStatement(Operator):  # type: ignore[misc]
         return ()
 
 
-# Of two replacements that one test would notice only the nearer one: `<` becomes `<=`, not `==`.
+# Of two replacements that the same test would notice, only the closer one: `<` becomes `<=`, not `==`.
 COMPARISONS = "Lt_LtE LtE_Lt Gt_GtE GtE_Gt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is"
 BINARY = "Add_Sub Sub_Add Mul_FloorDiv FloorDiv_Mul Mod_FloorDiv RShift_LShift LShift_RShift BitOr_BitAnd BitAnd_BitOr"
 OTHERS = (
@@ -120,7 +120,7 @@ OPERATORS = {
 
 
 class Place(NamedTuple):
-    """Where cosmic-ray can change something."""
+    """A place that cosmic-ray can change."""
 
     module: str
     line: int
@@ -142,12 +142,12 @@ def changed_lines(since: str) -> dict[str, set[int]]:
 
 @cache
 def text_of(module: str) -> str:
-    """A module as it was when it was looked at first."""
+    """The text of a module when it was first read."""
     return (ROOT / PACKAGE / module).read_text(encoding="utf-8")
 
 
 def bare(text: str) -> str:
-    """What a module does: without annotations, in one spelling."""
+    """The code of a module, without annotations, in one spelling."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.Lambda)):
@@ -174,7 +174,7 @@ def places_of(module: str, lines: set[int] | None) -> Iterator[Place]:
 
 
 def mutated(place: Place) -> str:
-    """The module with that change; nothing if it does the same, or is no Python."""
+    """The module with that change; empty if the code is the same, or is not valid Python."""
     text = text_of(place.module)
     new: str = mutate_code(text, OPERATORS[place.operator](), place.occurrence) or text
     try:
@@ -191,7 +191,7 @@ def difference(place: Place) -> str:
 
 
 def paths(names: Iterable[str]) -> list[str]:
-    """Test files, each once, as they are named above."""
+    """Paths of test files, each once, from their short names above."""
     return list(dict.fromkeys("tests/{}/test_{}.py".format(*name.split("/")) for name in names))
 
 
@@ -215,11 +215,10 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
 
 
 class Trials:
-    """A plugin of pytest, which tries mutants in place of running the tests once.
+    """A pytest plugin, which tries mutants instead of running the tests once.
 
-    Each one in a fork of this process, where the function that it changes gets the changed code. Its tests are those
-    that call the function, those of its module and the fastest ones first, and no more of them than take `budget`
-    seconds together.
+    Each one runs in a fork of this process, where its function gets the changed code. Its tests are those that call
+    the function, those of its module and the fastest ones first, for at most `budget` seconds together.
     """
 
     def __init__(self, chosen: list[Place], say: Callable[..., None], budget: float, at_a_time: int) -> None:
@@ -227,7 +226,7 @@ class Trials:
         self.counts = {"killed": 0, "SURVIVED": 0, "time limit": 0, "no change": 0, "not in a function": 0}
         self.failed = False
         self.items: list[tuple[float, Any, set[int]]] = []
-        """Each test: how long it takes, and the code that it calls."""
+        """Each test: its time, itself, and the code that it calls."""
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.failed |= report.failed
@@ -238,7 +237,7 @@ class Trials:
             name: functions_of(sys.modules[f"smmap.{name[:-3].replace('/', '.')}"])
             for name in dict.fromkeys(place.module for place in self.chosen)
         }
-        session.config._tmp_path_factory.getbasetemp()  # now: who makes it deletes what is there
+        session.config._tmp_path_factory.getbasetemp()  # now: the process that makes it deletes older folders
         self.look(session.items)
         self.say(f"{len(self.items)} tests, which take {sum(one[0] for one in self.items):.0f} s")
         waiting, running = [(number, place, None, ()) for number, place in enumerate(self.chosen, 1)][::-1], {}
@@ -263,9 +262,9 @@ class Trials:
                 if late:
                     self.tell(number, place, "time limit", "")
                 elif killer and only is None:
-                    waiting.append((number, place, killer, without))  # does it fail alone, too?
+                    waiting.append((number, place, killer, without))  # does it also fail alone?
                 elif only is not None and not killer:
-                    waiting.append((number, place, None, (*without, only)))  # no: what ran before it made it fail
+                    waiting.append((number, place, None, (*without, only)))  # no: a test before it made it fail
                 else:
                     self.tell(number, place, "killed" if killer else "SURVIVED", killer)
             time.sleep(0.02)
@@ -273,7 +272,7 @@ class Trials:
         return True
 
     def look(self, items: list[Any]) -> None:
-        """Run all tests without a mutant, in a fork as well: what is run twice in a process may fail."""
+        """Run all tests without a mutant, also in a fork: a test that runs twice in one process may fail."""
         out, into = os.pipe()
         pid = os.fork()
         if not pid:
@@ -304,7 +303,7 @@ class Trials:
             self.say(difference(place))
 
     def run(self, item: Any, called: set[int] | None = None) -> float:
-        """Run a test; how long it took."""
+        """Run a test; return the time it took."""
         self.failed = False
         start = time.monotonic()
         if called is not None:
@@ -318,9 +317,9 @@ class Trials:
         return time.monotonic() - start
 
     def start(self, place: Place, only: str | None, without: tuple[str, ...]) -> str | tuple[int, int, float]:
-        """Try a mutant in a process of its own: its number, where it will say which test failed, and its time limit.
+        """Try a mutant in a new process; return its id, the file that will name the failed test, and its time limit.
 
-        With one test only, or without these.
+        With only this test, or without those.
         """
         new = mutated(place)
         if not new:
@@ -353,7 +352,7 @@ class Trials:
         return pid, out, time.monotonic() + 20 + 5 * self.budget
 
     def run_mutant(self, changes: list[tuple[Any, CodeType]], tests: list[Any], into: int) -> None:
-        """In the new process: never comes back."""
+        """In the new process: never returns."""
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in (1, 2):
@@ -377,16 +376,16 @@ class Trials:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--since", default="HEAD~1", metavar="COMMIT", help="lines that differ from it (HEAD~1)")
+    parser.add_argument("--since", default="HEAD~1", metavar="COMMIT", help="lines changed since this commit (HEAD~1)")
     parser.add_argument("--all", action="store_true", help="all lines")
-    parser.add_argument("--module", nargs="+", default=list(MODULES), metavar="PATH", help="below src/smmap")
-    parser.add_argument("--sample", type=int, metavar="N", help="so many of them, at random")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the choice")
-    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first of the choice")
-    parser.add_argument("--budget", type=float, default=10, metavar="SECONDS", help="of tests, for each mutant (10)")
-    parser.add_argument("--slow", action="store_true", help="the slow tests, too")
-    parser.add_argument("--list", action="store_true", help="only show them")
-    parser.add_argument("-j", type=int, default=2, metavar="N", help="so many at a time (2)")
+    parser.add_argument("--module", nargs="+", default=list(MODULES), metavar="PATH", help="modules, below src/smmap")
+    parser.add_argument("--sample", type=int, metavar="N", help="this many of the changes, at random")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="seed of the choice")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N of the choice")
+    parser.add_argument("--budget", type=float, default=10, metavar="SECONDS", help="test time of each mutant (10)")
+    parser.add_argument("--slow", action="store_true", help="also run the slow tests")
+    parser.add_argument("--list", action="store_true", help="only show the changes")
+    parser.add_argument("-j", type=int, default=2, metavar="N", help="mutants at a time (2)")
     return parser.parse_args()
 
 

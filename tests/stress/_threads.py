@@ -32,6 +32,7 @@ from typing import Any, Callable, NamedTuple
 
 import smmap
 from core._tools import LINUX, G, descriptors, expected_size, maps, reclaim
+from smmap._system import RECLAIMS_LATE
 
 __all__ = ["Limits", "Round", "rounds"]
 
@@ -549,7 +550,8 @@ def rounds(seed: int, threads: int, reads: int, end: float = float("inf"), most:
             backing=chance.choice(["mmap", "mmap", "read", "auto"]),
             garbage=garbage,
         )
-        share = min(most // (20 if garbage else 1), reads - made)
+        slow = garbage or (RECLAIMS_LATE and limits.handles <= 4)  # there each refusal collects garbage first
+        share = min(most // (20 if slow else 1), reads - made)
         faulthandler.dump_traceback_later(WATCHDOG, exit=True)
         one = Round(limits, seed * 1000 + number, threads, max(share, threads), end)
         try:

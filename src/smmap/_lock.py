@@ -48,8 +48,7 @@ class Lock:
 
     def run(self, operation: Callable[..., T], *args: Any) -> T:
         """`operation(*args)`, once the lock is free; `ReentryError` where waiting is not allowed."""
-        rlock, outer = self._rlock, _thread.rlock
-        may_wait = outer is None or not outer._is_owned()
+        rlock, outer, may_wait = self._rlock, _thread.rlock, self.may_wait()
         if not rlock._is_owned():
             try:
                 if may_wait or rlock.acquire(blocking=False):
@@ -67,6 +66,11 @@ class Lock:
             "a finalizer or signal handler interrupted a call of a manager in its own thread, and cannot wait for a "
             "busy manager there: use smmap there only to close or to release"
         )
+
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for the lock: not where it interrupted an operation under another one."""
+        outer = _thread.rlock
+        return outer is None or not outer._is_owned()
 
     def soon(self, operation: Callable[..., object], *args: Any) -> None:
         """Have the operation done at once if the lock is free, otherwise by its next holder. Never waits, so finalizers

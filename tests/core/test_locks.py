@@ -203,6 +203,67 @@ def test_exception_in_what_was_noted_during_a_miss_leaves_no_region_and_no_lock(
     cursor.close()
 
 
+@pytest.mark.skipif(not hasattr(engine, "seams"), reason="only the fast engine maps without the policy")
+@pytest.mark.parametrize("call", ["cursor", "view"])
+def test_thread_that_misses_while_another_one_maps_waits_without_asking_the_policy(
+    call: str, file: File, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy would wait as well, and then take several times as long."""
+    manager = world.manager(W)
+    cursor, buffer = manager.make_cursor(file.path).use_region(0, 5), manager.buffer(file.path)
+    other = manager.make_cursor(file.path).use_region(0, 5)
+    miss: dict[str, Callable[[], Any]] = {
+        "cursor": lambda: other.use_region(3 * W, 5).buffer(),
+        "view": lambda: buffer.view(3 * W, 3 * W + 5),
+    }
+    threads: list[threading.Thread] = []
+    found: list[bytes] = []
+    asked: list[object] = []
+
+    def meanwhile(*_: Any) -> int:
+        if not threads:
+            threads.append(threading.Thread(target=lambda: found.append(bytes(miss[call]()))))
+            threads[0].start()
+            threads[0].join(0.2)
+            assert threads[0].is_alive() or not found
+        return 0
+
+    def serve(*args: Any) -> Any:
+        asked.append(args)
+        return real(*args)
+
+    real = manager._serve
+    with monkeypatch.context() as patch:
+        patch.setattr(type(manager), "_serve", lambda self, *args: serve(*args))
+        patch.setitem(engine.seams, "mmap", meanwhile)
+        assert cursor.use_region(5 * W, 5).buffer() == file.data[5 * W : 5 * W + 5]
+        threads[0].join(30)
+    assert found == [file.data[3 * W : 3 * W + 5]]
+    assert not asked
+    cursor.close()
+    other.close()
+
+
+def test_miss_in_an_operation_of_another_manager_does_not_wait(file: File, world: World) -> None:
+    """As in a finalizer that runs in the middle of it: the holder of the lock may be waiting for this thread's."""
+    one, other = world.manager(W), world.manager(W)
+    cursor, buffer = other.make_cursor(file.path).use_region(0, 5), other.buffer(file.path)
+    held, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: other._lock.run(lambda: held.set() or done.wait(60)))
+    thread.start()
+    try:
+        assert held.wait(60)
+        for miss in (lambda: cursor.use_region(3 * W, 5), lambda: buffer.view(3 * W, 3 * W + 5)):
+            with pytest.raises(ReentryError):
+                one._lock.run(miss)
+        assert thread.is_alive()
+    finally:
+        done.set()
+        thread.join(60)
+    assert cursor.use_region(3 * W, 5).buffer() == file.data[3 * W : 3 * W + 5]
+    cursor.close()
+
+
 def test_use_is_refused_and_release_put_off_in_the_middle_of_a_miss(
     file: File, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

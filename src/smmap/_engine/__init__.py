@@ -13,7 +13,7 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   each step is logged; None: no shortcut). With these an engine may do itself, in place of the policy, what needs no
   decision: it maps a grid window by the file's cached descriptor, and evicts idle regions as the policy would to keep
   the limits; and it opens a file whose status is unchanged, reads it, and caches the descriptor. All changes are made
-  under that lock, if it is free. In every other situation the engine asks the policy.
+  under that lock; the engine waits for it only if `may_wait()`. In every other situation it asks the policy.
 - `Region`: one mapped window, [`start`, `stop`) of its `file`, found under `key` in the file's table. It is unmapped
   when its last reference goes, so bytes are never unmapped while they are read. `region[i]`, `region[i:j]`, `find` and
   `rfind` work as for `mmap`; `view(start, stop)` is a read-only memoryview of a range of the *file* that keeps the
@@ -92,7 +92,7 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   like "random", but a long copy lets the system read all of the copy at once, and a second one right behind it takes
   the advice back.
 
-System calls release the interpreter's lock. No engine holds a lock of its own while user code may run.
+System calls that may wait release the interpreter's lock. No engine holds a lock of its own while user code may run.
 
 The engine is chosen once, when smmap is imported: the fastest one that is installed, unless `SMMAP_ENGINE` in the
 environment names one ("plain" or "fast"; `ImportError` if that one is missing). `smmap.engine` is its name, and

@@ -1,5 +1,8 @@
 # The system calls. Included by fast.pyx.
 
+cdef enum:
+    QUICK = 1 << 13  # bytes that are read without releasing the interpreter's lock, if they are in memory
+
 cdef dict _seams = {}
 seams = _seams
 """For tests: functions to call before a system call, by its name; the call fails with the code that they return."""
@@ -24,6 +27,7 @@ cdef class Descriptor:
     cdef bint retired
     cdef smmap_mutex mutex
     cdef public bint cached
+    cdef bint waits  # the system cannot read from it without waiting
 
     def __cinit__(self):
         self.own = -1
@@ -93,10 +97,18 @@ cdef class Descriptor:
 
     cdef Py_ssize_t read_to(self, char* target, Py_ssize_t size, long long offset) except -1:
         """Read to the caller's memory; return how many bytes."""
+        cdef Py_ssize_t done = 0
         if not self.take():
             return 0
         try:
-            return _read(self.own, target, size, offset)
+            if size <= QUICK and not (self.waits or _seams or SMMAP_FREE_THREADED):
+                # Copied from memory under the interpreter's lock, like bytes of a map: this never waits, and threads
+                # that release the lock for each short read take twice the time, most of it to get the lock back
+                done = smmap_read_resident(self.own, target, size, offset)
+                if done < 0:
+                    self.waits = errno != EAGAIN
+                    done = 0
+            return done if done == size else done + _read(self.own, target + done, size - done, offset + done)
         finally:
             self.release()
 
@@ -388,8 +400,7 @@ cdef Region _shortcut(Access access, long long number, bint rented):
     """The region of a grid window, mapped without the policy if there is nothing to decide; otherwise None.
 
     There is nothing to decide if the descriptor of the file is cached, and the limits leave room or evicting idle
-    regions makes room. Everything is done as by the policy, under the manager's lock if that is free. After None, ask
-    the policy.
+    regions makes room. Everything is done as by the policy, under the manager's lock. After None, ask the policy.
     """
     cdef Ledger ledger = access.ledger
     cdef Region region
@@ -408,10 +419,14 @@ cdef Region _shortcut(Access access, long long number, bint rented):
     region = _unmapped(ledger, file, number, start, start + size)  # what may collect garbage comes before the lock
     PySys_Audit("mmap.__new__", "iniL", descriptor.own, <Py_ssize_t>size, 1, start)
     rlock = lock._rlock
-    if rlock._is_owned() or not rlock.acquire(False):
+    # To wait here takes a quarter of the time of waiting in the policy, and deciding there, when threads miss at once
+    if rlock._is_owned() or not (rlock.acquire(False) or (lock.may_wait() and rlock.acquire())):
         return None
     try:
-        region = _map_locked(access, region, number, descriptor, rented)
+        if lock._notes or file.gone or file.cut or file.descriptor is not kept:  # since the wait began
+            region = None
+        else:
+            region = _map_locked(access, region, number, descriptor, rented)
     finally:
         rlock.release()
     if lock._notes:  # of calls that did not wait in the meantime

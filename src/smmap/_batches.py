@@ -278,7 +278,7 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
                 buffer = opened(chosen[file])
             client = buffer._access.client
             if left < 0:
-                access = buffer._ready()
+                access = _retry_after_wave(batch, wave, due, buffer._ready)
                 client = access.client
                 left = batch.serve(file, access)
             if batch.failed >= 0:
@@ -286,13 +286,7 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
             if left == 2:
                 if len(wave) >= _room(client.manager):
                     _finish(batch, wave, due)
-                try:
-                    descriptor = _opened(client)
-                except LimitError:
-                    if not wave:
-                        raise
-                    _finish(batch, wave, due)  # frees the descriptors of this wave
-                    descriptor = _opened(client)
+                descriptor = _retry_after_wave(batch, wave, due, _opened, client)
                 wave.append((file, client, descriptor))
                 batch.announce(file, descriptor.number)
             else:
@@ -302,6 +296,17 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
         for _, client, descriptor in wave:
             if descriptor is not None:
                 client.manager._done(descriptor)
+
+
+def _retry_after_wave(batch: Any, wave: Any, due: Any, call: Callable[..., T], *args: Any) -> T:
+    """`call(*args)`; if no descriptor is left, again after the wave was read, which frees its own."""
+    try:
+        return call(*args)
+    except LimitError:
+        if not wave:
+            raise
+    _finish(batch, wave, due)
+    return call(*args)
 
 
 def _room(manager: Any) -> int:

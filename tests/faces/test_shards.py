@@ -532,7 +532,8 @@ def test_blocks_stay_within_the_limits(tmp_path: Path, world: World) -> None:
 
 
 @linux
-def test_blocks_are_read_where_the_system_has_no_descriptor_left(tmp_path: Path, world: World) -> None:
+@pytest.mark.parametrize("left", [1, 3])
+def test_blocks_are_read_where_the_system_has_few_descriptors_left(tmp_path: Path, world: World, left: int) -> None:
     import resource
 
     paths, array = joined(tmp_path, "<u2", [2 * G] * 40, raw=True)
@@ -541,11 +542,19 @@ def test_blocks_are_read_where_the_system_has_no_descriptor_left(tmp_path: Path,
     keys = starts[:, None] + np.arange(1025)
     before, in_use = resource.getrlimit(resource.RLIMIT_NOFILE), os.listdir("/proc/self/fd")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, in_use)) + 4, before[1]))
+    taken: list[int] = []
     try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(left):
+            os.close(taken.pop())
         same(shards.blocks(starts, 1025), array[keys])
         same(shards[keys], array[keys])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for number in taken:
+            os.close(number)
 
 
 def test_blocks_of_a_changed_file_are_refused(world: World, tmp_path: Path) -> None:

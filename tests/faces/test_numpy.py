@@ -960,7 +960,7 @@ def test_shards_refuse(world: World, tmp_path: Path) -> None:
         ([odd], "<u2", {"offset": 1002}, "odd.bin"),
         ([odd], "O", {}, "objects"),
         ([odd], "S0", {}, "joined"),
-        ([odd], ("<u2", (0, 4)), {}, "joined"),
+        ([odd], ("<u2", (0, 4)), {}, "no elements"),
         ([odd], ("<u2", (4,)), {"offset": 3}, "odd.bin"),
         ([odd], None, {}, r"odd\.bin.* is not a \.npy file"),
         ([odd], "<u2", {"offset": -1}, "offset"),

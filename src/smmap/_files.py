@@ -406,7 +406,7 @@ def note_growth(then: File, now: File) -> None:
     growth = growth.last()
     if now.growth is not None and now.growth.last() is not growth:
         now.growth.last().joined = growth
-    if now.status.size > growth.status.size:
+    if (now.status.size, now.status.ctime) > (growth.status.size, growth.status.ctime):  # a slower thread's is older
         growth.status = now.status
     then.growth = now.growth = growth
 

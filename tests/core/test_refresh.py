@@ -381,6 +381,17 @@ def test_versions_of_a_followed_file_die_although_one_client_stays_at_the_first(
     assert len(still) == SIZE
 
 
+def test_older_client_reads_on_after_a_refresh_that_found_only_another_time(manager: Any, path: Path) -> None:
+    """As after `touch`: the newest version that was found counts, even if it is no longer than the one before."""
+    follower, older = manager.buffer(path), manager.buffer(path)
+    append(path, SIZE + 1)
+    assert follower.refresh() == SIZE + 1
+    os.utime(path, ns=(1, 1))
+    assert follower.refresh() == SIZE + 1
+    manager.collect()
+    assert older[:] == DATA[:SIZE]
+
+
 def test_older_clients_read_on_whichever_of_two_followers_is_ahead(manager: Any, path: Path) -> None:
     """Each follower saw versions of its own, until a refresh of one found a version of the other."""
     first, still_first = manager.buffer(path), manager.buffer(path)

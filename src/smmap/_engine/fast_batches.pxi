@@ -719,7 +719,7 @@ cdef class Batch:
         return rest, due
 
     def serve(self, Py_ssize_t file, Access access not None):
-        """Copy a buffer's mapped ranges, or announce them; what is left: 0 nothing, 1 mapped ranges, 2 others."""
+        """Copy the mapped ranges of a buffer, or announce them. Return what is left: see `__init__.py`."""
         return self.serve_from(file, access)
 
     cdef int serve_from(self, Py_ssize_t file, Access access) except -1:

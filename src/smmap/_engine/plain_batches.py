@@ -186,7 +186,7 @@ class Batch:
         return [(file, -1) for file in range(len(self._groups))], []
 
     def serve(self, file: int, access: Access) -> int:
-        """Copy a buffer's mapped ranges, or announce them; what is left: 0 nothing, 1 mapped ranges, 2 others."""
+        """Copy the mapped ranges of a buffer, or announce them. Return what is left: see `__init__.py`."""
         group = self._groups[file]
         group.access = access
         trace, offset = access.ledger.trace, access.offset

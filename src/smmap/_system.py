@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import threading
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 __all__ = [
     "FREE_THREADED",
@@ -156,17 +156,25 @@ def handle_limits(given: int, map_costs_descriptor: bool) -> HandleLimits:
     )
 
 
-_collecting = threading.RLock()
+_collecting: Any = threading.RLock()
 
 
 def collect_garbage() -> None:
-    """`gc.collect()`, one thread at a time: while one collects, another thread's call would return at once."""
-    waited = _collecting.acquire(timeout=1)
+    """`gc.collect()`, one thread at a time: while one collects, another thread's call would return at once.
+
+    Waits for a second at most: a finalizer that the other thread runs may wait for this one.
+    """
+    lock = _collecting
+    if lock._is_owned():
+        return  # in a finalizer, where it would do nothing
     try:
-        gc.collect()
+        if lock.acquire(timeout=1):
+            with lock:
+                lock.release()  # it is taken twice: only a `with` block releases it whatever happens
+                gc.collect()
     finally:
-        if waited:
-            _collecting.release()
+        while lock._is_owned():  # a signal handler raised before the block began
+            lock.release()
 
 
 def _after_fork_in_child() -> None:

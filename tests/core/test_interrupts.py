@@ -20,6 +20,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
+from smmap import _system
 from smmap._engine import chosen as engine
 
 from ._tools import LATE, LINUX, PYPY, G, World, before_system_call, descriptors, maps, reclaim
@@ -594,6 +595,16 @@ def test_exception_after_any_call_of_c_code_as_an_empty_file_is_examined_leaves_
         reclaim()
         assert world.descriptors() == [], f"after call {number - 1}"
     assert number > 5
+
+
+@profiled
+def test_exception_after_any_call_of_c_code_as_garbage_is_collected_leaves_no_lock_taken() -> None:
+    """Otherwise, each refusal in another thread would wait for it."""
+    number = 1
+    while interrupted_after(number, _system.collect_garbage):
+        number += 1
+        assert not _system._collecting._is_owned(), f"after call {number - 1}"
+    assert number > 2
 
 
 @profiled

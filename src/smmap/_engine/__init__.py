@@ -112,7 +112,7 @@ if TYPE_CHECKING:
     if not FAST:
         from . import plain as chosen
     else:
-        from . import fast as chosen
+        from . import fast as chosen  # type: ignore[no-redef, unused-ignore]  # without this project's settings
 
 __all__ = ["chosen", "engine", "engine_error"]
 

@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write_nothing_more()
         return 141
     except OSError as error:  # no space left, most likely
-        _write_nothing_more()
         _tell(error)
+        _write_nothing_more()
         return 3
 
 
@@ -58,7 +58,8 @@ def _tell(what: object) -> None:
 
 
 def _write_nothing_more() -> None:
-    """Discard the rest of the buffer: the interpreter would try to write it again at exit, and complain."""
+    """Discard what is left in the buffers: the interpreter would try to write it again at exit, and complain."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream.fileno())
     os.close(null)

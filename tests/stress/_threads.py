@@ -550,8 +550,10 @@ def rounds(seed: int, threads: int, reads: int, end: float = float("inf"), most:
             backing=chance.choice(["mmap", "mmap", "read", "auto"]),
             garbage=garbage,
         )
-        slow = garbage or (RECLAIMS_LATE and limits.handles <= 4)  # there each refusal collects garbage first
-        share = min(most // (20 if slow else 1), reads - made)
+        fewer = 1 if not garbage else 20
+        if RECLAIMS_LATE and limits.handles <= 4:
+            fewer = 200  # each refusal collects garbage first
+        share = min(most // fewer, reads - made)
         faulthandler.dump_traceback_later(WATCHDOG, exit=True)
         one = Round(limits, seed * 1000 + number, threads, max(share, threads), end)
         try:

@@ -87,6 +87,7 @@ def test_table_is_plain_text_without_a_terminal(run: Run, data: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     head, speed, peaks, work, notes = done.stdout.split("\n\n")
+    assert head.splitlines()[0].startswith(f"smmap {smmap.__version__}, {smmap.engine} engine, ")
     assert "12 files of 4.0 MiB; 0 empty and 0 unreadable skipped" in head
     assert "500 reads of up to 4 KiB in " in head
     assert "zipf, seed 3, 1 thread\n" in head

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from .. import __version__
+from .. import __version__, engine
 from .._report import format_size
 from .bench import Outcome, Result
 from .files import Found
@@ -114,6 +114,7 @@ def print_json(outcome: Outcome) -> None:
         json.dumps(
             {
                 "smmap": __version__,
+                "engine": engine,
                 "python": f"{platform.python_implementation()} {platform.python_version()}",
                 "system": f"{platform.system()} {platform.machine()}",
                 "settings": outcome.settings._asdict(),
@@ -184,7 +185,7 @@ def _head(outcome: Outcome) -> list[str]:
     stats = _stats(outcome)
     window = format_size(stats.window_size) if stats.window_size else "whole files"
     return [
-        f"smmap {__version__}, {python}, {platform.system()}",
+        f"smmap {__version__}, {engine} engine, {python}, {platform.system()}",
         f"{len(found.files):,} files of {total}; {skipped(found)}",
         f"{reads}, {settings.pattern}, seed {settings.seed}, {threads}",
         f"limits: window {window}, memory {format_size(stats.max_memory_size)}, handles {stats.max_open_handles:,}",

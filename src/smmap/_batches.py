@@ -362,7 +362,7 @@ def _buy(batch: Any, due: list[tuple[Any, int]]) -> None:
     sizes = sum(min(manager._window or client.size, client.size - start) for client, start in due)
     if batch.total <= most and sizes <= most and len(due) <= manager._cache.limits.handles:
         for client, start in due:
-            client.manager._map_first(client, start)
+            client.manager._map_first(client, start, 0)  # no read: those of the batch have been counted
 
 
 def _named(error: OSError, batch: Any, file: int, client: Any) -> OSError:

@@ -98,9 +98,9 @@ class Manager:
         self._check_open(client.where)
         self._lock.soon(self._use, region)
 
-    def _map_first(self, client: Client, offset: int) -> None:
-        """Map the grid window at `offset`, if there is room for it."""
-        self._serve(self._buy, client, offset)
+    def _map_first(self, client: Client, offset: int, hits: int = 1) -> None:
+        """Map the grid window at `offset`, if there is room for it. If it is mapped already, that counts as `hits`."""
+        self._serve(self._buy, client, offset, hits)
 
     def _map_range(self, client: Client, start: int, stop: int) -> Any:
         """A region that has all of [start, stop), for a view: a wide one if no other window is long enough."""
@@ -327,12 +327,12 @@ class Manager:
         region = self._try(client, self._window_of(client, offset, size), flags)
         return self._region(client, offset, size, flags) if region is None else region  # if read, less is enough
 
-    def _obtain(self, client: Client, window: Window, advice: str = "") -> Any:
+    def _obtain(self, client: Client, window: Window, advice: str = "", hits: int = 1) -> Any:
         """The region of a window, mapped or read now if necessary."""
-        region = self._try(client, window, 0, advice)
-        return self._try(client, window, 0, advice) if region is None else region
+        region = self._try(client, window, 0, advice, hits)
+        return self._try(client, window, 0, advice, hits) if region is None else region
 
-    def _try(self, client: Client, window: Window, flags: int = 0, advice: str = "") -> Any:
+    def _try(self, client: Client, window: Window, flags: int = 0, advice: str = "", hits: int = 1) -> Any:
         """The same; None if mapping it showed, for the first time, that the file can only be read."""
         self._check_open(client.where)
         region = client.file.table.find(window.key)
@@ -343,7 +343,7 @@ class Manager:
         else:
             if flags:
                 self._check_file(client, flags, window.start, window.stop)
-            self._cache.idle.touch(region.entry, 1)
+            self._cache.idle.touch(region.entry, hits)
         return region
 
     def _make(self, client: Client, window: Window, flags: int, advice: str) -> Any:
@@ -383,7 +383,7 @@ class Manager:
             self._cache.trim(keep=1)
         return region
 
-    def _buy(self, client: Client, offset: int) -> Any:
+    def _buy(self, client: Client, offset: int, hits: int = 1) -> Any:
         """The region of the grid window at `offset`, for copying from it; None if no handle is left for it."""
         window = serving(offset, 1, self._window, client.size)
         if not self._cache.has_handle() and client.file.table.find(window.key) is None:
@@ -393,7 +393,7 @@ class Manager:
             advice = client.advice
             if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
                 advice = "scattered"
-            return self._use(self._obtain(client, window, advice))
+            return self._use(self._obtain(client, window, advice, hits))
         except LimitError:
             if client.file.price < _DEAREST:
                 client.file.price *= _DEARER  # otherwise each attempt would evict idle regions in vain

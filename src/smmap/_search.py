@@ -5,11 +5,10 @@ Knows nothing of files: a buffer provides copies, and the mapped regions. Offset
 
 from __future__ import annotations
 
-import sys
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from . import _system
+from ._system import SEARCHES_MAPS
 
 if TYPE_CHECKING:
     import re
@@ -43,7 +42,6 @@ __all__ = ["STEP", "Match", "bounds", "count", "find", "finditer", "rfind"]
 STEP = 1 << 20  # bytes copied at once when going through a whole range
 _FIRST = 1 << 12  # bytes copied first where a match may be near; each further copy is larger, up to STEP
 _GROWTH = 4
-_FAST_FIND = sys.version_info >= (3, 11) and not _system.PYPY  # else mmap.find is slower than a copy and bytes.find
 
 
 def bounds(size: int, sub: Any, start: int | None, end: int | None) -> tuple[bytes, int, int]:
@@ -73,7 +71,7 @@ def find(data: Searchable, needle: bytes, start: int, end: int) -> int:
         return start if start <= end else -1
     long = _is_long(data, needle)
     while end - start >= size:
-        mapped = data.mapped(start) if _FAST_FIND and not long else None
+        mapped = data.mapped(start) if SEARCHES_MAPS and not long else None
         if mapped is not None:
             region, base, stop = mapped
             stop = min(stop, end)
@@ -103,7 +101,7 @@ def rfind(data: Searchable, needle: bytes, start: int, end: int) -> int:
         return end if start <= end else -1
     long = _is_long(data, needle)
     while start < stop:
-        mapped = data.mapped(stop - 1) if _FAST_FIND and not long else None
+        mapped = data.mapped(stop - 1) if SEARCHES_MAPS and not long else None
         if mapped is not None:
             low = max(start, mapped[1])
         else:

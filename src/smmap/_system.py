@@ -20,6 +20,7 @@ __all__ = [
     "PYPY",
     "RECLAIMS_LATE",
     "REFUSALS",
+    "SEARCHES_MAPS",
     "UNMAPPABLE",
     "WINDOWS",
     "HandleLimits",
@@ -44,6 +45,10 @@ PYPY = sys.implementation.name == "pypy"
 FREE_THREADED = "free-threading" in sys.version
 RECLAIMS_LATE = PYPY or FREE_THREADED
 """Whether an object may live for a while after its last reference is gone."""
+
+SEARCHES_MAPS = sys.version_info >= (3, 11, 5) and not PYPY
+"""Whether buffers search maps by `mmap.find`. Before CPython 3.11.5 it can read past the end of the map, which kills
+the process (python/cpython issue 105235). Before 3.11, and on PyPy, copying the bytes and searching them is faster."""
 
 WINDOWS = os.name == "nt"
 KEEPS_DESCRIPTORS = hasattr(os, "pread") and not WINDOWS

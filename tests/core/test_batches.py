@@ -388,6 +388,27 @@ def test_batch_counts_and_maps_as_so_many_reads_would(world: World) -> None:
 
 
 @pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or PYPY, reason="each read maps there")
+def test_window_that_another_thread_maps_before_the_batch_does_is_no_hit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(8 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    buffer[0:8]  # opened, and in memory
+    real = _batches._buy
+
+    def buy(batch: Any, due: Any) -> None:
+        manager.make_cursor(file.path).use_region(W, 5).close()
+        real(batch, due)
+
+    monkeypatch.setattr(_batches, "_buy", buy)
+    manager.reset_stats()
+    buffer.gather([W + 5 * number for number in range(8)], 5)
+    stats = manager.stats()
+    assert (stats.cold_reads, stats.misses, stats.hits, stats.mapped) == (8, 1, 0, 1)
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS or PYPY, reason="each read maps there")
 def test_batch_that_had_to_be_waited_for_pays_nothing(world: World) -> None:
     file = world.file(1 << 22)
     manager = world.manager(1 << 22)

@@ -19,7 +19,7 @@ import smmap
 from core._tools import World
 from smmap import _engine, _system
 
-from ._tools import PYPY, File, G, agree, borders, by_policy, linux, maps, payload
+from ._tools import PYPY, File, G, agree, borders, by_policy, linux, maps, payload, run_python
 
 WINDOW = 2 * G
 LENGTH = 9 * G + 123
@@ -290,6 +290,32 @@ def test_searching(manager: Any, world: World, bounds: Any) -> None:
             if not bounds:
                 for needle in needles(want):
                     assert (needle in buffer) == (needle in want)
+
+
+SEARCH_AT_THE_EDGE = """
+import mmap, sys
+import smmap
+
+size = 2 * mmap.ALLOCATIONGRANULARITY
+guards = []
+for number in range(20):  # each map is put below the one before it, if there is no gap that it fits into
+    with open(sys.argv[1], "wb") as file:
+        file.write(b"%02d" % number * (size // 2))
+    with smmap.SlidingWindowMapManager(size, 4 * size) as manager:
+        buffer = manager.buffer(sys.argv[1])
+        guards.append(mmap.mmap(-1, size, prot=0))
+        view = buffer.view(0, 9)
+        for needle in (b"x", b"xy", b"xyz", b"some more bytes"):
+            assert buffer.find(needle) == buffer.rfind(needle) == -1
+            with manager.make_cursor(sys.argv[1]).use_region(0, 9) as cursor:
+                assert cursor.map().find(needle) == cursor.map().rfind(needle) == -1
+"""
+
+
+@linux
+def test_search_never_reads_past_the_end_of_a_window(tmp_path: Path) -> None:
+    """What follows may be memory that cannot be read."""
+    run_python(SEARCH_AT_THE_EDGE, tmp_path / "file")
 
 
 @pytest.mark.parametrize("needle", [256, -1, "x", None, 1.5, [1], array.array("H", [1, 2])], ids=repr)

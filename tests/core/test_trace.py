@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import smmap
-from smmap import _search, _trace
+from smmap import _system, _trace
 from smmap import _trace_format as form
 from smmap._places import COPY, CURSOR, FULL, VIEW, place_hash
 from smmap._trace_format import COLD, HIT, MISS, TraceError
@@ -147,7 +147,7 @@ def test_iteration_of_a_buffer_is_recorded_as_far_as_it_went(
     assert not any(touched[last:])
     if mapped:
         assert {read.outcome for read in found} == {HIT}
-        if _search._FAST_FIND or name not in ("find", "rfind", "contains"):  # else pieces are copied and searched
+        if _system.SEARCHES_MAPS or name not in ("find", "rfind", "contains"):  # else pieces are copied and searched
             assert touched == expected
 
 

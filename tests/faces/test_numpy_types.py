@@ -109,6 +109,6 @@ def test_pyright_reports_what_is_wrong_and_nothing_else(program: Path) -> None:
     found = [name for name in ("pyright", "basedpyright") if importlib.util.find_spec(name)]
     if not found:
         pytest.skip("neither pyright nor basedpyright is there")
-    report = json.loads(checked(program, found[0], "--outputjson"))
+    report = json.loads(checked(program, found[0], "--outputjson", "--pythonpath", sys.executable))
     errors = [each for each in report["generalDiagnostics"] if each["severity"] == "error"]
     assert {each["range"]["start"]["line"] + 1 for each in errors} == wrong_lines(), errors

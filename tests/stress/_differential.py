@@ -662,6 +662,8 @@ class Episode:
         self.on_buffer(f"unpack_from({fmt!r}, {place!r})", call)
 
     def search(self) -> None:
+        if not self.sides[0].package._system.SEARCHES_MAPS:
+            return  # there the plain engine copies what it searches, and each copy counts as a hit
         name = self.chance.choice([*self.files])
         data = self.files[name]
         start = self.chance.randrange(len(data) + 1)
@@ -684,6 +686,8 @@ class Episode:
 
     def contains(self) -> None:
         what = self.chance.choice([b"\0\1", b"", 7, -1, 256, "x", None])
+        if not self.sides[0].package._system.SEARCHES_MAPS:
+            what = self.chance.choice([-1, 256, "x", None])  # as above
         self.on_buffer(f"contains {what!r}", lambda side, buffer: what in buffer)
 
     def whole(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import sys
 from mmap import PAGESIZE
 from operator import index
 from struct import Struct
@@ -15,7 +14,7 @@ from typing import Any
 
 from .._files import Client
 from .._places import COPY, VIEW
-from .._system import PYPY, REFUSALS, code_of, named
+from .._system import PYPY, REFUSALS, SEARCHES_MAPS, code_of, named
 from .plain_regions import Ledger, Region, Table, is_sampled
 
 __all__ = ["Access", "BufferBase", "found_in"]
@@ -23,7 +22,6 @@ __all__ = ["Access", "BufferBase", "found_in"]
 _ONE_PIECE = 1 << 30  # the most bytes of one cold window read as one bytes object: more are read piece by piece
 _LARGE = 1 << 16  # bytes: copies of at least this length count as long, and may be sequential
 _STEP = 1 << 20  # bytes copied at once when a range is copied piece by piece
-_FAST_FIND = sys.version_info >= (3, 11) and not PYPY  # before, `mmap.find` is slower than copying and `bytes.find`
 _BLOCK = 1 << 16  # bytes copied at once for a slice with a step
 _CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
 
@@ -244,7 +242,7 @@ class BufferBase:
         access = self._access
         low = 0 if start is None else start
         high = access.size if end is None else end
-        if not (_FAST_FIND and type(sub) is bytes and sub and type(low) is type(high) is int):
+        if not (SEARCHES_MAPS and type(sub) is bytes and sub and type(low) is type(high) is int):
             return None
         if not 0 <= low < high <= access.size:
             return None

@@ -261,6 +261,11 @@ class Region(mmap.mmap):
         """Each byte as bytes, as from `mmap`; a subclass would yield numbers."""
         return (self[place : place + 1] for place in range(len(self)))
 
+    if (3, 11) <= sys.version_info < (3, 11, 5):  # pragma: no cover - there `mmap.find` may crash: see SEARCHES_MAPS
+
+        def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:  # type: ignore[override]
+            return self[:].find(memoryview(sub), *slice(start, end).indices(len(self))[:2])
+
     def size(self) -> int:
         """The file's size in bytes: if this is a copy, `mmap` would return the size of the file in memory."""
         return self.file.status.size

@@ -23,8 +23,8 @@ TAG := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; \
 
 help:
 	@echo "make demo     install, and read this Python's own files under 512 handles and 256 MiB, every byte checked"
-	@echo "make test     install, and run the tests, the core with both engines (ARGS='-k name' is passed to pytest)"
-	@echo "make test-all the same, and the stress tests with both engines, and some tests under sanitizers"
+	@echo "make test     install, and run the tests, the core with both engines; six minutes (ARGS='-k name' is passed to pytest)"
+	@echo "make test-all the same and those that take long; the stress tests with both engines, and some tests under sanitizers"
 	@echo "make stress   the model and the threads at random for SECONDS=60, and both engines side by side (SEED=1 repeats a run)"
 	@echo "make sanitize tests of the fast engine under ASan and UBSan (make test-all runs some of them)"
 	@echo "make coverage branch coverage of the core, which must be 100 % (Python 3.12 or later)"
@@ -53,9 +53,10 @@ WORKERS ?= auto
 CORE := tests/core tests/engine/test_choice.py tests/compat/test_names.py tests/faces/test_buffers.py
 BOTH := $(CORE) tests/stress tests/faces/test_default.py tests/faces/test_files.py tests/faces/test_pickling.py
 AGAIN = $(CORE)
+CHOICE = -m "not slow and not long"
 
 test: $(VENV)/.test
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(if $(ARGS),,$(CHOICE)) $(ARGS)
 	@$(BIN)/python -c 'import smmap; print("engine:", smmap.engine, smmap.engine_error)'
 	@if $(BIN)/python -c 'import smmap, sys; sys.exit(smmap.engine != "fast")'; then \
 		echo "again with the plain engine: the tests that depend on the engine"; \
@@ -64,6 +65,7 @@ test: $(VENV)/.test
 	fi
 
 test-all: AGAIN = $(BOTH)
+test-all: CHOICE =
 test-all: test
 	$(if $(ARGS),,@$(MAKE) --no-print-directory lint-stub)
 	$(if $(ARGS),,$(BIN)/python tools/sanitize.py --quick)

@@ -17,6 +17,8 @@ from . import _gitrepo, _wheels
 
 PROJECT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.long
+
 # Reads through gitdb in a repository with a pack and with loose objects, then tells what was used.
 SCRIPT = """
 import hashlib, importlib.metadata, json, pathlib, sys, warnings

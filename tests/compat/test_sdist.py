@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 LEFT_OUT = {".gitignore", ".ci/run"}
 
+pytestmark = pytest.mark.long
+
 
 def tracked() -> list[str]:
     """The files of the project; none if this is not a checkout."""

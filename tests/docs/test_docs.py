@@ -177,6 +177,7 @@ def test_pages_that_start_processes_are_found() -> None:
     assert {page.stem for page in PROCESS_PAGES} == {"start", "dask", "workers"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PROCESS_PAGES, ids=name)
 def test_page_saved_as_one_script_runs_twice(page: Path, folder: Path) -> None:
     """However processes are started that import the script: they must neither start others nor write files anew."""

@@ -338,6 +338,7 @@ class OneFault:
         return self.code if self.lasting and name == self.name and self.turn == self.seam.turns else None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize(
     ("backing", "depth"), [("auto", "seam"), ("auto", "duplicates"), *((backing, "system") for backing in BACKINGS)]

@@ -190,6 +190,7 @@ ACTIONS: dict[str, Callable[[Things], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("call", [*buffer_calls(), *other_calls()])
 def test_closed_in_the_middle_of_a_call(call: str, action: str, file: File) -> None:

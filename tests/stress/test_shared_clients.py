@@ -18,7 +18,10 @@ import pytest
 import smmap
 from core._tools import G, reclaim
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="files are replaced under their maps")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.name != "posix", reason="files are replaced under their maps"),
+]
 
 W = 2 * G
 SECONDS = float(os.environ.get("SMMAP_STRESS_SECONDS", "1"))

@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --only-binary=:all:
-# On PyPy there are no wheels of most libraries.
-TESTS = $(if $(filter pypy-%,$(TAG)),test-core,test)
+# Most libraries have no wheels for PyPy, and some have none for free-threaded CPython.
+TESTS = $(if $(filter pypy-% %t,$(TAG)),test-core,test)
 ARGS ?=
 
 # The caches of tools are in .venv, too.

@@ -33,11 +33,11 @@ def missing() -> str:
     if wish == "plain":
         return 'SMMAP_BUILD was "plain" when this was built (`pip install --no-binary smmap smmap` builds the fast one)'
     if sys.implementation.name != "cpython":
-        return f"it is not built for {sys.implementation.name}"
+        return f"the fast engine is not built for {sys.implementation.name}"
     if os.name != "posix":
-        return "it is only built on Linux and macOS"
+        return "the fast engine is only built on Linux and macOS"
     if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info >= (3, 14) and wish != "fast":
-        return "it has not been run on this free-threaded Python yet (it is built if SMMAP_BUILD is fast)"
+        return "the fast engine has not been run on this free-threaded Python yet (it is built if SMMAP_BUILD is fast)"
     return ""
 
 
@@ -88,7 +88,7 @@ class Build(build_ext):
             print(f"smmap: the fast engine cannot be built ({error}); the plain one is installed", file=sys.stderr)
             self.extensions = []
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"it could not be built: {short(str(error))}\n", encoding="utf-8")
+            path.write_text(f"the fast engine could not be built: {short(str(error))}\n", encoding="utf-8")
 
 
 class Modules(build_py):

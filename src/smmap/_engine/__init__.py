@@ -109,10 +109,10 @@ FAST = False
 """For type checkers: `mypy --always-true FAST` checks the library with the fast engine's stub."""
 
 if TYPE_CHECKING:
-    if not FAST:
-        from . import plain as chosen
-    else:
-        from . import fast as chosen  # type: ignore[no-redef, unused-ignore]  # without this project's settings
+    if FAST:
+        from . import fast as chosen
+    else:  # last: the documentation shows these docstrings, also where the fast engine is not built
+        from . import plain as chosen  # type: ignore[no-redef, unused-ignore]
 
 __all__ = ["chosen", "engine", "engine_error"]
 

@@ -263,7 +263,7 @@ class Region(mmap.mmap):
 
     if (3, 11) <= sys.version_info < (3, 11, 5):  # pragma: no cover - there `mmap.find` may crash: see SEARCHES_MAPS
 
-        def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:  # type: ignore[override]
+        def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
             return self[:].find(memoryview(sub), *slice(start, end).indices(len(self))[:2])
 
     def size(self) -> int:

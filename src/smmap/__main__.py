@@ -50,11 +50,10 @@ def report() -> tuple[list[str], bool]:
             "Remove it with `pip uninstall`, and install this smmap again from its wheel or its sources. To keep it,",
             "use a constraints file that names its wheel (`smmap @ file:///...whl`), or `--no-deps`.",
         ], False
-    why = f": {smmap.engine_error}" if smmap.engine_error else ""
     return [
         f"smmap {version} in {folder}",
         f"{system}",
-        f"engine {smmap.engine}" + (f" (fast is not in use{why})" if smmap.engine != "fast" else ""),
+        f"engine {smmap.engine}" + (f" ({smmap.engine_error})" if smmap.engine_error else ""),
         "commands: python -m smmap --help",
     ], True
 

@@ -48,7 +48,7 @@ def test_arguments_run_the_command(tmp_path: Path) -> None:
 
 def test_a_forced_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMMAP_ENGINE", "plain")
-    assert 'engine plain (fast is not in use: SMMAP_ENGINE is "plain")' in run().stdout
+    assert 'engine plain (SMMAP_ENGINE is "plain")' in run().stdout
 
 
 def test_a_sound_installation_is_sound() -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 KINDS = {".md", ".py", ".pyi", ".pyx", ".pxi", ".h"}
+# From Python 3.12 on, an f-string is several tokens: these are its first and its last.
+F_STRING = [getattr(tokenize, name) for name in ("FSTRING_START", "FSTRING_END") if hasattr(tokenize, name)]
 FOLDERS = ("docs", "src", "examples", "tools", "benchmarks")
 
 VOCABULARY = {
@@ -81,9 +83,19 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
             found.append(re.sub(r"^([-*>:]|\d+\.) +", "", plain))
 
 
+def between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text between two places, which are a line, from 1, and a column each."""
+    found = lines[start[0] - 1 : end[0]]
+    found[-1] = found[-1][: end[1]]
+    found[0] = found[0][start[1] :]
+    return "".join(found)
+
+
 def strings(text: str) -> Iterator[tuple[int, str]]:
     """Comments and strings of a Python source."""
+    lines = text.splitlines(keepends=True)
     block: list[str] = []
+    starts: list[tuple[int, int]] = []  # of the f-strings that are not complete
     first = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -96,9 +108,15 @@ def strings(text: str) -> Iterator[tuple[int, str]]:
         if block:
             yield first, " ".join(block)
             block = []
-        if token.type == tokenize.STRING and " " in token.string:
-            for part in re.split(r"\n\s*\n", token.string):
-                yield token.start[0], re.sub(r"`[^`]*`", "`", " ".join(part.split()).strip("\"'rbf"))
+        if token.type in F_STRING[:1]:
+            starts.append(token.start)
+        start, literal = token.start, token.string if token.type == tokenize.STRING and not starts else ""
+        if token.type in F_STRING[1:]:
+            start = starts.pop()
+            literal = "" if starts else between(lines, start, token.end)
+        if " " in literal:
+            for part in re.split(r"\n\s*\n", literal):
+                yield start[0], re.sub(r"`[^`]*`", "`", " ".join(part.split()).strip("\"'rbf"))
 
 
 def comments(text: str) -> Iterator[tuple[int, str]]:

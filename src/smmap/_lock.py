@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _locks: dict[int, weakref.ref[Lock]] = {}
 _taken_for_fork: list[Any] = []
+_PATIENCE = 0.1  # seconds
 
 
 class _Thread(threading.local):
@@ -120,13 +121,15 @@ def _release(rlock: Any, outer: Any) -> None:
 def _before_fork() -> None:
     """Take every lock, so that no manager is copied in the middle of an operation.
 
-    Never waits for a lock while it holds others: a thread that holds one may be about to try another.
+    Does not wait long for a lock while it holds others: the thread that has it may wait for one of them, by way of a
+    lock of the user's. It has to wait a little: without the interpreter's lock, busy managers are never free at the
+    same moment.
     """
     while True:
         locks = _living()
         lock: Lock | None
         for lock in locks:
-            if not lock._rlock.acquire(blocking=False):
+            if not lock._rlock.acquire(timeout=_PATIENCE):
                 break
             _taken_for_fork.append(lock._rlock)
         else:

@@ -60,10 +60,10 @@ class Hooked:
     def __init__(self, *, tried: Callable[[], Any] = int, entered: Callable[[], Any] = int) -> None:
         self.real, self.tried, self.entered = threading.RLock(), tried, entered
 
-    def acquire(self, blocking: bool = True) -> bool:
-        if not blocking:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if not blocking or timeout >= 0:
             self.tried()
-        return self.real.acquire(blocking=blocking)
+        return self.real.acquire(blocking, timeout)
 
     def __enter__(self) -> None:
         self.real.acquire()
@@ -908,7 +908,7 @@ def test_fork_takes_every_lock_and_gives_it_back(world: World) -> None:
         manager._check()
 
 
-def test_fork_waits_for_one_lock_without_holding_another(world: World) -> None:
+def test_fork_waits_long_for_one_lock_without_holding_another(world: World) -> None:
     """Whoever holds that one may need the other one first."""
     one, two = world.manager(W), world.manager(W)
     tried, held = threading.Event(), threading.Event()
@@ -934,6 +934,26 @@ def test_fork_waits_for_one_lock_without_holding_another(world: World) -> None:
     assert got == [True]
     assert is_free(one)
     assert is_free(two)
+
+
+def test_fork_takes_locks_that_are_never_free_at_the_same_moment(world: World) -> None:
+    class Busy(Hooked):
+        """Free only for those who wait a little."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            return (blocking and timeout != 0) and super().acquire(blocking, timeout)
+
+    one, two = world.manager(W), world.manager(W)
+    one._lock._rlock, two._lock._rlock = Busy(), Busy()
+    taken = threading.Event()
+
+    def take() -> None:
+        _lock._before_fork()
+        taken.set()
+        _lock._after_fork_in_parent()
+
+    threading.Thread(target=take, daemon=True).start()
+    assert taken.wait(20)
 
 
 @pytest.mark.parametrize("moment", ["waits", "counts"])

@@ -249,6 +249,7 @@ def test_archive_over_anything_else_is_refused(path: str) -> None:
             smmap.numpy.MappedNpz(*args)  # type: ignore[arg-type, unused-ignore]
 
 
+@uninitialized
 @pytest.mark.skipif(fsspec is None, reason="needs fsspec")
 def test_fsspec_file_of_another_file_system_is_refused(path: str) -> None:
     status = os.stat(path)

@@ -42,6 +42,7 @@ W = 2 * G
 MOST = {"cursors": 5, "buffers": 5, "views": 8}
 CODES = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENODEV, errno.EPERM, errno.EACCES]
 CALLS = ["open", "fstat", "pread", "mmap"]
+FREE_THREADED = "free-threading" in sys.version  # there, what another thread drops may live on for a while
 HAS_BUFFER_METHOD = sys.version_info >= (3, 12)
 
 
@@ -400,14 +401,13 @@ class Episode:
                 for key in sorted(side.views)[: number % 3]:
                     del side.views[key]
             elif what == "garbage":
-                self.quiet(lambda: Finalized(lambda: do(side, "read")) and None)
-                self.quiet(lambda: Finalized(lambda: do(side, "collect")) and None)
+                self.quiet(lambda: Finalized(lambda: (do(side, "read"), do(side, "collect"))) and None)
                 gc.collect()
             elif what == "close" and buffers and number % 4 == 0:
                 side.buffers[buffers[number % len(buffers)]].end_access()
             elif what == "release":
                 side.managers[number % 2].release(self.folder)
-            elif what == "thread":
+            elif what == "thread" and not FREE_THREADED:
                 thread = threading.Thread(target=do, args=(side, "collect" if number % 2 else "read"))
                 thread.start()
                 thread.join()
@@ -864,7 +864,7 @@ class Episode:
             except BaseException as error:
                 failed.append(error)
 
-        if _Faults.name:  # a signal's handler runs in the main thread
+        if _Faults.name or FREE_THREADED:  # a signal's handler runs in the main thread
             return
         thread = threading.Thread(target=work)
         thread.start()

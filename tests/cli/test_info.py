@@ -207,7 +207,7 @@ def test_not_one_process_is_wrong_usage(run: Run, arguments: list[str]) -> None:
 def test_watch_prints_json_lines_until_the_process_ends(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1" * 5000)
     with process(PLAIN, tmp_path / "a") as foreign:
-        timer = threading.Timer(1, foreign.kill)
+        timer = threading.Timer(2.5, foreign.kill)
         timer.start()
         done = run("info", foreign.pid, "--watch", "0.1", "--json")
         timer.join()

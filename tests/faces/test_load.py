@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
@@ -457,7 +458,9 @@ def test_archive_over_a_descriptor(tmp_path: Path, world: World) -> None:
         pickle.dumps(ours)
 
 
-def test_threads_share_an_archive(archive: Path, members: Any, world: World) -> None:
+def test_threads_share_an_archive(archive: Path, members: Any, world: World, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)
     again = pickle.loads(pickle.dumps(load(archive, manager=world.manager(WINDOW))))
     right: list[int] = []
 

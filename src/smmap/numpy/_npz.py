@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 import struct
@@ -175,7 +176,7 @@ class MappedNpz(Mapping[str, Any]):
         if archive is None:
             self._data._ready()
             try:
-                archive = zipfile.ZipFile(BufferedFileReader(FileReader(self._data.__copy__())))
+                archive = zipfile.ZipFile(self._file())
             except (zipfile.BadZipFile, struct.error, EOFError, UnicodeDecodeError) as error:
                 raise BadArchiveError(f"{self._name} is not an archive: {error}") from None
             except OSError as error:  # before Python 3.11, zipfile may look for a directory before the file's start
@@ -201,8 +202,13 @@ class MappedNpz(Mapping[str, Any]):
             raise zipfile.BadZipFile(f"[{start}, {stop}) does not lie in the {access.size} bytes of the file")
         return SlidingWindowMapBuffer._over(access.client, access.offset + start, info.file_size)
 
+    def _file(self) -> BufferedFileReader:
+        return BufferedFileReader(FileReader(self._data.__copy__()))
+
     def _read(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-        with archive.open(info) as member:
+        own = copy.copy(archive)
+        own.fp = self._file()  # in CPython 3.13.0, threads that read members of one file move each other's position
+        with own.open(info) as member:
             head = member.read(8)
             member.seek(0)
             if not is_npy(head):

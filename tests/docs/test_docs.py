@@ -41,6 +41,10 @@ with open(sys.argv[1], encoding="utf-8") as page:
     code = compile(page.read(), sys.argv[1], "exec")
 del page
 exec(code)
+if "pyarrow" in sys.modules:  # a thread of its that takes the interpreter's lock during the exit may end the process
+    import os
+    sys.stdout.flush()
+    os._exit(0)
 """
 
 

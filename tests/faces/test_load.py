@@ -459,8 +459,9 @@ def test_archive_over_a_descriptor(tmp_path: Path, world: World) -> None:
 
 
 def test_threads_share_an_archive(archive: Path, members: Any, world: World, request: pytest.FixtureRequest) -> None:
-    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
-    sys.setswitchinterval(1e-5)
+    if sys.version_info >= (3, 13):  # before, threads that parse headers at the same moment may get a SystemError
+        request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+        sys.setswitchinterval(1e-5)
     again = pickle.loads(pickle.dumps(load(archive, manager=world.manager(WINDOW))))
     right: list[int] = []
 

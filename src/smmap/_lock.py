@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Callable, TypeVar
 
 from ._errors import ReentryError
+from ._system import release_all
 
 __all__ = ["Lock"]
 
@@ -113,8 +114,7 @@ def _release(rlock: Any, outer: Any) -> None:
     `with` alone is not enough: CPython 3.14 lets a signal handler raise after the lock was taken and before the block
     starts, and 3.9 and 3.10 after the block and before the lock is released.
     """
-    while rlock._is_owned():
-        rlock.release()
+    release_all(rlock)
     _thread.rlock = outer
 
 

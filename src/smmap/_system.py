@@ -35,6 +35,7 @@ __all__ = [
     "look_at",
     "named",
     "raised_by_handler",
+    "release_all",
     "span_of",
 ]
 
@@ -161,6 +162,12 @@ def handle_limits(given: int, map_costs_descriptor: bool) -> HandleLimits:
     )
 
 
+def release_all(rlock: Any) -> None:
+    """Release an `RLock` as often as this thread has taken it, if at all."""
+    while rlock._is_owned():
+        rlock.release()
+
+
 _collecting: Any = threading.RLock()
 
 
@@ -178,8 +185,7 @@ def collect_garbage() -> None:
                 lock.release()  # it is taken twice: only a `with` block releases it whatever happens
                 gc.collect()
     finally:
-        while lock._is_owned():  # a signal handler raised before the block began
-            lock.release()
+        release_all(lock)  # a signal handler raised before the block began
 
 
 def _after_fork_in_child() -> None:

@@ -719,7 +719,7 @@ cdef class Batch:
         return rest, due
 
     def serve(self, Py_ssize_t file, Access access not None):
-        """Copy the mapped ranges of a buffer, or announce them. Return what is left: see `__init__.py`."""
+        """Copy a buffer's mapped ranges, or announce them. The result says which ranges remain: see `__init__.py`."""
         return self.serve_from(file, access)
 
     cdef int serve_from(self, Py_ssize_t file, Access access) except -1:

@@ -186,7 +186,7 @@ class Batch:
         return [(file, -1) for file in range(len(self._groups))], []
 
     def serve(self, file: int, access: Access) -> int:
-        """Copy the mapped ranges of a buffer, or announce them. Return what is left: see `__init__.py`."""
+        """Copy a buffer's mapped ranges, or announce them. The result says which ranges remain: see `__init__.py`."""
         group = self._groups[file]
         group.access = access
         trace, offset = access.ledger.trace, access.offset

@@ -58,7 +58,7 @@ def _tell(what: object) -> None:
 
 
 def _write_nothing_more() -> None:
-    """Discard what is left in the buffers: the interpreter would try to write it again at exit, and complain."""
+    """Discard unwritten output: at exit, the interpreter would try again to write it, and report another error."""
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream.fileno())

@@ -11,11 +11,12 @@ Nobody else refers to a region strongly, so it is unmapped when the last of thes
 exactly the living regions. That is why nothing here has to be repaired after an exception, whatever raised it: at
 worst a region is mapped again that might have been found, or one use is missing from the order.
 
-One lock guards all decisions (see _lock.py). The methods below "Files" are called under it, those above take it. Reads
-that find their window mapped, and cold reads by a cached descriptor, are in the engine and take no lock. Closing and
-unpinning never wait for the lock: they are noted, and done at once if the lock is free, otherwise by its next holder
-before anything else. A window that is only copied is mapped once its reads have cost about as much as mapping it: see
-_rents.py. Serving a mapped window, mapping, evicting and unpinning are each O(1); what is linear says so.
+One lock guards all decisions (see _lock.py). The methods below "Files" are called under it unless they say
+otherwise, those above take it. Reads that find their window mapped, and cold reads by a cached descriptor, are in the
+engine and take no lock. Closing and unpinning never wait for the lock: they are noted, and done at once if the lock is
+free, otherwise by its next holder before anything else. A window that is only copied is mapped once its reads have cost
+about as much as mapping it: the engine counts, see _rents.py. Serving a mapped window, mapping, evicting and unpinning
+are each O(1); what is linear says so.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 _DROPPED_AT_ONCE = 64  # regions of an outdated version of a file; the others go as the least recently used
 _DEARER = 16  # by this factor the price of a file's windows rises when the system refuses to map one
-_DEAREST = 4096  # in small reads: a refusal in so many costs nothing to speak of, and there may be room again
+_DEAREST = 4096  # in small reads: one refusal after so many is cheap, and there may be room again by then
 
 
 class Manager:
@@ -66,7 +67,7 @@ class Manager:
         if backing != "read":
             self._cache.ledger.shortcut = self._lock, debugging
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
-        self._counted_by_hand: set[Any] = set()  # what stands for clients that are no cursors: see _compat.py
+        self._counted_by_hand: set[Any] = set()  # stands for clients that users count by hand: see _compat.py
         if Manager._born is not None:
             Manager._born(self)
 
@@ -86,7 +87,7 @@ class Manager:
         return engine.Access(client, offset, size, self._window, self._cache.ledger)
 
     def _swap(self, buffer: Any, old: Any, new: Any) -> None:
-        """Give a buffer a new record in place of an old one, unless a thread was faster."""
+        """Give a buffer a new record in place of an old one, unless another thread has replaced that already."""
         self._lock.run(self._swap_locked, buffer, old, new)
 
     def _move(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
@@ -168,7 +169,7 @@ class Manager:
         return found
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
-        """An operation under the lock that drops regions; returns their number. Put off if waiting might never end."""
+        """An operation under the lock that drops regions; their number. If waiting may never end: 0, and done later."""
         engine.notice()
         log = self._cache.log
         log.listen()
@@ -222,7 +223,7 @@ class Manager:
         file.patience = patience(min(self._cache.limits.handles, self._cache.max_memory // size))
 
     def _gone_from(self, where: Where) -> None:
-        """This path no longer leads to the file that it led to: drop what is idle or cached of it."""
+        """Another file, or none, is at this path now: drop what is idle or cached of the one that was there."""
         file = self._files.at(where)
         if file is not None:
             file.gone = True
@@ -242,6 +243,7 @@ class Manager:
         return count
 
     def _check_open(self, where: Where) -> None:
+        """`ClosedError` once the manager was closed. Needs no lock."""
         if self._closed:
             name = f"descriptor {where}" if isinstance(where, int) else repr(where)
             raise ClosedError(f"the {type(self).__name__} of {name} is closed")
@@ -325,7 +327,7 @@ class Manager:
     def _region(self, client: Client, offset: int, size: int, flags: int = 0) -> Any:
         """The region that serves a request."""
         region = self._try(client, self._window_of(client, offset, size), flags)
-        return self._region(client, offset, size, flags) if region is None else region  # if read, less is enough
+        return self._region(client, offset, size, flags) if region is None else region  # to be read: a smaller window
 
     def _obtain(self, client: Client, window: Window, advice: str = "", hits: int = 1) -> Any:
         """The region of a window, mapped or read now if necessary."""
@@ -333,7 +335,7 @@ class Manager:
         return self._try(client, window, 0, advice, hits) if region is None else region
 
     def _try(self, client: Client, window: Window, flags: int = 0, advice: str = "", hits: int = 1) -> Any:
-        """The same; None if mapping it showed, for the first time, that the file can only be read."""
+        """`_obtain`, except that it is None if mapping showed, for the first time, that the file can only be read."""
         self._check_open(client.where)
         region = client.file.table.find(window.key)
         if region is None:
@@ -384,7 +386,7 @@ class Manager:
         return region
 
     def _buy(self, client: Client, offset: int, hits: int = 1) -> Any:
-        """The region of the grid window at `offset`, for copying from it; None if no handle is left for it."""
+        """The region of a grid window whose reads have cost as much as mapping it; None if no handle is left for it."""
         window = serving(offset, 1, self._window, client.size)
         if not self._cache.has_handle() and client.file.table.find(window.key) is None:
             self._check_open(client.where)
@@ -416,7 +418,7 @@ class Manager:
         self._lock.soon(self._cut, region.file)
 
     def _zeroed(self, region: Any) -> Callable[[], None] | None:
-        """The same for a region whose views read zeros; returns a function to call then, without the lock."""
+        """Views of a region read zeros for that reason. Returns a function to call then, without the lock: it warns."""
         file = region.file
         self._lock.soon(self._cut, file, region)
         if file.zeroed:
@@ -433,7 +435,7 @@ class Manager:
         file.cut = file.gone = True
         self._cache.evict_file(file, _DROPPED_AT_ONCE)
         self._cache.uncache(file)
-        if zeroed is not None and not self._cache.evict(zeroed.entry):  # it is in no table now
+        if zeroed is not None and not self._cache.evict(zeroed.entry):  # pinned, or detached
             self._revoke(zeroed)
 
     # Cursors

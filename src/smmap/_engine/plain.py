@@ -59,7 +59,7 @@ _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0
 _STEP = 1 << 20  # bytes read at once if a window is read instead of mapped
 
 
-_TAKEN = ("pop from empty list",)  # by another thread, just now
+_TAKEN = ("pop from empty list",)  # what an `IndexError` says if another thread took the number just now
 
 
 def _move_all(source: list[int], target: list[int]) -> None:
@@ -72,7 +72,7 @@ def _move_all(source: list[int], target: list[int]) -> None:
 
 
 def _close_all(numbers: list[int]) -> None:
-    """Close each number exactly once, in the same way."""
+    """Close each number exactly once, whatever a signal handler raises."""
     try:
         list(map(os.close, map(numbers.pop, range(len(numbers)))))
     except IndexError as error:
@@ -85,7 +85,7 @@ def _close_all(numbers: list[int]) -> None:
 
 
 class _Numbers(weakref.ref["Descriptor"]):
-    """The numbers of a descriptor, to be closed after its death if its finalizer was interrupted."""
+    """The numbers for the system that a descriptor has left to close, even if its finalizer was interrupted."""
 
     __slots__ = ("held", "retired")
 
@@ -191,7 +191,8 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
     """A descriptor of our own, read-only and not inherited, for the path or the user's descriptor; and its status.
 
     A duplicate of a user's descriptor would share its locks (`flock`), its flags (`O_DIRECT`) and its right to write,
-    and would keep them after the user closed it; Linux can open the same file again instead.
+    and would keep them after the user closed it. Linux can open the same file again instead; where that fails, a
+    duplicate has to do.
     """
     _close_orphans()
     path: Any = f"/proc/self/fd/{where}" if isinstance(where, int) else where
@@ -242,7 +243,7 @@ def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
 
 
 def notice() -> None:
-    """Does nothing."""
+    """Does nothing: without a guard there are no zeros in views to be noticed."""
 
 
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
@@ -272,7 +273,7 @@ def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: 
 def read_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:
     """The bytes of a window in memory of our own; None if the file is too short.
 
-    They are written to a file in memory: only a map of a file can be read-only for everybody.
+    They are written to a file in memory: only a map of a file can be read-only for everybody. Advice is of no use here.
     """
     _, start, stop = window
     copied = _memory_file()

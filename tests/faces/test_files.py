@@ -32,6 +32,7 @@ import pytest
 
 import smmap
 from core._tools import LATE, G, World, agree, descriptors, linux, maps, payload
+from smmap._system import FREE_THREADED
 
 as_io_refuses = pytest.mark.skipif(
     sys.implementation.name == "pypy", reason="its io raises other errors than CPython's"
@@ -725,7 +726,14 @@ def test_zipfile(tight: Any, tmp_path: Path) -> None:
                 assert member.read(9) == members[name][9000:9009]
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one ZipFile", "one each"])
+@pytest.mark.parametrize(
+    "shared",
+    [
+        pytest.param(True, marks=pytest.mark.skipif(FREE_THREADED, reason="zipfile miscounts there, with any file")),
+        False,
+    ],
+    ids=["one ZipFile", "one each"],
+)
 def test_zipfile_from_threads(shared: bool, world: World, tmp_path: Path) -> None:
     members = zipped(tmp_path / "zip")
     manager = world.manager(WINDOW, 2 * WINDOW, 99 if LATE else 2)

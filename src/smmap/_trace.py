@@ -70,11 +70,13 @@ class Trace:
         self._manager = manager
         self._threshold = max(int(rate * FULL), 1)
         self._made = self.path
-        self._begin()
         with _guard:
             if manager in _traces:
-                self._drop()
                 raise ValueError(f"this manager is already traced, into {_traces[manager].path!r}")
+            written = {os.path.realpath(trace.path) for trace in list(_living) if not trace.closed}
+            if os.path.realpath(self.path) in written:
+                raise ValueError(f"{self.path!r} is already written by another trace: choose another path")
+            self._begin()
             _traces[manager] = self
             _living.add(self)
             if manager is None:

@@ -32,6 +32,7 @@ except ImportError as error:
 from . import _default
 from ._batches import ranges
 from ._buffer import SlidingWindowMapBuffer
+from ._engine import chosen as engine
 from ._errors import SmmapError, refuse_state
 from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
@@ -59,7 +60,7 @@ class _Shared:
 
     def __init__(self, options: _Options) -> None:
         self._lock = threading.Lock()
-        self._recent: OrderedDict[str, tuple[tuple[int, ...], SlidingWindowMapBuffer]] = OrderedDict()
+        self._recent: OrderedDict[str, SlidingWindowMapBuffer] = OrderedDict()
         # Options that are left out have the values of the default manager.
         self.own = SlidingWindowMapManager(**_default.settings(**dict(options))) if options else None
 
@@ -69,21 +70,22 @@ class _Shared:
 
     def buffer(self, path: str) -> SlidingWindowMapBuffer:
         """A buffer over the file that is at `path` now: the last one, unless file or manager have changed since."""
-        status = os.stat(path)
-        key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         manager = self.manager  # after the default manager was closed, it is a new one
         with self._lock:
             found = self._recent.get(path)
-            if found is not None and found[0] == key and found[1]._access.client.manager is manager:
-                self._recent.move_to_end(path)
-                return found[1]
-        buffer: SlidingWindowMapBuffer = manager.buffer(path)
+        buffer = found if found is not None and _is_current(found, manager) else manager.buffer(path)
         with self._lock:
-            self._recent[path] = key, buffer
+            self._recent[path] = buffer
             self._recent.move_to_end(path)
             if len(self._recent) > _MOST_BUFFERS:
                 self._recent.popitem(last=False)
         return buffer
+
+
+def _is_current(buffer: SlidingWindowMapBuffer, manager: StaticWindowMapManager) -> bool:
+    """Whether a new buffer of the manager, over the same path, would be over the same version of the file."""
+    client = buffer._access.client
+    return client.manager is manager and not client.file.gone and engine.unchanged(client.where, client.file.status)
 
 
 _shared: dict[_Options, _Shared] = {}

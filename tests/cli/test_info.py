@@ -179,6 +179,19 @@ def test_a_process_that_one_may_not_read_is_a_clear_error(run: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_that_one_may_not_read_runs_to_its_end(run: Run) -> None:
+    patch = (
+        "from smmap.cli import maps\n"
+        "def refused(pid):\n    raise PermissionError(f'process {pid} belongs to another user')\n"
+        "maps.look = refused"
+    )
+    code = "import time; time.sleep(0.5); print('its own output'); raise SystemExit(7)"
+    done = run("info", "--", sys.executable, "-c", code, patch=patch)
+    assert (done.returncode, done.stdout) == (7, "its own output\n")
+    assert "belongs to another user" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_such_process_is_a_clear_error(run: Run) -> None:
     done = run("info", 4_000_000)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "smmap info: there is no process 4000000\n")

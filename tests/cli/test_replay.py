@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import smmap
+from smmap import _trace_format as form
+from smmap._places import FULL, place_hash
 
 from .conftest import Run
 
@@ -64,6 +66,28 @@ def test_present_limits_are_those_of_the_trace_and_the_recommended_are_better(ru
     assert {curve["window_size"] for curve in answer["curves"]} >= {WINDOW, 4 * WINDOW}
     for curve in answer["curves"]:
         assert curve["miss_ratio"] == sorted(curve["miss_ratio"], reverse=True)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["all", "a sample"])
+def test_present_limits_are_those_of_the_manager_with_the_most_reads(run: Run, sampled: bool, tmp_path: Path) -> None:
+    """Although another one's file, of the same name, has no recorded read."""
+    threshold = FULL // 2 if sampled else FULL
+    above, below = (next(m for m in count(1) if (place_hash(m, 0) < FULL // 2) == wanted) for wanted in (False, True))
+    parts = [
+        form.header(1, 0.0),
+        form.chunk(b"MNGR", form.manager_body(0, 1 << 20, 1 << 30, 100)),
+        form.chunk(b"MNGR", form.manager_body(1, 256 << 10, 8 << 20, 7)),
+        form.chunk(b"FILE", form.file_body(1, 0, 1 << 20, above, "/tmp/same")),
+        form.chunk(b"FILE", form.file_body(2, 1, 1 << 20, below, "/tmp/same")),
+        form.chunk(b"READ", b"".join(form.READ.pack(1, 4096, turn * 4096) for turn in range(50 * sampled))),
+        form.chunk(b"READ", b"".join(form.READ.pack(2, 4096, turn % 200 * 4096) for turn in range(1000))),
+        *([form.rate_chunk(threshold)] if sampled else []),
+        form.tail_chunk(2000, 1000 + 50 * sampled),
+    ]
+    (tmp_path / "trace").write_bytes(b"".join(parts))
+    present = replay(run, tmp_path / "trace")["present"]
+    limits = present["window_size"], present["max_memory_size"], present["max_open_handles"]
+    assert limits == (256 << 10, 8 << 20, 7)
 
 
 def test_the_present_limits_miss_as_much_as_the_recorded_manager_did(run: Run, trace: Path) -> None:
@@ -218,6 +242,21 @@ def test_synthetic_reads_take_bounded_memory_at_flat_cost(run: Run) -> None:
     assert stages[-1]["resident"] < stages[1]["resident"] + (30 << 20)
     answer = replay(run, "--synthetic", "zipf:files=500,accesses=30000,size=100K", "--memory", "1M", "--measure")
     assert 400 < answer["real"][-1]["files"] <= 500
+
+
+def test_synthetic_reads_of_whole_files(run: Run) -> None:
+    answer = replay(run, "--synthetic", "zipf:files=500,accesses=3000,size=100K", "--memory", "1M", "--window", "0")
+    assert answer["limits"]["window_size"] == 0
+    assert answer["most_memory"] % (100 << 10) == 0
+    done = run("replay", "--synthetic", "zipf:files=500,accesses=3000", "--window", "0")
+    assert "limits: window whole files" in done.stdout
+
+
+def test_too_many_synthetic_files_are_a_clear_error(run: Run) -> None:
+    done = run("replay", "--synthetic", "zipf:files=1000T")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "smmap replay: there is not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_interrupt_of_a_long_replay(trace: Path) -> None:

@@ -261,11 +261,32 @@ def test_regions_that_are_mapped_already_are_recorded_and_counters_stay_right(wo
     assert [region.key for region in manager._cache.idle] == [0, 1, 2, 4, 5, 6], "exactly in the order of their use"
 
 
+def test_refused_trace_leaves_the_running_one_whole(world: World, tmp_path: Path) -> None:
+    file = world.file(4 * W)
+    manager, other = world.manager(W), world.manager(W)
+    data = manager.buffer(file.path)
+    (tmp_path / "link").symlink_to(tmp_path / "trace")
+    with manager.trace(tmp_path / "trace") as trace:
+        data[:9], data[W : W + 9]
+        with pytest.raises(ValueError, match="already traced"):
+            manager.trace(tmp_path / "trace")
+        for name in ("trace", "link"):
+            with pytest.raises(ValueError, match=r"is already written by another trace: choose another path"):
+                other.trace(tmp_path / name)
+        data[2 * W : 2 * W + 9]
+    assert trace.recorded == 3
+    assert [read.start // W for read in reads(tmp_path / "trace")] == [0, 1, 2]
+    with other.trace(tmp_path / "trace"):
+        pass
+    assert not list(reads(tmp_path / "trace"))
+
+
 def test_one_trace_of_a_manager_at_a_time(world: World, tmp_path: Path) -> None:
     manager = world.manager(W)
     with manager.trace(tmp_path / "one"):
         with pytest.raises(ValueError, match=r"already traced, into .*one"):
             manager.trace(tmp_path / "two")
+        assert not (tmp_path / "two").exists()
     with manager.trace(tmp_path / "one"):
         pass
     for rate in (0, -1, 1.5):

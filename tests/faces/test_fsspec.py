@@ -571,6 +571,15 @@ def test_cat_file_sees_the_file_as_it_is_now(fs: Any, world: World) -> None:
     assert fs.cat_file(file.path) == again.data
 
 
+def test_cat_file_reads_on_after_a_change_of_permissions(fs: Any, world: World) -> None:
+    file = world.file(LENGTH)
+    assert fs.cat_file(file.path, 5, 20) == file.data[5:20]
+    os.chmod(file.path, 0o600)
+    fs.manager.collect()  # closes the descriptor that was cached
+    assert fs.cat_file(file.path, 5, 20) == file.data[5:20]
+    assert fs.cat_ranges([str(file.path)] * 2, [0, 7], [9, 20]) == [file.data[:9], file.data[7:20]]
+
+
 def test_an_open_file_never_mixes(world: World) -> None:
     file = world.file(LENGTH)
     fs = fsspec.filesystem("smmap", **TIGHT)

@@ -267,6 +267,19 @@ def test_copies_pickle_as_data(name: str, tmp_path: Path) -> None:
     same(copy.deepcopy(made), want)
 
 
+def test_a_copy_as_out_stays_itself(tmp_path: Path) -> None:
+    for value in (3.0, [1.0, 2.0, 3.0]):
+        np.save(tmp_path / "a.npy", np.array(value))
+        for mine in (load(tmp_path / "a.npy").copy(), np.load(tmp_path / "a.npy", mmap_mode="r").copy()):
+            assert np.multiply(mine, 2, out=mine) is mine
+            it = mine
+            it *= 2
+            assert it is mine
+            it[...] += 1
+            assert mine.tolist() == (np.array(value) * 4 + 1).tolist()
+        assert type(load(tmp_path / "a.npy").copy() + 1) is type(np.array(value) + 1)
+
+
 def test_copies_that_lie_where_a_map_was(tmp_path: Path) -> None:
     """Memory is handed out again: an address in the range of a former map says nothing."""
     table = np.arange(500_000.0)  # large enough that numpy's memory comes from the system, as maps do
@@ -345,6 +358,8 @@ LONG = {
     "aligned in a subarray's field": np.dtype([("a", [("b", ALIGNED)], 3)]),
     "overlapping": np.dtype({"names": ["a", "b"], "formats": ["<u4", "<u2"], "offsets": [0, 2]}),
     "out of order": np.dtype({"names": ["a", "b"], "formats": ["<u4", "<u2"], "offsets": [2, 0]}),
+    "record": np.dtype((np.record, [("a", "<i2"), ("b", ">f8")])),
+    "record inside": np.dtype([("a", (np.record, [("a", "<i2"), ("b", ">f8")])), ("b", "u1")]),
     "metadata": np.dtype("<f8", metadata={"unit": "m"}),
     "metadata inside": np.dtype([("a", np.dtype("<f8", metadata={"unit": "m"})), ("b", "u1")]),
     "one many times": np.dtype([(f"g{number}", INNER) for number in range(20)]),
@@ -356,7 +371,24 @@ def all_of(dtype: Any) -> Any:
     inside = [(name, dtype.fields[name][1:], all_of(dtype.fields[name][0])) for name in dtype.names or ()]
     below = dtype.subdtype and (all_of(dtype.subdtype[0]), dtype.subdtype[1])
     titles = sorted(dtype.fields or ())
-    return dtype.str, dtype.itemsize, dtype.isalignedstruct, dict(dtype.metadata or {}), titles, inside, below
+    flat = dtype.type, dtype.str, dtype.itemsize, dtype.isalignedstruct, dict(dtype.metadata or {})
+    return flat, titles, inside, below
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_dtypes_of_other_libraries_survive(files: int, tmp_path: Path) -> None:
+    """Such as bfloat16, or `rational`, which numpy has for its own tests. Their `str` says only their size."""
+    name = "numpy._core" if int(np.__version__.split(".")[0]) > 1 else "numpy.core"
+    rational: Any = pytest.importorskip(f"{name}._rational_tests").rational
+    dtype = np.dtype(rational)
+    want = np.array([rational(number, 7) for number in range(500)])
+    want.tofile(tmp_path / "raw")
+    array = smmap.numpy.memmap(tmp_path / "raw", dtype)
+    shards = Shards([tmp_path / "raw"] * files, dtype)
+    for it, right in ((array, want), (pickle.loads(pickle.dumps(array)), want), (shards, np.tile(want, files))):
+        got = np.asarray(it)
+        assert (got.dtype, got.tolist()) == (dtype, right.tolist())
+        assert np.add(it, 1).tolist() == (right + 1).tolist()
 
 
 @pytest.mark.parametrize("name", [*SHORT, *LONG])

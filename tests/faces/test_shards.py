@@ -102,6 +102,7 @@ def test_rows_of_many_files_are_one_array(row: str, kind: str, manager: Any, tmp
     smmap.default_manager().collect()
 
 
+MASK = np.arange(15).reshape(3, 5) % 2 == 0
 KEYS: dict[str, Any] = {
     "element": (33, 2, 4),
     "row, column": (33, slice(None), 4),
@@ -117,6 +118,15 @@ KEYS: dict[str, Any] = {
     "places on all": ([[40], [2]], [1, 0], [[3], [4]]),
     "places and a mask": ([40, 2], np.array([True, False, True])),
     "mask, column": (np.arange(63) % 9 == 4, 1),
+    "rows, mask on both": (slice(20, 40), MASK),
+    "row, mask on both": (33, MASK),
+    "places, mask on both": ([40, 2, 2, 5, 9, 11, 3, 62], MASK),
+    "dots, mask on both": (..., MASK),
+    "mask on two": (np.arange(63 * 3).reshape(63, 3) % 7 == 4,),
+    "mask on two, column": (np.arange(63 * 3).reshape(63, 3) % 7 == 4, 2),
+    "mask on all": (np.arange(63 * 15).reshape(63, 3, 5) % 7 == 4,),
+    "mask on all, dots": (np.arange(63 * 15).reshape(63, 3, 5) % 7 == 4, ...),
+    "mask in lists": (33, MASK.tolist()),
     "dots first": (..., 2),
     "dots last": (33, ...),
     "dots in between": (33, ..., 2),
@@ -138,6 +148,26 @@ def test_tuples_mean_what_they_mean_to_numpy(name: str, manager: Any, tmp_path: 
     assert np.isscalar(got) == np.isscalar(want) or "dots" in name
 
 
+def test_mask_of_several_dimensions_needs_no_tuple(manager: Any, tmp_path: Path) -> None:
+    paths, array = joined(tmp_path, "<f4", COUNTS, (3, 5))
+    shards = Shards(paths, manager=manager)
+    for ndim in (2, 3):
+        mask = np.arange(array[(0,) * 0].size).reshape(array.shape) % 7 == 4
+        mask = mask if ndim == 3 else mask[:, :, 0]
+        same(shards[mask], array[mask])
+
+
+def test_membership_is_that_of_the_joined_array(manager: Any, tmp_path: Path) -> None:
+    paths, array = joined(tmp_path, "<f4", COUNTS, (3, 5))
+    shards = Shards(paths, manager=manager)
+    for value in (array[40, 2, 3], -1, array[40, 2], array[40], array[40] + 0.5, array, array + 0.5):
+        assert (value in shards) == (value in array)
+    paths, array = joined(tmp_path, "<u4", COUNTS)
+    shards = Shards(paths, manager=manager)
+    assert array[50] in shards
+    assert 1 << 40 not in shards
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -154,7 +184,10 @@ def test_tuples_mean_what_they_mean_to_numpy(name: str, manager: Any, tmp_path: 
         (0.5, 1),
         (1, 0.5),
         ("a",),
-        (np.ones((63, 3), bool),),
+        (np.ones((62, 3), bool),),
+        (np.ones((63, 3, 5, 1), bool),),
+        (1, np.ones((3, 5), bool), 1),
+        (np.array(True), 1),
     ],
     ids=str,
 )

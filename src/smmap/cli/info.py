@@ -64,8 +64,8 @@ def _show(options: Any, pid: int) -> int:
 
 
 def _run_command(options: Any) -> int:
-    """Run a command, and show the moment when it had the most maps; return its exit status."""
-    from .maps import look
+    """Run a command, and show the moment when it had the most maps; return its exit status, whatever could be seen."""
+    from .maps import Unsupported, look
 
     try:
         child = subprocess.Popen(options.arguments)
@@ -73,6 +73,7 @@ def _run_command(options: Any) -> int:
         print(f"smmap info: cannot run {options.arguments[0]!r}: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126
     peak = None
+    obstacle: Exception | str = "the command ended before it could be looked at"
     wait = 0.01
     while True:
         start = time.monotonic()
@@ -82,6 +83,8 @@ def _run_command(options: Any) -> int:
                 peak = now
         except ProcessLookupError:
             pass
+        except (PermissionError, Unsupported) as error:
+            obstacle = error
         wait = max(min(2 * wait, _LONGEST_WAIT), 10 * (time.monotonic() - start))  # looking slows a process down
         try:
             child.wait(wait)
@@ -91,7 +94,7 @@ def _run_command(options: Any) -> int:
         except KeyboardInterrupt:  # the command gets it as well, and decides
             pass
     if peak is None or not peak.maps:
-        print("smmap info: the command ended before it could be looked at", file=sys.stderr)
+        print(f"smmap info: {obstacle}", file=sys.stderr)
     else:
         _print(options, peak, sys.stderr)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 from .._report import format_size
@@ -36,6 +37,9 @@ def run(options: Any) -> int:
         return _synthetic(options) if options.synthetic else _replay(options)
     except (TraceError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
         print(f"smmap replay: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"smmap replay: there is not enough memory for so many files or reads: {error}", file=sys.stderr)
         return 2
 
 
@@ -73,16 +77,10 @@ def _present(options: Any, recorded: Any, reads: Any) -> TracedManager:
     """The given limits, otherwise those of the manager with the most reads in the trace."""
     import numpy as np
 
-    managers = [recorded.files[number].manager for number in sorted(recorded.files)]
-    names = sorted(recorded.files)
-    counts: dict[int, int] = {}
-    by_path = np.bincount(reads.file, minlength=len(reads.paths))
-    kept = [number for number in names if recorded.files[number].path in set(reads.paths)] if reads.rate < 1 else names
-    for number, count in zip(kept, by_path.tolist()):
-        owner = recorded.files[number].manager
-        counts[owner] = counts.get(owner, 0) + count
-    manager = max(counts, key=lambda owner: counts[owner]) if counts else managers[0]
-    found: TracedManager = recorded.managers[manager]
+    counts: Counter[int] = Counter()
+    for number, count in zip(reads.numbers, np.bincount(reads.file).tolist()):
+        counts[recorded.files[number].manager] += count
+    found: TracedManager = recorded.managers[counts.most_common(1)[0][0]]
     return TracedManager(
         found.window if options.window is None else options.window,
         options.memory or found.memory,
@@ -188,11 +186,14 @@ def _print_text(options: Any, reads: Any, found: Any, costs: Any, policies: Any,
 def _row(name: str, choice: Any) -> list[str]:
     stored = choice.ns_per_read_from_storage
     handles = "system's" if choice.handles >= sys.maxsize else f"{choice.handles:,}"
-    window = format_size(choice.window) if choice.window else "whole files"
     return [
-        *(name, window, format_size(choice.memory), handles, f"{choice.outcome.miss_ratio:.1%}"),
+        *(name, _window(choice.window), format_size(choice.memory), handles, f"{choice.outcome.miss_ratio:.1%}"),
         *(_time(choice.ns_per_read), "-" if stored is None else _time(stored)),
     ]
+
+
+def _window(size: int) -> str:
+    return format_size(size) if size else "whole files"
 
 
 def _time(nanoseconds: float) -> str:
@@ -207,7 +208,8 @@ def _synthetic(options: Any) -> int:
         spec = synthetic.parse(options.synthetic)
     except ValueError as error:
         options.error(f"--synthetic: {error}")
-    window, memory = options.window or 64 << 10, options.memory or 256 << 20
+    window = 64 << 10 if options.window is None else options.window
+    memory = options.memory or 256 << 20
     handles = options.handles or sys.maxsize
     more = synthetic.real_steps(spec) if options.measure else 0
     with progress(synthetic.steps(spec) + more) as step:
@@ -234,7 +236,7 @@ def _synthetic(options: Any) -> int:
     outcome = found.outcome
     print(
         f"{spec.accesses:,} reads of {format_size(spec.read)} in {spec.files:,} files of {format_size(spec.size)}",
-        f"limits: window {format_size(window)}, memory {format_size(memory)}",
+        f"limits: window {_window(window)}, memory {format_size(memory)}",
         f"misses {outcome.miss_ratio:.1%}: {outcome.misses:,} mapped, {outcome.cold_reads:,} read cold; "
         f"at most {outcome.most_windows:,} windows of {format_size(outcome.most_memory)} mapped",
         "",

@@ -18,7 +18,8 @@ _ALL = 1 << 55  # stands for the window of whole files
 
 @dataclass
 class Reads:
-    """The reads of a trace, in order, as arrays: file (from 0), start, size, kind, outcome; and the files' sizes."""
+    """The reads of a trace, in order, as arrays: file (from 0), start, size, kind, outcome; and the files' sizes,
+    paths, and numbers in the trace."""
 
     file: Any
     start: Any
@@ -27,6 +28,7 @@ class Reads:
     outcome: Any
     file_sizes: Any
     paths: list[str]
+    numbers: list[int]
     rate: float = 1.0
     """The share of places that was recorded."""
     seen: int = 0
@@ -94,6 +96,7 @@ def reads_of(recorded: Recorded) -> Reads:
         outcome=last >> 4,
         file_sizes=np.array([one.size for one in known], np.int64),
         paths=[one.path for one in known],
+        numbers=numbers.tolist(),
         rate=recorded.threshold / FULL,
         seen=len(records) if recorded.seen is None else recorded.seen,
         evenness=float(counts.mean() ** 2 / np.square(counts).mean()) if len(counts) else 0.0,

@@ -50,9 +50,13 @@ class MappedArray(np.ndarray[Any, Any]):
     def __array_finalize__(self, obj: Any) -> None:
         self._source = getattr(obj, "_source", None)
 
-    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool | None = None) -> Any:
+        if array is self:  # a writable copy, as `out`
+            return self
         result = np.asarray(array)
-        return result[()] if result.shape == () else result
+        if return_scalar is None:  # numpy 1 does not say it
+            return_scalar = result.shape == ()
+        return result[()] if return_scalar else result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)

@@ -9,20 +9,36 @@ import numpy as np
 
 from ._arrays import Array
 
-__all__ = ["as_integer", "consecutive", "places", "split"]
+__all__ = ["as_integer", "consecutive", "dimensions", "places", "split"]
 
 
-def split(key: tuple[Any, ...], ndim: int) -> tuple[Any, tuple[Any, ...]]:
+def split(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The part of a key for the first dimension, and the parts for the others: () if these ask for everything."""
     parts = [part for part in key if part is not Ellipsis]
-    if len(key) - len(parts) > 1 or len(parts) > ndim:
+    each = [dimensions(part) for part in parts]
+    if len(key) - len(parts) > 1 or sum(each) > len(shape):
         raise IndexError(f"too many indices: {key}")
-    if any(part is None or isinstance(part, (bool, np.bool_)) for part in parts):
+    if 0 in each:
         raise IndexError(f"an index cannot add a dimension: {key}")
     dots = next((place for place, part in enumerate(key) if part is Ellipsis), len(parts))
-    parts[dots:dots] = [slice(None)] * (ndim - len(parts))
+    parts[dots:dots] = [slice(None)] * (len(shape) - sum(each))
+    if dimensions(parts[0]) > 1:
+        mask = np.asarray(parts[0])
+        if mask.shape != shape[: mask.ndim]:
+            raise IndexError(f"a mask of shape {mask.shape} does not fit an array of shape {shape}")
+        parts[:1] = mask.nonzero()
     rest = tuple(parts[1:])
     return parts[0], () if all(isinstance(part, slice) and part == slice(None) for part in rest) else rest
+
+
+def dimensions(part: Any) -> int:
+    """How many dimensions of an array a part of a key is for: a mask is for as many as it has."""
+    if part is None or isinstance(part, (bool, np.bool_)):
+        return 0
+    if not isinstance(part, (list, np.ndarray)):
+        return 1
+    found = np.asarray(part)
+    return found.ndim if found.dtype == bool else 1
 
 
 def as_integer(key: Any) -> int | None:

@@ -12,7 +12,7 @@ from .._buffer import SlidingWindowMapBuffer
 from .._errors import refuse_state
 from .._interop import Exchanged
 from ._arrays import Array, Layout, MappedArray, mapped, reach
-from ._npy import long, plain, short
+from ._npy import fully_named, long, plain, short
 
 __all__ = ["LazyArray"]
 
@@ -160,8 +160,8 @@ class LazyArray(Exchanged):
     @property
     def __array_interface__(self) -> dict[str, Any]:
         """The memory of the array, which this object keeps mapped. Missing for dtypes that it cannot describe fully:
-        those with fields or metadata."""
-        if self.dtype.names is not None or self.dtype.metadata is not None:
+        those with fields or metadata, and those that other libraries define."""
+        if not fully_named(self.dtype):
             raise AttributeError("__array_interface__")
         return np.asarray(self._open()).__array_interface__
 

@@ -137,7 +137,9 @@ def memmap(
 
 
 def _lengths(shape: int | Iterable[int]) -> tuple[int, ...]:
-    return tuple(map(index, shape)) if isinstance(shape, Iterable) else (index(shape),)
+    if isinstance(shape, Iterable) and not isinstance(shape, np.ndarray):
+        return tuple(map(index, shape))
+    return tuple(map(index, np.atleast_1d(shape)))
 
 
 def _whole(data: SlidingWindowMapBuffer, kind: np.dtype[Any], start: int) -> tuple[int]:

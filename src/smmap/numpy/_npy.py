@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 if TYPE_CHECKING:
     from .._buffer import SlidingWindowMapBuffer
 
-__all__ = ["ANY_HEADER", "LONGEST_HEADER", "header", "in_a_row", "is_npy", "long", "plain", "short"]
+__all__ = ["ANY_HEADER", "LONGEST_HEADER", "fully_named", "header", "in_a_row", "is_npy", "long", "plain", "short"]
 
 LONGEST_HEADER = 10_000
 """Characters, as for `np.load`: Python's parser takes too long for a longer header."""
@@ -52,8 +52,10 @@ def header(
         text = data[start : start + min(size, max(longest, _LONGEST_READ))]
         if len(text) < size:
             raise ValueError(f"the header of {size} bytes is truncated or too long")
-        if version == b"\3\0":  # numpy has no public function for it: rewritten as version 2
-            text = text.decode("utf-8").encode("ascii", "backslashreplace")
+        if version == b"\3\0":  # numpy has no public function for it: rewritten as version 2, with longer characters
+            decoded = text.decode("utf-8")
+            text = decoded.encode("ascii", "backslashreplace")
+            longest += len(text) - len(decoded)
         shape, fortran, dtype = npy.read_array_header_2_0(
             io.BytesIO(struct.pack("<I", len(text)) + text), max_header_size=longest
         )
@@ -83,13 +85,20 @@ def long(dtype: Any) -> np.dtype[Any]:
 
 def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
     """Whether the dtypes are the same, including the properties that `==` does not compare."""
-    if one != other or one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
+    if one != other or one.type is not other.type:
+        return False
+    if one.isalignedstruct != other.isalignedstruct or one.metadata != other.metadata:
         return False
     if one.subdtype and other.subdtype:
         return _same(one.subdtype[0], other.subdtype[0])
     if one.names and one.fields and other.fields:
         return all(_same(one.fields[name][0], other.fields[name][0]) for name in one.names)
     return True
+
+
+def fully_named(dtype: np.dtype[Any]) -> bool:
+    """Whether `dtype.str` says everything: not of fields, metadata, and dtypes that other libraries define."""
+    return _same(np.dtype(dtype.str), dtype)
 
 
 def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["MappedNpz", "checked_mode", "is_zip"]
 
 _LOCAL = struct.Struct("<4s22xHH")  # of a member: "PK\3\4", and how long its name and the fields after it are
-_DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
+_DAMAGED: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, struct.error),
+    NotImplementedError,  # an unknown method
+    OSError,  # of bz2, without a number
+)
 for _module, _name in (("lzma", "LZMAError"), ("compression.zstd", "ZstdError")):  # if this Python has them
     try:
         _DAMAGED += (getattr(importlib.import_module(_module), _name),)
@@ -166,6 +170,8 @@ class MappedNpz(Mapping[str, Any]):
                     return mapped(layout(part, ANY_HEADER if self._pickles else self._longest))
             return self._read(archive, info)
         except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system
+                raise
             raise BadArchiveError(f"{self._name}, member {info.filename!r}: {error}") from error
 
     def _opened(self) -> zipfile.ZipFile:
@@ -226,6 +232,9 @@ class _Attributes:
 
     def __init__(self, npz: MappedNpz) -> None:
         self.__npz = npz
+
+    def __reduce__(self) -> tuple[Any, ...]:  # otherwise a copy would look for its archive in itself
+        return _Attributes, (self.__npz,)
 
     def __getattr__(self, name: str) -> Any:
         try:

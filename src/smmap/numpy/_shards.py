@@ -18,7 +18,8 @@ from .._errors import ClosedError, LimitError, refuse_state
 from .._interop import Exchanged
 from ._arrays import Array, root
 from ._gather import copy, gather, in_blocks, octets, writable
-from ._keys import as_integer, consecutive, places, split
+from ._keys import as_integer, consecutive, dimensions, places, split
+from ._npy import fully_named
 from ._parts import Parts, examined, packed, unpacked
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Shards(Exchanged):
     def __array_interface__(self) -> dict[str, Any]:
         """The memory of the array, if it is in one file, and has a dtype that this protocol describes fully."""
         filled = [shard for shard, count in enumerate(self._parts.counts) if count]
-        if self._buffers is None or len(filled) != 1 or self.dtype.names is not None or self.dtype.metadata is not None:
+        if self._buffers is None or len(filled) != 1 or not fully_named(self.dtype):
             raise AttributeError("__array_interface__")
         return {
             "version": 3,
@@ -197,9 +198,19 @@ class Shards(Exchanged):
 
     def __iter__(self) -> Iterator[Any]:
         self._check_open()
+        for part in self._chunks():
+            yield from part
+
+    def __contains__(self, value: Any) -> bool:
+        self._check_open()
+        if np.ndim(value) >= self.ndim:  # it is compared with the whole array
+            return value in np.asarray(self)
+        return any(value in part for part in self._chunks())
+
+    def _chunks(self) -> Iterator[Array]:
         step = max(_CHUNK // self._unit.itemsize, 1)
         for start in range(0, len(self), step):
-            yield from self._span(start, min(start + step, len(self)))
+            yield self._span(start, min(start + step, len(self)))
 
     @overload
     def __getitem__(self, key: slice | list[int] | list[bool] | Array) -> Array: ...
@@ -211,8 +222,8 @@ class Shards(Exchanged):
         self._check_open()  # even if there is nothing to read
         if type(key) is int:
             return self._element(key)
-        if isinstance(key, tuple):
-            key, rest = split(key, self.ndim)
+        if isinstance(key, tuple) or dimensions(key) > 1:
+            key, rest = split(key if isinstance(key, tuple) else (key,), self.shape)
             if rest:
                 return self._below(key, rest)
         if isinstance(key, slice):

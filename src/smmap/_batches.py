@@ -199,6 +199,10 @@ def _in_memory(thing: Any) -> Any:
     """An object with the buffer protocol: the thing itself, or the array that shares the memory of a torch tensor."""
     try:
         memoryview(thing).release()
+    except ValueError:
+        if not hasattr(thing, "__array__"):
+            raise
+        return thing.view("u1")  # numpy does not export dates, but their bytes
     except TypeError:
         if not hasattr(thing, "__array__"):
             raise

@@ -158,7 +158,7 @@ class FileRef(weakref.ref[File]):
     __slots__ = ("key", "names")
 
     key: tuple[int, int]
-    names: dict[Where, str]
+    names: dict[str, str]
     """The names by which clients opened it recently, each with its normalized form."""
 
 
@@ -173,12 +173,12 @@ class Files:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[int, int], FileRef] = {}
-        self._by_name: dict[Where, FileRef] = {}
+        self._by_name: dict[Any, FileRef] = {}
         self._died: deque[Any] = deque()
 
     def at(self, where: Where) -> File | None:
         """The file that was last found at this path. Needs no lock."""
-        ref = self._by_name.get(where)
+        ref = self._by_name.get(os.fsdecode(where) if isinstance(where, bytes) else where)
         return None if ref is None else ref()
 
     def version(self, status: Status) -> File | None:
@@ -195,18 +195,17 @@ class Files:
     def call(self, file: File, where: str | bytes) -> None:
         """Make a file findable by this name."""
         ref = self._by_key[file.status.key]
-        self._by_name[where] = ref
-        ref.names[where] = os.path.normpath(os.fsdecode(where))
+        name = os.fsdecode(where)
+        self._by_name[name] = ref
+        ref.names[name] = os.path.normpath(name)
         if len(ref.names) > _MOST_NAMES:  # a file that is renamed again and again must not use more and more memory
             self._forget_name(ref, next(iter(ref.names)))
 
-    def name_of(self, file: File) -> str | bytes:
+    def name_of(self, file: File) -> str:
         """The path under which a file was last opened; if none is known, its inode and device."""
         ref = self._by_key.get(file.status.key)
         if ref is not None and ref() is file and ref.names:
-            name = next(reversed(ref.names))
-            if not isinstance(name, int):
-                return name
+            return next(reversed(ref.names))
         device, inode = file.status.key
         return f"<inode {inode} of device {device}>"
 
@@ -216,14 +215,14 @@ class Files:
             ref: FileRef = self._died[0]
             if self._by_key.get(ref.key) is ref:
                 del self._by_key[ref.key]
-            for where in list(ref.names):
-                self._forget_name(ref, where)
+            for name in list(ref.names):
+                self._forget_name(ref, name)
             self._died.popleft()
 
-    def _forget_name(self, ref: FileRef, where: Where) -> None:
-        if self._by_name.get(where) is ref:
-            del self._by_name[where]
-        ref.names.pop(where, None)
+    def _forget_name(self, ref: FileRef, name: str) -> None:
+        if self._by_name.get(name) is ref:
+            del self._by_name[name]
+        ref.names.pop(name, None)
 
     def below(self, names: set[str], key: tuple[int, int] | None) -> list[File]:
         """The files that have this identity, one of these names, or a name below one of them. Linear in all files."""

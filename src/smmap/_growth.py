@@ -5,6 +5,7 @@ Part of the policy, built on `_manager.py`. `_files.py` explains what a version 
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from . import _system
@@ -16,6 +17,7 @@ from ._system import called
 
 __all__ = ["grown", "opened"]
 
+_OTHER_KINDS = {errno.EISDIR, errno.ENODEV}  # a folder, or another thing that is not a file, is there now
 _ATTEMPTS = 10  # with a file that is replaced, each time, between `stat` and opening it
 
 
@@ -57,7 +59,7 @@ def grown(manager: Manager, client: Client) -> Client:
             manager._lock.run(note_growth, then, now.file)
         return now
     except OSError as error:
-        if error.errno not in _system.GONE:
+        if error.errno not in _system.GONE | _OTHER_KINDS:
             raise
         raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
     finally:

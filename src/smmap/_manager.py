@@ -396,7 +396,9 @@ class Manager:
             if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
                 advice = "scattered"
             return self._use(self._obtain(client, window, advice, hits))
-        except LimitError:
+        except OSError as error:  # there is no room for it, or this file cannot be mapped
+            if isinstance(error, FileChangedError) or error.errno is None:
+                raise
             if client.file.price < _DEAREST:
                 client.file.price *= _DEARER  # otherwise each attempt would evict idle regions in vain
             return None

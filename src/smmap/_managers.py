@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+_UNIT = 2 * ALLOCATIONGRANULARITY  # of windows
+_LONGEST_WINDOW = sys.maxsize // _UNIT * _UNIT
 
 
 class StaticWindowMapManager(Manager):
@@ -67,9 +69,9 @@ class StaticWindowMapManager(Manager):
         guard: Guard = "copies",
     ) -> None:
         sizes = window_size, max_memory_size, max_open_handles = (
-            size_of("window_size", window_size),
-            size_of("max_memory_size", max_memory_size),
-            size_of("max_open_handles", max_open_handles),
+            min(size_of("window_size", window_size), _LONGEST_WINDOW),
+            min(size_of("max_memory_size", max_memory_size), sys.maxsize),
+            min(size_of("max_open_handles", max_open_handles), sys.maxsize),
         )
         if window_size < -1 or max_memory_size < 0 or max_open_handles < 1:
             raise ValueError(
@@ -83,8 +85,7 @@ class StaticWindowMapManager(Manager):
         if window_size < 0:
             window_size = 4 * _GIB if large else 8 * _MIB if backing == "read" else 64 * _MIB
             if max_memory_size:
-                unit = 2 * ALLOCATIONGRANULARITY
-                window_size = min(window_size, max(max_memory_size // 8 // unit * unit, unit))
+                window_size = min(window_size, max(max_memory_size // 8 // _UNIT * _UNIT, _UNIT))
         memory = max_memory_size or (32 * _GIB if large else _GIB)
         super().__init__(round_window(window_size), memory, max_open_handles, backing, guard)
 

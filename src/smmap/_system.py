@@ -62,9 +62,12 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.E
 """The errors of opening a file that was deleted, or a descriptor that was closed, since it was examined."""
 
 UNMAPPABLE = frozenset(
-    {errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+    {
+        *(errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP),
+        *(errno.EIO, errno.EOVERFLOW),  # of some files in /proc; past the largest offset that the system can map
+    }
 )
-"""The errors of a correctly aligned map of a readable file if the file system cannot map at all."""
+"""The errors of a correctly aligned map of a readable file if it cannot be mapped at all."""
 
 OPENING = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_NOINHERIT")

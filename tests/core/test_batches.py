@@ -6,7 +6,9 @@ import array
 import errno
 import os
 import random
+import signal
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -292,6 +294,25 @@ def some_of(files: list[File], count: int, size: int, seed: int = 1) -> tuple[li
     return which, places, b"".join(files[one].data[at : at + size] for one, at in zip(which, places))
 
 
+@pytest.mark.skipif(np is None, reason="needs numpy")
+@pytest.mark.parametrize("dtype", ["M8[s]", "m8[ms]", [("a", "M8[s]"), ("b", "<i8")]], ids=str)
+def test_gather_into_dates(dtype: Any, world: World) -> None:
+    """Which numpy does not export as a buffer; whether the ranges are mapped or not."""
+    file = world.file(4 * W)
+    buffer = world.manager(W).buffer(file.path)
+    for _ in range(2):
+        out = np.zeros(6, dtype)
+        size = out.nbytes // 3
+        assert buffer.gather([W, 5, W + 900], size, out=out) is out
+        assert out.tobytes() == joined(file.data, [W, 5, W + 900], size)
+        one = np.zeros(1, dtype)
+        assert buffer.gather([W + 9], one.nbytes, out=one) is one
+        assert one.tobytes() == file.data[W + 9 : W + 9 + one.nbytes]
+        buffer.view(W, 2 * W).release()
+    with pytest.raises((TypeError, ValueError)):
+        buffer.gather([1, 2, 3], size, out=np.zeros(12, dtype)[::2])
+
+
 @pytest.mark.parametrize("size", [1, 700, W])
 def test_manager_gathers_from_many_files(size: int, manager: Any, world: World) -> None:
     files = files_of(world, 30)
@@ -455,37 +476,100 @@ def test_prefetch_maps_nothing_and_counts_nothing(manager: Any, world: World) ->
 
 
 @linux
+@pytest.mark.skipif(np is None, reason="needs numpy")
 def test_announced_pages_are_read_while_nobody_waits(world: World) -> None:
-    """Looks into the page cache through a map of its own."""
-    import mmap
-    import time
-
     file = world.file(64 * W)
-    with open(file.path, "rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        target = bytearray(16)
-        nowait = getattr(os, "RWF_NOWAIT", 0)
+    _skip_unless_cold(file, 50 * W)
+    _drop(file)
+    buffer = world.manager(W).buffer(file.path)
+    buffer.prefetch([50 * W], [50 * W + 100])
+    _wait_for(file, 50 * W)
+    assert not _is_resident(file, 3 * W)
 
-        def resident(offset: int) -> bool:
-            try:
-                return os.preadv(opened.fileno(), [target], offset, nowait) == 16
-            except BlockingIOError:
-                return False
 
-        if not nowait or resident(50 * W):
-            pytest.skip("this file system keeps all in memory, or does not tell")
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        buffer = world.manager(W).buffer(file.path)
-        buffer.prefetch([50 * W], [50 * W + 100])
-        end = time.monotonic() + 5
-        while not resident(50 * W) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert resident(50 * W)
-        assert mmap.PAGESIZE
+@linux
+@pytest.mark.skipif(np is None, reason="needs numpy")
+def test_long_range_is_announced_whole(world: World) -> None:
+    """Whatever the system reads for one call: 128 KiB for many devices."""
+    file = world.file(24 << 20)
+    last = (24 << 20) - 9
+    _skip_unless_cold(file, last)
+    buffer = world.manager(1 << 20).buffer(file.path)
+    for prepare in (lambda: None, lambda: buffer.view(0, len(file.data)).release()):
+        prepare()
+        _drop(file)
+        buffer.prefetch([0], [len(file.data)])
+        _wait_for(file, last)
+
+
+def test_small_ranges_of_a_cold_file_are_read_together(world: World) -> None:
+    """The memory that a batch before has left behind must not be taken for a range."""
+    size = 8 << 20
+    warm, cold = world.file(size), world.file(64 * W, "cold")
+    first, second = world.manager(size).buffer(warm.path), world.manager(W).buffer(cold.path)
+    first.view(0, 9).release()
+    for turn in range(30):
+        count = 2 + turn % 5
+        places = [size - 100 * number for number in range(1, count + 2)]
+        assert first.gather(places, 64) == joined(warm.data, places, 64)
+        _drop(cold)
+        places = [2 * turn * W + 200 * number for number in range(count)]
+        assert second.gather(places, 64) == joined(cold.data, places, 64)
 
 
 # Failures
+
+
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no pread there")
+@pytest.mark.parametrize(("size", "apart"), [(64, 200), (5000, 3 * W)], ids=["read together", "one by one"])
+def test_read_that_the_system_refuses_is_tried_again(
+    size: int, apart: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(64 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    assert buffer[:9] == file.data[:9]
+    places = [W + number * apart for number in range(8)]
+    _skip_unless_cold(file, places[0])
+    refused = [errno.ENOMEM]
+    before_system_call(monkeypatch, "pread", lambda *_: refused.pop() if refused else 0)
+    assert buffer.gather(places, size) == joined(file.data, places, size)
+    assert not refused
+    manager._check()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_exception_of_a_signal_handler_ends_a_batch_that_is_at_hand(world: World) -> None:
+    """Even if it is of a kind that a wrong argument raises, too."""
+    file = world.file(4 << 20)
+    buffer = world.manager().buffer(file.path)
+    buffer.view(0, 9).release()
+    offsets = array.array("q", [place % 1000 * 4096 for place in range(8000)])
+    out = bytearray(len(offsets) * 4096)
+    rung = 0
+
+    class Late(ValueError):
+        """As a deadline may raise it."""
+
+    def ring(*_: Any) -> None:
+        nonlocal rung
+        rung += 1
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    caught = 0
+    try:
+        for _ in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.003)
+                buffer.gather(offsets, 4096, out)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Late:
+                caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught == rung
 
 
 @pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no pread there")
@@ -515,6 +599,27 @@ def _drop(file: File) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
+
+
+def _is_resident(file: File, offset: int) -> bool:
+    """Whether a page is in memory. Unlike a read that must not wait, `mincore` does not start to read it."""
+    import ctypes
+    import mmap
+
+    with open(file.path, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        start = np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
+        found = ctypes.create_string_buffer(1)
+        call = ctypes.CDLL(None, use_errno=True).mincore
+        at = offset - offset % mmap.PAGESIZE
+        assert call(ctypes.c_void_p(start + at), ctypes.c_size_t(1), found) == 0
+        return bool(found.raw[0] & 1)
+
+
+def _wait_for(file: File, offset: int) -> None:
+    end = time.monotonic() + 10
+    while not _is_resident(file, offset) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert _is_resident(file, offset)
 
 
 def _skip_unless_cold(file: File, offset: int) -> None:

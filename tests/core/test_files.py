@@ -21,7 +21,7 @@ import smmap
 from core._tools import World
 from smmap import FileChangedError, _files
 
-from ._tools import LATE, PYPY, File, G, descriptors, expected_size, linux, maps, payload, reclaim
+from ._tools import LATE, PYPY, File, G, descriptors, expected_size, linux, maps, payload, reclaim, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -31,6 +31,48 @@ pytestmark = posix
 backings = pytest.mark.parametrize("backing", ["mmap", "read"])
 # What an old client did before the file changed: nothing, used a window and let it go, or pins one.
 pasts = pytest.mark.parametrize("past", ["fresh", "used", "pinning", "collected"])
+
+
+@pytest.mark.parametrize("year", [1901, 2261, 2263, 2300, 2440])
+@backings
+def test_file_of_any_age_is_read(backing: Any, year: int, world: World) -> None:
+    """Also where its time has more nanoseconds than the integers of C have room for."""
+    file = world.file(SIZE)
+    when = int((year - 1970) * 365.2425 * 86400)
+    os.utime(file.path, (when, when))
+    if os.stat(file.path).st_mtime != when:
+        pytest.skip("the file system knows no such time")
+    manager = world.manager(W, backing=backing)
+    for _ in range(12):
+        assert Buffer(manager.make_cursor(file.path))[5:9] == file.data[5:9]
+        assert manager.make_cursor(file.path).use_region(W, 9).buffer() == file.data[W : W + 9]
+        assert smmap.buffer(file.path)[:9] == file.data[:9]
+        manager.collect()
+    kept = manager.buffer(file.path)
+    file.path.write_bytes(payload(SIZE, 5))
+    os.utime(file.path, (when + 1, when + 1))
+    manager.collect()
+    with pytest.raises(FileChangedError):
+        kept[5:9]
+    assert manager.buffer(file.path)[5:9] == payload(SIZE, 5)[5:9]
+
+
+STRICT = """
+import os, sys, smmap
+path = sys.argv[1]
+manager = smmap.SlidingWindowMapManager()
+with open(path, "rb") as file:
+    data = file.read()
+for name in (path, os.fsencode(path), path, os.fsencode(path)):
+    assert manager.buffer(name)[5:9] == data[5:9]
+    assert manager.make_cursor(name).use_region(0, 9).buffer() == data[:9]
+assert manager.release(os.fsencode(path)) == 1
+assert manager.release(path) == 0
+"""
+
+
+def test_path_as_text_and_as_bytes_where_python_forbids_to_compare_them(world: World) -> None:
+    run_python(STRICT, world.file(SIZE).path, options=["-bb"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have no such modes there")

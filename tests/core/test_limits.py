@@ -172,7 +172,7 @@ def test_refusals_make_windows_dearer_but_not_for_ever(world: World, monkeypatch
     assert buffer[5] == file.data[5]  # the descriptor is cached
 
     def refuse(*_: Any) -> None:
-        raise smmap.LimitError("no room")
+        raise smmap.LimitError(errno.EMFILE, "no room")
 
     with monkeypatch.context() as patch:
         patch.setattr(manager, "_obtain", refuse)
@@ -186,6 +186,41 @@ def test_refusals_make_windows_dearer_but_not_for_ever(world: World, monkeypatch
         assert buffer[W + turn % W] == file.data[W + turn % W]
     assert manager.stats().misses == before + 1
     buffer.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EOVERFLOW, errno.EFBIG], ids=errno.errorcode.get)
+@pytest.mark.parametrize("backing", ["auto", "mmap"])
+def test_copies_go_on_where_the_file_cannot_be_mapped(
+    backing: Any, code: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(3 * W)
+    manager = by_policy(world.manager(W, backing=backing))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(engine, "map_window", refuse)
+    buffer = manager.buffer(file.path)
+    for turn in range(50):
+        assert buffer[turn : turn + 9] == file.data[turn : turn + 9]
+        assert buffer.gather([W, turn], 9) == file.data[W : W + 9] + file.data[turn : turn + 9]
+    if backing == "auto" and code != errno.EFBIG:
+        assert buffer.view(W, W + 9) == file.data[W : W + 9], "it is read into memory"
+    else:
+        with pytest.raises(OSError, match=str(file.path)) as caught:
+            buffer.view(2 * W, 2 * W + 9)
+        assert caught.value.errno == code
+
+
+def test_limits_beyond_what_the_system_counts_are_no_limits(world: World) -> None:
+    file = world.file(3 * W)
+    for limits in ((sys.maxsize, 0), (1 << 70, 0), (0, 1 << 63), (0, 0, 1 << 70), ("100000P", "100000P")):
+        manager = smmap.SlidingWindowMapManager(*limits)
+        assert manager.buffer(file.path)[5:9] == file.data[5:9]
+        assert manager.make_cursor(file.path).use_region(0, 9).buffer() == file.data[:9]
+        assert manager.window_size() <= sys.maxsize
+        assert manager.window_size() % (2 * G) == 0
+        manager.close()
 
 
 # What the system sees

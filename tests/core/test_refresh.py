@@ -197,8 +197,13 @@ def test_another_or_a_shorter_file_is_refused_and_the_old_buffer_continues(
 def test_path_without_a_regular_file_is_refused(manager: Any, path: Path) -> None:
     buffer = manager.buffer(path)
     folder(path)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FileChangedError, match="Is a directory"):
         buffer.refresh()
+    os.rmdir(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+        with pytest.raises(FileChangedError, match="not a regular file"):
+            buffer.refresh()
     assert buffer[:] == DATA[:SIZE]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import smmap
 
-from ._tools import File, G, World, collecting_always, expected_size, payload, reclaim
+from ._tools import LATE, File, G, World, collecting_always, expected_size, payload, reclaim
 
 W = 2 * G
 SIZE = 9 * W + 77
@@ -543,6 +543,54 @@ def at_step(number: int, act: Callable[[], Any], call: Callable[[], Any], first:
         if left <= 0:
             thread.join()
     return left <= 0
+
+
+@pytest.mark.parametrize("kind", ["cursor", "buffer"])
+def test_nothing_is_mapped_by_threads_that_met_the_end_of_the_manager(kind: str, world: World) -> None:
+    file = world.file(64 * W)
+    for turn in range(60):
+        manager = world.manager(W, 8 * W)
+        clients = [manager.make_cursor(file.path) if kind == "cursor" else manager.buffer(file.path) for _ in range(3)]
+        start = threading.Barrier(4)
+
+        def read(client: Any, seed: int) -> None:
+            drawn = random.Random(seed)
+            start.wait()
+            try:
+                while True:
+                    place = drawn.randrange(64) * W
+                    if kind == "cursor":
+                        client.use_region(place, 100)
+                    else:
+                        client.view(place, place + 9).release()
+            except smmap.ClosedError:
+                pass
+
+        threads = [threading.Thread(target=read, args=(client, turn * 3 + seed)) for seed, client in enumerate(clients)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        time.sleep(turn % 4 / 1000)
+        manager.close()
+        for thread in threads:
+            thread.join()
+        reclaim()
+        stats = manager.stats()
+        assert (stats.mapped, stats.pinned, stats.idle, stats.descriptors) == (0, 0, 0, 0)
+
+
+@pytest.mark.skipif(LATE, reason="interpreters whose threads need more")
+def test_slice_with_a_step_needs_little_of_the_stack(world: World) -> None:
+    file = world.file(4 * W)
+    found: list[bytes] = []
+    before = threading.stack_size(96 << 10)
+    try:
+        thread = threading.Thread(target=lambda: found.append(world.manager(W).buffer(file.path)[::3]))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert found == [file.data[::3]]
 
 
 @pytest.mark.parametrize("what", ["unuse_region", "use_region", "close", "copy", "drop"])

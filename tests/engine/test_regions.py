@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from core._tools import LATE, PYPY, G, linux
+from smmap._window import Window
 
 from ._tools import Bench, dead, numbers_of
 
@@ -174,6 +175,64 @@ def test_shared_answers_as_mmap_does(bench: Make, kind: str) -> None:
     assert re.search(re.escape(data[50:60]), shared).span() == (50, 60)  # type: ignore[union-attr]
     assert struct.unpack_from("<I", shared, 8) == struct.unpack_from("<I", data, 8)
     assert shared[:] == data
+
+
+@kinds
+def test_shared_has_the_position_that_mmap_has(bench: Make, kind: str) -> None:
+    made = bench(3 * G, kind=kind)
+    shared = made.make(G, 3 * G).shared()
+
+    def outcome(one: Any, call: str, *args: Any) -> Any:
+        try:
+            return getattr(one, call)(*args) if call != "seek" else (one.seek(*args), one.tell())[1]
+        except ValueError:
+            return ValueError
+
+    with open(made.path, "rb") as file, mmap.mmap(file.fileno(), W, access=mmap.ACCESS_READ, offset=G) as oracle:
+        for call, *args in (
+            *(("tell",), ("read", 9), ("tell",), ("read_byte",), ("readline",), ("readline",), ("tell",)),
+            *(("seek", 5), ("read", 0), ("seek", -3, 1), ("read", 4), ("seek", -1, 2), ("read_byte",), ("read_byte",)),
+            *(
+                ("tell",),
+                ("readline",),
+                ("read", 7),
+                ("seek", W),
+                ("seek", W + 1),
+                ("tell",),
+                ("seek", -1),
+                ("seek", 1, 2),
+            ),
+            *(("seek", 0, 9), ("seek", W - 40), ("read", W), ("seek", W - 40), ("read",), ("seek", 0), ("read", None)),
+            *(("seek", 77), ("read", -1), ("seek", -W, 2), ("tell",), ("seek", -W - 1, 2), ("seek", 1 << 62, 1)),
+        ):
+            assert outcome(shared, call, *args) == outcome(oracle, call, *args), (call, args)
+
+
+@pytest.mark.parametrize("start", [0, 1 << 20])
+def test_first_long_copy_of_a_scattered_region_leaves_it_scattered(bench: Make, start: int) -> None:
+    """Also at the start of the file: it is behind no other one."""
+    size = 4 << 20
+    made = bench(size, window=size)
+    window = Window(0, 0, size)
+    region = made.engine.map_window(made.ledger, made.file, made.descriptor.number, window, "scattered")
+    for at, scattered in ((start, True), (start + size // 4, False)):
+        assert region[at : at + size // 4] == made.data[at : at + size // 4]
+        assert region.scattered is scattered or made.engine.__name__.endswith("plain")
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no such advice")
+@kinds
+def test_no_advice_empties_a_region(bench: Make, kind: str) -> None:
+    made = bench(3 * G, kind=kind)
+    shared = made.make(G, 3 * G).shared()
+    for name in ("MADV_DONTNEED", "MADV_FREE"):
+        try:
+            shared.madvise(getattr(mmap, name))
+        except (AttributeError, OSError):
+            pass
+        assert shared[:] == made.data[G : 3 * G], name
+    with pytest.raises(TypeError):
+        shared.madvise(1.5)
 
 
 @kinds

@@ -79,13 +79,27 @@ cdef extern from *:
     #define smmap_mtime(s) ((s)->st_mtim)
     #define smmap_ctime(s) ((s)->st_ctim)
     #endif
-    static inline long long smmap_mtime_ns(struct stat *s) {
-        return smmap_mtime(s).tv_sec * 1000000000LL + smmap_mtime(s).tv_nsec;
-    }
-    static inline long long smmap_ctime_ns(struct stat *s) {
-        return smmap_ctime(s).tv_sec * 1000000000LL + smmap_ctime(s).tv_nsec;
+    /* Nanoseconds modulo 2**64, to compare: after the year 2262 there are more than 2**63. */
+    static inline unsigned long long smmap_wrapped_ns(struct timespec when) {
+        return (unsigned long long)when.tv_sec * 1000000000ULL + (unsigned long long)when.tv_nsec;
     }
     static void *const smmap_failed = MAP_FAILED;
+    static inline int smmap_empties(int advice) {  /* private memory, at once or in a child */
+        int const all[] = {
+            MADV_DONTNEED,
+            24, /* MADV_DONTNEED_LOCKED, which older headers do not have */
+        #ifdef MADV_FREE
+            MADV_FREE,
+        #endif
+        #ifdef MADV_WIPEONFORK
+            MADV_WIPEONFORK,
+        #endif
+        };
+        for (size_t each = 0; each < sizeof all / sizeof *all; each++)
+            if (all[each] == advice)
+                return 1;
+        return 0;
+    }
     static inline unsigned int smmap_place_hash(unsigned int mark, long long place) {  /* as in _places.py */
         unsigned long long mixed = ((unsigned long long)mark << 32 ^ (unsigned long long)place) * 0x9E3779B97F4A7C15ULL;
         mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93ULL;
@@ -112,8 +126,13 @@ cdef extern from *:
     void* smmap_failed
     unsigned int smmap_place_hash(unsigned int, long long) noexcept
     bint smmap_has_weakrefs(PyObject*) noexcept
-    long long smmap_mtime_ns(stat_t*) noexcept
-    long long smmap_ctime_ns(stat_t*) noexcept
+    ctypedef struct timespec_t "struct timespec":
+        long long tv_sec
+        long tv_nsec
+    timespec_t smmap_mtime(stat_t*) noexcept
+    timespec_t smmap_ctime(stat_t*) noexcept
+    unsigned long long smmap_wrapped_ns(timespec_t) noexcept
+    bint smmap_empties(int) noexcept
     void* c_mmap "mmap" (void*, size_t, int, int, int, off_t) noexcept nogil
     int munmap(void*, size_t) noexcept nogil
     int mprotect(void*, size_t, int) noexcept nogil

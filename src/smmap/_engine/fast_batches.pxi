@@ -26,6 +26,9 @@ cdef extern from *:
     #endif
     }
 
+    /* Linux starts to read only so much for each call, or more, depending on the device (read_ahead_kb). */
+    #define SMMAP_ANNOUNCED (128 << 10)
+
     /* Ask the system to start reading a range of a file: this is advice, and may fail. */
     static void smmap_announce(int number, long long offset, long long size) {
     #ifdef __APPLE__
@@ -37,7 +40,13 @@ cdef extern from *:
             size -= part;
         }
     #else
-        posix_fadvise(number, offset, size, POSIX_FADV_WILLNEED);
+        while (size > 0) {
+            long long part = size > SMMAP_ANNOUNCED ? SMMAP_ANNOUNCED : size;
+            if (posix_fadvise(number, offset, part, POSIX_FADV_WILLNEED))
+                return;
+            offset += part;
+            size -= part;
+        }
     #endif
     }
 
@@ -59,7 +68,12 @@ cdef extern from *:
 
     static void smmap_announce_mapped(const char *start, const char *stop, size_t page) {
         uintptr_t low = (uintptr_t)start & ~(uintptr_t)(page - 1);
-        madvise((void *)low, (uintptr_t)stop - low, MADV_WILLNEED);
+        while (low < (uintptr_t)stop) {
+            uintptr_t part = (uintptr_t)stop - low > SMMAP_ANNOUNCED ? SMMAP_ANNOUNCED : (uintptr_t)stop - low;
+            if (madvise((void *)low, part, MADV_WILLNEED))
+                return;
+            low += part;
+        }
     }
 
     /* Fetch a byte into the caches that will be read soon. Any address may be given: this never faults. */
@@ -546,6 +560,9 @@ cdef class Batch:
             return None
         try:
             starts = _numbers_of(offsets, &inside.count)
+        except (TypeError, ValueError, BufferError):
+            return None  # another kind of argument, or a wrong one
+        try:
             if not inside.count or inside.count > _MOST // length:
                 return None
             low = high = starts[0]
@@ -558,7 +575,10 @@ cdef class Batch:
                 return None
             if out is None:
                 out = PyByteArray_FromStringAndSize(NULL, inside.count * length)
-            PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
+            try:
+                PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
+            except (TypeError, ValueError, BufferError):
+                return None  # as above
             filled = True
             if view.len != inside.count * length:
                 return None
@@ -603,8 +623,6 @@ cdef class Batch:
             access.idle.hits += inside.count
             smmap_unlock(&access.counts.mutex)
             return out
-        except (TypeError, ValueError, BufferError):
-            return None  # other kinds of arguments, or wrong ones
         finally:
             if filled:
                 PyBuffer_Release(&view)
@@ -701,8 +719,6 @@ cdef class Batch:
                 rest.append((file, -1))
                 continue
             left = self.serve_from(file, access)
-            if self.failed >= 0:
-                return [(file, left)], due
             descriptor = access.file.descriptor
             if left == 2 and not (descriptor is None or access.client.flags) and descriptor.take():
                 try:
@@ -788,8 +804,6 @@ cdef class Batch:
                     with nogil:
                         self.copy(group)
                     PyErr_CheckSignals()
-            if self.failed >= 0:
-                return 2
             if group.copied < group.mapped:
                 _in_order(group.pieces + group.copied, group.mapped - group.copied)
                 group.told = group.copied
@@ -1032,12 +1046,11 @@ cdef class Batch:
         cdef Py_ssize_t state
         if not 0 <= file < self.files or group.pieces is NULL:
             raise SystemError("not served")
-        while not done and self.failed < 0:
+        self.failed = -1
+        while not done:
             with nogil:
                 done = self.copy_told(group)
             PyErr_CheckSignals()
-        if self.failed >= 0:
-            return self.failed
         if group.count == group.mapped or not self.reads():
             return -1
         self.begin(group)
@@ -1076,14 +1089,14 @@ cdef class Batch:
             if count < 0:
                 return -1
             if target is self.scratch:
-                while piece.start + piece.size <= start + count and group.done < last:
+                while group.done < last:
+                    piece = &group.pieces[group.left[group.done]]
+                    if piece.start + piece.size > start + count:
+                        self.failed = piece.number
+                        return -3
                     memcpy(piece.target, self.scratch + (piece.start - start), piece.size)
                     self.ahead -= piece.size
                     group.done += 1
-                    piece = &group.pieces[group.left[group.done]]
-                if group.done < last:
-                    self.failed = piece.number
-                    return -3
             elif count < stop - start:
                 return -3
             else:

@@ -256,6 +256,8 @@ cdef class Access:
         smmap_lock(&self.counts.mutex)
         region.rest(self.idle)
         smmap_unlock(&self.counts.mutex)
+        if self.idle.crowded:  # since the manager's lock was released: it may have been closed
+            self.manager._soon(self.manager._tidy, region.entry, None)
         return region
 
     cdef bytes fetched(self, long long first, Py_ssize_t size, bint due):
@@ -566,7 +568,7 @@ cdef class BufferBase:
 
     cdef bytes steps(self, Access access, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
         """The bytes at `count` places: copied as blocks if they are close together, otherwise one by one."""
-        cdef char block[BLOCK]
+        cdef char* block  # not on the stack, where a thread may have little room
         cdef char* target
         cdef Py_ssize_t done = 0, part, each, most, apart = step if step > 0 else -step
         cdef Py_ssize_t low = start if step > 0 else start + (count - 1) * step
@@ -574,14 +576,20 @@ cdef class BufferBase:
             return b""
         data = PyBytes_FromStringAndSize(NULL, count)
         target = PyBytes_AS_STRING(data)
-        most = BLOCK // apart if apart <= CLOSE else 1
-        while done < count:  # upwards, even if the step is negative
-            part = min(most, count - done)
-            access.copy(block, low + done * apart, (part - 1) * apart + 1)
-            for each in range(part):
-                target[done + each if step > 0 else count - 1 - done - each] = block[each * apart]
-            done += part
-            PyErr_CheckSignals()
+        most = min(BLOCK // apart if apart <= CLOSE else 1, count)
+        block = <char*>malloc((most - 1) * apart + 1)
+        if block is NULL:
+            raise MemoryError
+        try:
+            while done < count:  # upwards, even if the step is negative
+                part = min(most, count - done)
+                access.copy(block, low + done * apart, (part - 1) * apart + 1)
+                for each in range(part):
+                    target[done + each if step > 0 else count - 1 - done - each] = block[each * apart]
+                done += part
+                PyErr_CheckSignals()
+        finally:
+            free(block)
         return data
 
     def _copy(self, Access access not None, long long start, long long stop):
@@ -1053,6 +1061,8 @@ cdef class CursorBase:
         if not count or stop > access.size:
             stop = region.stop
         self.take(region, start, stop)
+        if access.idle.crowded and access.manager.closed:  # since the manager's lock was released
+            self._revoke()
         return True
 
     def use_region(self, offset=0, size=0, flags=0):

@@ -217,6 +217,7 @@ cdef Region _unmapped(Ledger ledger, object file, object key, long long start, l
     _key(key, &region.low, &region.high)
     region.start = start
     region.stop = stop
+    region.ended = -1
     return region
 
 
@@ -314,11 +315,12 @@ cdef bint _unchanged(object file, stat_t* now) except -1:
 
 cdef bint _is_status(object status, stat_t* now) except -1:
     cdef unsigned long long device, inode
-    cdef long long size, mtime, ctime
+    cdef long long size
     device, inode, size, mtime, ctime = status
     return (
-        now.st_size == size and smmap_mtime_ns(now) == mtime and smmap_ctime_ns(now) == ctime
-        and now.st_ino == inode and now.st_dev == device
+        now.st_size == size and now.st_ino == inode and now.st_dev == device
+        and smmap_wrapped_ns(smmap_mtime(now)) == PyLong_AsUnsignedLongLongMask(mtime)
+        and smmap_wrapped_ns(smmap_ctime(now)) == PyLong_AsUnsignedLongLongMask(ctime)
     )
 
 

@@ -104,4 +104,10 @@ cdef object _now(object file):
 
 
 cdef object _as_status(stat_t* status):
-    return Status(status.st_dev, status.st_ino, status.st_size, smmap_mtime_ns(status), smmap_ctime_ns(status))
+    return Status(
+        status.st_dev, status.st_ino, status.st_size, _nanoseconds(smmap_mtime(status)), _nanoseconds(smmap_ctime(status))
+    )
+
+
+cdef object _nanoseconds(timespec_t when):
+    return <object>when.tv_sec * 1_000_000_000 + when.tv_nsec  # after the year 2262, more than C's integers have room for

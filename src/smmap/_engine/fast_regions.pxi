@@ -198,6 +198,7 @@ cdef class Region:
     cdef readonly bint scattered
     cdef long long ended  # the last long copy of a scattered one
     cdef readonly double born
+    cdef Py_ssize_t position  # of `read` and `seek`: whoever has the map shares it
     cdef bint counted
     cdef object __weakref__
     cdef readonly object key
@@ -586,21 +587,69 @@ cdef class Region:
         """The file's size in bytes."""
         return self.file.status.size
 
-    def madvise(self, int option, Py_ssize_t start=0, length=None):
-        """As `mmap.madvise`."""
+    def madvise(self, option, Py_ssize_t start=0, length=None):
+        """As `mmap.madvise`, except that memory of our own does not get the advice that would empty it."""
         cdef Py_ssize_t whole = self.stop - self.start, size = whole if length is None else length
-        cdef int failed
+        cdef int failed, wanted = PyNumber_Index(option)
         cdef char* base
         if not 0 <= start < whole:
             raise ValueError("madvise start out of bounds")
         if size < 0:
             raise ValueError("madvise length invalid")
+        if self.reads and smmap_empties(wanted):
+            return
         base = self.base + start
         size = min(size, whole - start)
         with nogil:
-            failed = errno if madvise(base, size, option) else 0
+            failed = errno if madvise(base, size, wanted) else 0
         if failed:
             raise _error(failed)
+
+    def tell(self):
+        """As `mmap.tell`: all who have the map share its position."""
+        return self.position
+
+    def seek(self, Py_ssize_t pos, int whence=0):
+        """As `mmap.seek`."""
+        cdef Py_ssize_t size = self.stop - self.start, base
+        if whence == 0:
+            base = 0
+        elif whence == 1:
+            base = self.position
+        elif whence == 2:
+            base = size
+        else:
+            raise ValueError("unknown seek type")
+        if not -base <= pos <= size - base:
+            raise ValueError("seek out of range")
+        self.position = base + pos
+
+    def read(self, n=None):
+        """As `mmap.read`: up to `n` bytes, or all that are left."""
+        cdef Py_ssize_t place = self.position, rest = self.stop - self.start - place
+        cdef Py_ssize_t wanted = rest if n is None else PyNumber_AsSsize_t(n, OverflowError)
+        if wanted < 0 or wanted > rest:
+            wanted = rest
+        data = self.copy(self.start + place, wanted)
+        self.position = place + wanted
+        return data
+
+    def read_byte(self):
+        """As `mmap.read_byte`."""
+        cdef Py_ssize_t place = self.position
+        if place >= self.stop - self.start:
+            raise ValueError("read byte out of range")
+        found = self[place]
+        self.position = place + 1
+        return found
+
+    def readline(self):
+        """As `mmap.readline`."""
+        cdef Py_ssize_t place = self.position
+        end = self.find(b"\n", place)
+        data = self[place:] if end < 0 else self[place : end + 1]
+        self.position = place + len(data)
+        return data
 
     def find(self, sub, start=None, end=None):
         """As `mmap.find`, over the region."""

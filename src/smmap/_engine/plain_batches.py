@@ -18,6 +18,7 @@ from .plain_regions import Region
 __all__ = ["Batch"]
 
 _AHEAD = 1 << 25  # bytes announced before they are read: more might be dropped again before the read
+_ANNOUNCED = 128 << 10  # bytes: for each call, Linux starts to read so much, or more, depending on the device
 _LONGEST = 1 << 24  # bytes read at once
 _NEAR = 1 << 12  # bytes: ranges at most this far apart are read by one call, with the bytes between them
 _TOGETHER = 1 << 16  # bytes read by one call for several ranges
@@ -250,7 +251,8 @@ class Batch:
             start = pieces[0].start
             if not (self._targets is not None and self._asks and self._read_resident(number, pieces, stop)):
                 if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(number, start, stop - start, os.POSIX_FADV_WILLNEED)
+                    for place in range(start, stop, _ANNOUNCED):
+                        os.posix_fadvise(number, place, min(_ANNOUNCED, stop - place), os.POSIX_FADV_WILLNEED)
                 self._ahead += stop - start
                 for piece in pieces:
                     piece.waited = self._asks
@@ -351,7 +353,9 @@ def _announce_mapped(region: Region, start: int, size: int) -> None:
     if _WILLNEED is not None:
         low = (start - region.start) // mmap.PAGESIZE * mmap.PAGESIZE
         try:
-            region.madvise(_WILLNEED, low, start - region.start + size - low)
+            stop = start - region.start + size
+            for place in range(low, stop, _ANNOUNCED):
+                region.madvise(_WILLNEED, place, min(_ANNOUNCED, stop - place))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is None:  # the handler of a signal raised it
                 raise  # else: it was advice

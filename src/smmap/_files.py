@@ -158,8 +158,8 @@ class FileRef(weakref.ref[File]):
     __slots__ = ("key", "names")
 
     key: tuple[int, int]
-    names: dict[str, str]
-    """The names by which clients opened it recently, each with its normalized form."""
+    names: dict[str, tuple[str | bytes, str]]
+    """The names by which clients opened it recently, each as it was given, and normalized."""
 
 
 _MOST_NAMES = 8  # names that are remembered per file
@@ -197,15 +197,15 @@ class Files:
         ref = self._by_key[file.status.key]
         name = os.fsdecode(where)
         self._by_name[name] = ref
-        ref.names[name] = os.path.normpath(name)
+        ref.names[name] = where, os.path.normpath(name)
         if len(ref.names) > _MOST_NAMES:  # a file that is renamed again and again must not use more and more memory
             self._forget_name(ref, next(iter(ref.names)))
 
-    def name_of(self, file: File) -> str:
+    def name_of(self, file: File) -> str | bytes:
         """The path under which a file was last opened; if none is known, its inode and device."""
         ref = self._by_key.get(file.status.key)
         if ref is not None and ref() is file and ref.names:
-            return next(reversed(ref.names))
+            return ref.names[next(reversed(ref.names))][0]
         device, inode = file.status.key
         return f"<inode {inode} of device {device}>"
 
@@ -231,7 +231,7 @@ class Files:
             file
             for file, ref in ((ref(), ref) for ref in list(self._by_key.values()))
             if file is not None
-            and (ref.key == key or any(name in names or name.startswith(folders) for name in ref.names.values()))
+            and (ref.key == key or any(name in names or name.startswith(folders) for _, name in ref.names.values()))
         ]
 
 

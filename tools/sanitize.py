@@ -24,7 +24,8 @@ ENGINES = Path("src", "smmap", "_engine")
 FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined -UNDEBUG"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 QUICK = [*(f"tests/engine/test_{name}.py" for name in ("buffers", "cursors", "ledger", "regions")), "-k", "fast"]
-CHOSEN = ["tests/engine", *(f"tests/core/test_{name}.py" for name in ("eviction", "threads", "lifetime", "files"))]
+CORE = "batches", "eviction", "threads", "lifetime", "files"
+CHOSEN = ["tests/engine", *(f"tests/core/test_{name}.py" for name in CORE)]
 
 
 def library(name: str) -> str:

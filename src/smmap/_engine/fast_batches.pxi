@@ -215,14 +215,14 @@ cdef int _copy_inside(Inside* inside) noexcept nogil:
 
 
 cdef struct Sorted:
-    size_t key
+    uint64_t key
     Py_ssize_t place
 
 
 cdef void _sort(Sorted* keys, Sorted* spare, Py_ssize_t count) noexcept nogil:
     """Sort by insertion, or by digits of eight bits: comparisons of numbers in random order are expensive."""
     cdef Py_ssize_t each, one
-    cdef size_t differing = 0
+    cdef uint64_t differing = 0
     cdef int shift
     cdef Py_ssize_t places[256]
     cdef Py_ssize_t at, size
@@ -281,7 +281,7 @@ cdef int _in_order(Piece* pieces, Py_ssize_t count) except -1:
         raise MemoryError
     with nogil:
         for each in range(count):
-            keys[each].key = <size_t>pieces[each].source if by_address else <size_t>pieces[each].start
+            keys[each].key = <size_t>pieces[each].source if by_address else <uint64_t>pieces[each].start
             keys[each].place = each
         _sort(keys, keys + count, count)
         memcpy(moved, pieces, count * sizeof(Piece))
@@ -971,10 +971,10 @@ cdef class Batch:
         """Sort the pieces that are not mapped."""
         cdef Py_ssize_t each, count = group.count - group.mapped
         if group.left is NULL:
+            _in_order(group.pieces + group.mapped, count)
             group.left = <Py_ssize_t*>malloc((count + 1) * sizeof(Py_ssize_t))
             if group.left is NULL:
                 raise MemoryError
-            _in_order(group.pieces + group.mapped, count)
         if self.scratch is NULL and self.reads():
             self.scratch = <char*>malloc(TOGETHER)
             if self.scratch is NULL:

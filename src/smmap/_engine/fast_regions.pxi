@@ -198,7 +198,7 @@ cdef class Region:
     cdef readonly bint scattered
     cdef long long ended  # the last long copy of a scattered one
     cdef readonly double born
-    cdef Py_ssize_t position  # of `read` and `seek`: whoever has the map shares it
+    cdef Py_ssize_t position  # of `read` and `seek`: all who have the map share it
     cdef bint counted
     cdef object __weakref__
     cdef readonly object key

@@ -108,12 +108,13 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
     else:
         target = _bytes_of(out, batch.total, len(batch), size)
     if batch.total:
-        with memoryview(out) if target is None else target as view:
+        view = memoryview(out) if target is None else target
+        try:
             batch.into(view)
-            try:
-                _run(batch, buffers)
-            finally:
-                batch.close()
+            _run(batch, buffers)
+        finally:  # not a `with` block: if a signal handler raises here, it would raise that the view is in use
+            batch.close()
+            view.release()
     return out
 
 
@@ -137,9 +138,9 @@ def joined(
     if batch.wrong >= 0:
         return False
     if batch.total:
-        if target is not None:
-            batch.into(target)
         try:
+            if target is not None:
+                batch.into(target)
             _run(batch, buffers, opened)
         finally:
             batch.close()

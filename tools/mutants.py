@@ -208,8 +208,8 @@ MUTANTS = [
            "        window = file.serial + start // access.window\n        due =",
            "        window = start // access.window\n        due ="),
     Mutant("core/errors core/limits", "a copy fails where there is no room for a region",
-           "        except LimitError:\n            if client.file.price < _DEAREST",
-           "        except ClosedError:\n            if client.file.price < _DEAREST"),
+           "            if isinstance(error, FileChangedError) or error.errno is None:\n                raise",
+           "            if isinstance(error, OSError):\n                raise"),
 
     # The lock
     Mutant("core/locks", "a finalizer may use the manager that it interrupted",

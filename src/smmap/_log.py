@@ -60,6 +60,8 @@ class Log:
         """Log the notes. Not under the manager's lock, nor in a finalizer; any thread may call it."""
         import logging
 
+        if not hasattr(logging, "getLogger"):  # the import was interrupted by this signal handler: told later
+            return
         while self.notes:
             try:
                 level, text, args = self.notes.popleft()

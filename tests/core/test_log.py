@@ -6,6 +6,7 @@ import collections
 import logging
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -139,6 +140,20 @@ print("logging" in sys.modules, sys.stderr.getvalue())
     assert off == "False"
     assert on.startswith(f"True views keep {3 * W} bytes mapped, more than max_memory_size={2 * W}: ")
     assert on.count("views keep") == 1
+
+
+def test_notes_wait_while_the_import_of_logging_is_interrupted(
+    world: World, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler that uses smmap may interrupt it."""
+    manager = world.manager(W, 2 * W)
+    manager._cache.log.warn("a warning of %s", "mine")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "logging", types.ModuleType("logging"))
+        manager.collect()
+        assert records(logging.WARNING) == []
+    manager.collect()
+    assert records(logging.WARNING) == ["a warning of mine"]
 
 
 def test_warning_comes_once_a_manager_when_views_keep_more_than_the_limit(world: World, records: Any) -> None:

@@ -277,17 +277,14 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
     wave: list[tuple[int, Any, Any]] = []
     chosen = batch.chosen()
     try:
-        for file, left in rest:
-            buffer = buffers[chosen[file]]
-            if buffer is None and opened is not None:
-                buffer = opened(chosen[file])
-            client = buffer._access.client
-            if left < 0:
+        for file, left, client in rest:
+            if client is None:
+                buffer = buffers[chosen[file]]
+                if buffer is None and opened is not None:
+                    buffer = opened(chosen[file])
                 access = _retry_after_wave(batch, wave, due, buffer._ready)
                 client = access.client
                 left = batch.serve(file, access)
-            if batch.failed >= 0:
-                raise _short(batch, file, client)
             if left == 2:
                 if len(wave) >= _room(client.manager):
                     _finish(batch, wave, due)

@@ -673,6 +673,26 @@ def test_failed_open_leaves_the_ledger_exact(call: str, world: World, monkeypatc
     assert manager.gather(buffers, which, places, 20) == want
 
 
+@pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no pread there")
+def test_range_is_of_one_file_although_its_buffer_got_another_one_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread may do while a file is opened."""
+    first, second, third = (world.file(9 * W, name) for name in ("first", "second", "third"))
+    manager = world.manager(W)
+    buffers = [manager.buffer(first.path), manager.buffer(second.path)]
+    other = manager.make_cursor(third.path)
+    buffers[1].view(0, 9).release()  # half of the range is mapped
+    for buffer in buffers:
+        manager._lock.run(manager._cache.uncache, buffer._access.client.file)
+    before_system_call(
+        monkeypatch, "open", lambda path, *_: buffers[1].begin_access(other) and 0 if path == str(first.path) else 0
+    )
+    got = manager.gather(buffers, [0, 1], [0, W - 10], 20)
+    assert got[:20] == first.data[:20]
+    assert got[20:] in (second.data[W - 10 : W + 10], third.data[W - 10 : W + 10])
+
+
 def test_threads_gather_side_by_side(manager: Any, world: World) -> None:
     files = files_of(world, 8)
     buffers = [manager.buffer(file.path) for file in files]

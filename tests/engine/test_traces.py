@@ -91,7 +91,8 @@ class Reader:
         batch = self.made.engine.Batch([len(self.buffer)], None, [start], None, size)
         with memoryview(batch.fresh()) as view:
             batch.into(view)
-            for file, left in batch.quick([self.buffer])[0]:
+            for file, left, client in batch.quick([self.buffer])[0]:
+                assert (client is None) == (left < 0)
                 if left < 0:
                     left = batch.serve(file, self.buffer._access)
                 if left == 2:

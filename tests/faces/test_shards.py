@@ -457,6 +457,26 @@ def test_blocks_of_anything(tmp_path_factory: pytest.TempPathFactory, data: Any)
         same(shards[keys], array[keys])
 
 
+@pytest.mark.parametrize("start", [1 << 62, (1 << 62) + 7, (1 << 63) - 1, -(1 << 62), -(1 << 63)], ids=str)
+def test_starts_far_outside_are_refused(start: int, world: World, tmp_path: Path) -> None:
+    """Although their bytes would be counted beyond what numpy's integers hold."""
+    paths, _ = joined(tmp_path, "<i4", [500, 500])
+    shards = Shards(paths, manager=world.manager(WINDOW))
+    for starts in (np.array([start]), np.array([5, start]), [start]):
+        with pytest.raises(IndexError):
+            shards.blocks(starts, 3)
+
+
+def test_traced_blocks_are_read(world: World, tmp_path: Path) -> None:
+    paths, array = joined(tmp_path, "<i4", [3 * G, 5 * G])
+    manager = world.manager(WINDOW)
+    shards = Shards(paths, manager=manager)
+    with manager.trace(tmp_path / "trace") as trace:
+        got = shards.blocks(np.array([5 * G, 3, 3 * G - 1]), 2)
+    assert got.tolist() == [array[at : at + 2].tolist() for at in (5 * G, 3, 3 * G - 1)]
+    assert trace.recorded >= 3
+
+
 def test_blocks_are_announced(manager: Any, tmp_path: Path) -> None:
     paths, array = joined(tmp_path, "<u2", [5000, 0, 3, 9000], raw=True)
     shards = Shards(paths, "<u2", manager=manager)

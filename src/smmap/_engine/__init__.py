@@ -49,7 +49,8 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   buffer (one after the other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object
   (`results()`, at the end); without either they are only announced. `quick(buffers)` serves every range that needs
   neither the policy nor waiting. It returns the rest: places in `chosen()` (the numbers of the buffers that have
-  ranges), each with the result of `serve`, or -1; and the clients and starts of the windows that should be bought. The
+  ranges), each with the result of `serve` and the client that it was for, or with -1 and None; and the clients and
+  starts of the windows that should be bought. The
   rest is served by place in `chosen()`: `serve(i, access)` copies mapped ranges, or announces them if they are not in
   memory; it returns 2 if the rest needs a descriptor, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by
   a descriptor the ranges that are in memory, and announces the others (no more than can be read soon); any number of

@@ -716,7 +716,7 @@ cdef class Batch:
             buffer = buffers[group.file]
             access = None if buffer is None else (<BufferBase?>buffer).now()
             if access is None or not access.opened:
-                rest.append((file, -1))
+                rest.append((file, -1, None))
                 continue
             left = self.serve_from(file, access)
             descriptor = access.file.descriptor
@@ -731,7 +731,7 @@ cdef class Batch:
                 for start in self.settle_for(file):
                     due.append((access.client, start))
             else:
-                rest.append((file, left))
+                rest.append((file, left, access.client))
         return rest, due
 
     def serve(self, Py_ssize_t file, Access access not None):

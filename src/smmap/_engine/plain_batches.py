@@ -74,7 +74,7 @@ class Batch:
         self._by_file: dict[int, _Group] = {}
         self._asks = _NOWAIT > 0
         self._targets: Any = None
-        lengths, first = list(sizes), list(starts)
+        lengths, first = list(map(int, sizes)), list(map(int, starts))  # not of numpy, whose integers overflow
         last = None if stops is None else list(stops)
         of = [0] * len(first) if which is None else list(which)
         if not len(of) == len(first) == (len(first) if last is None else len(last)):
@@ -182,9 +182,9 @@ class Batch:
         offset = group.access.offset if group.access is not None else 0
         return next((start + offset, stop + offset) for start, stop, one, _ in group.spans if one == number)
 
-    def quick(self, _buffers: Any) -> tuple[list[tuple[int, int]], list[Any]]:
+    def quick(self, _buffers: Any) -> tuple[list[tuple[int, int, Any]], list[Any]]:
         """Serves nothing: this engine always asks the policy."""
-        return [(file, -1) for file in range(len(self._groups))], []
+        return [(file, -1, None) for file in range(len(self._groups))], []
 
     def serve(self, file: int, access: Access) -> int:
         """Copy a buffer's mapped ranges, or announce them. The result says which ranges remain: see `__init__.py`."""

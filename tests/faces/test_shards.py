@@ -460,11 +460,12 @@ def test_blocks_of_anything(tmp_path_factory: pytest.TempPathFactory, data: Any)
 @pytest.mark.parametrize("start", [1 << 62, (1 << 62) + 7, (1 << 63) - 1, -(1 << 62), -(1 << 63)], ids=str)
 def test_starts_far_outside_are_refused(start: int, world: World, tmp_path: Path) -> None:
     """Although their bytes would be counted beyond what numpy's integers hold."""
-    paths, _ = joined(tmp_path, "<i4", [500, 500])
+    paths, _ = joined(tmp_path, "<i4", [2500, 2500])
     shards = Shards(paths, manager=world.manager(WINDOW))
-    for starts in (np.array([start]), np.array([5, start]), [start]):
-        with pytest.raises(IndexError):
-            shards.blocks(starts, 3)
+    for length in (3, 2000):
+        for starts in (np.array([start]), np.array([5, start]), [start]):
+            with pytest.raises(IndexError):
+                shards.blocks(starts, length)
 
 
 def test_traced_blocks_are_read(world: World, tmp_path: Path) -> None:
@@ -472,8 +473,8 @@ def test_traced_blocks_are_read(world: World, tmp_path: Path) -> None:
     manager = world.manager(WINDOW)
     shards = Shards(paths, manager=manager)
     with manager.trace(tmp_path / "trace") as trace:
-        got = shards.blocks(np.array([5 * G, 3, 3 * G - 1]), 2)
-    assert got.tolist() == [array[at : at + 2].tolist() for at in (5 * G, 3, 3 * G - 1)]
+        got = shards.blocks(np.array([5 * G, 3, 3 * G - 1]), 2000)
+    assert got.tolist() == [array[at : at + 2000].tolist() for at in (5 * G, 3, 3 * G - 1)]
     assert trace.recorded >= 3
 
 

@@ -673,6 +673,31 @@ def test_failed_open_leaves_the_ledger_exact(call: str, world: World, monkeypatc
     assert manager.gather(buffers, which, places, 20) == want
 
 
+@pytest.mark.skipif(smmap.engine != "plain", reason="only there may a window go while it is used, on PyPy")
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "after they were announced"])
+def test_ranges_of_windows_that_were_evicted_meanwhile_are_read(
+    slow: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smmap._engine import plain_batches
+
+    drawn = random.Random(1)
+    copied = plain_batches._copied
+    monkeypatch.setattr(plain_batches, "_copied", lambda *args: drawn.random() < 0.5 and copied(*args))
+    monkeypatch.setattr(plain_batches, "_SLOW", -1 if slow else 1)
+    file = world.file(20 * W)
+    manager = world.manager(W)
+    buffer = manager.buffer(file.path)
+    for turn in range(20):
+        for window in range(20):
+            if drawn.random() < 0.7:
+                buffer.view(window * W, window * W + 9).release()
+        places = chance(len(file.data), 90, 60, turn)
+        assert buffer.gather(places, 90) == joined(file.data, places, 90)
+        assert buffer.ranges(places, [place + 90 for place in places]) == [file.data[at : at + 90] for at in places]
+        manager.collect()
+    manager._check()
+
+
 @pytest.mark.skipif(not _system.KEEPS_DESCRIPTORS, reason="no pread there")
 def test_range_is_of_one_file_although_its_buffer_got_another_one_meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch

@@ -62,17 +62,8 @@ _STEP = 1 << 20  # bytes read at once if a window is read instead of mapped
 _TAKEN = ("pop from empty list",)  # what an `IndexError` says if another thread took the number just now
 
 
-def _move_all(source: list[int], target: list[int]) -> None:
-    """Move each number, whatever a signal handler raises: one call of C code removes and appends it."""
-    try:
-        target.extend(map(source.pop, range(len(source))))
-    except IndexError as error:
-        if error.args != _TAKEN:
-            raise
-
-
 def _close_all(numbers: list[int]) -> None:
-    """Close each number exactly once, whatever a signal handler raises."""
+    """Close each number exactly once, whatever a signal handler raises: one call of C code removes and closes it."""
     try:
         list(map(os.close, map(numbers.pop, range(len(numbers)))))
     except IndexError as error:
@@ -85,12 +76,11 @@ def _close_all(numbers: list[int]) -> None:
 
 
 class _Numbers(weakref.ref["Descriptor"]):
-    """The numbers for the system that a descriptor has left to close, even if its finalizer was interrupted."""
+    """The number for the system that a descriptor has left to close, even if its finalizer was interrupted."""
 
-    __slots__ = ("held", "retired")
+    __slots__ = ("held",)
 
     held: list[int]
-    retired: list[int]
 
 
 _numbers: dict[int, _Numbers] = {}
@@ -100,43 +90,40 @@ _orphaned: deque[_Numbers] = deque()
 class Descriptor:
     """A descriptor of our own. Its number is never lost between opening and owning it: both are one call of C code."""
 
-    __slots__ = ("__weakref__", "_held", "_retired", "_users", "cached")
+    __slots__ = ("__weakref__", "_held", "_users", "cached", "closed")
+
+    closed: bool
+    """Whether it was closed. Threads that already use it may continue."""
 
     def __init__(self, opened: Any) -> None:
         self._users: list[None] = []
-        self._retired: list[int] = []
         self._held: list[int] = []
-        self.cached = False
+        self.cached = self.closed = False
         numbers = _Numbers(self, _orphaned.append)
-        numbers.held, numbers.retired = self._held, self._retired
+        numbers.held = self._held
         _numbers[id(numbers)] = numbers
         self._held.extend(opened)
 
     @property
-    def closed(self) -> bool:
-        """Whether it was closed. Threads that already use it may continue."""
-        return not self._held
-
-    @property
     def number(self) -> int:
         """The number for system calls; -1 once it was closed. Only between `use` and `done`."""
-        return next(iter((*self._held, *self._retired)), -1)
+        return next(iter(self._held), -1)
 
     def use(self) -> None:
-        """Keep it from being closed until `done`, by this thread."""
+        """Keep it from being closed until `done`, by this thread: if it is not closed already, which comes second."""
         self._users.append(None)
 
     def done(self) -> None:
         """Undo one `use`."""
         self._users.pop()
-        if self._retired and not self._users:  # in this order: once it is retired, no other thread gets the number
-            _close_all(self._retired)
+        if self.closed and not self._users:
+            _close_all(self._held)
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`, fewer only at the end of the file; nothing if it was closed."""
-        self.use()  # first: `close` takes the number away, and then looks for users
+        self.use()  # first: `close` says that it is closed, and then looks for users
         try:
-            return b"".join([read_at(number, size, offset) for number in self._held])
+            return b"" if self.closed else read_at(self.number, size, offset)
         finally:
             self.done()
 
@@ -145,9 +132,9 @@ class Descriptor:
         if _NOWAIT:
             self.use()
             try:
-                for number in self._held:
-                    for offset in (start, stop - 1):
-                        os.preadv(number, [bytearray(1)], offset, _NOWAIT)
+                for offset in (start, stop - 1):
+                    if not self.closed:
+                        os.preadv(self.number, [bytearray(1)], offset, _NOWAIT)
             except OSError as error:
                 if error.errno is None:  # the handler of a signal raised it
                     raise
@@ -158,15 +145,13 @@ class Descriptor:
 
     def close(self) -> None:
         """Close it; if a thread uses it now, once that thread is done."""
-        _move_all(self._held, self._retired)
+        self.closed = True
         if not self._users:
-            _close_all(self._retired)
+            _close_all(self._held)
 
     def __del__(self, _is_finalizing: Any = sys.is_finalizing) -> None:
-        if _is_finalizing():
-            return  # the system will close it, and even built-in functions may be gone
-        for name in ("_held", "_retired"):  # even if an exception left it in use
-            _close_all(getattr(self, name, []))
+        if not _is_finalizing():  # otherwise the system will close it, and even built-in functions may be gone
+            _close_all(getattr(self, "_held", []))  # even if an exception left it in use
 
 
 def _close_orphans() -> None:
@@ -180,7 +165,6 @@ def _close_orphans() -> None:
             return  # another thread was faster
         try:
             _close_all(getattr(numbers, "held", []))
-            _close_all(getattr(numbers, "retired", []))
         except BaseException:
             _orphaned.append(numbers)  # the next call closes the rest
             raise

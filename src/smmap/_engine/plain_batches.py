@@ -222,8 +222,7 @@ class Batch:
         if KEEPS_DESCRIPTORS:
             group.unread.append(piece)
         elif piece.target is not None:
-            due = _due(access, piece)
-            piece.target[:] = access.client.manager._fetch(access.client, piece.start, piece.start + piece.size, due)
+            _fetch(access, piece, _due(access, piece))
 
     def _cut(self, group: _Group, access: Access) -> list[_Piece]:
         """Pieces of the ranges, cut at the ends of windows, and where a call would take long."""
@@ -283,8 +282,8 @@ class Batch:
         """
         group = self._groups[file]
         for piece in group.mapped:
-            if piece.region is not None and not _copied(piece, piece.region):
-                group.unread.append(piece)
+            if piece.region is not None and group.access is not None and not _copied(piece, piece.region):
+                _fetch(group.access, piece, False)
         group.mapped.clear()
         if self._targets is None:
             return -1
@@ -332,6 +331,11 @@ def _due(access: Access, piece: _Piece) -> bool:
     file = access.client.file
     window = file.serial + piece.start // access.window
     return access.ledger.rents.due(window, piece.size, file.price, file.patience, piece.start)
+
+
+def _fetch(access: Access, piece: _Piece, due: bool) -> None:
+    """Have the policy serve a piece."""
+    piece.target[:] = access.client.manager._fetch(access.client, piece.start, piece.start + piece.size, due)
 
 
 def _copied(piece: _Piece, region: Region) -> bool:

@@ -325,7 +325,8 @@ class Table(dict[Any, Entry]):
         return [region for region in (entry() for entry in list(self.values())) if region is not None]
 
 
-_CHANGED = ("OrderedDict mutated during iteration",)  # by another thread, just now
+_CHANGED = {("OrderedDict mutated during iteration",), ("dictionary changed size during iteration",)}
+"""What a `RuntimeError` says if another thread changed an order just now; the second one on PyPy."""
 
 
 class Order:
@@ -350,7 +351,7 @@ class Order:
             try:
                 return iter(list(self._items.values()))
             except RuntimeError as error:
-                if error.args != _CHANGED:
+                if error.args not in _CHANGED:
                     raise
 
     def add(self, key: Any, item: Any) -> None:
@@ -379,7 +380,7 @@ class Order:
             try:
                 return next(iter(self._items.values()))
             except RuntimeError as error:
-                if error.args != _CHANGED:
+                if error.args not in _CHANGED:
                     raise
 
     def pop_oldest(self) -> Any:
@@ -389,7 +390,10 @@ class Order:
                 return self._items.popitem(last=False)[1]
             except KeyError as error:
                 if not (error.args and isinstance(error.args[0], Entry)):
-                    raise  # otherwise another thread has just taken it, which is possible only in free-threaded Python
+                    raise  # otherwise another thread has just taken it: not in CPython with its lock
+            except RuntimeError as error:
+                if error.args not in _CHANGED:
+                    raise
 
     def drain(self) -> list[Any]:
         """Take out all items, and return them, least recently used first."""

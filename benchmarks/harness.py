@@ -438,7 +438,8 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
     times: dict[str, list[float]] = {one.name: [] for one in contenders}
     spent = dict.fromkeys(times, 0.0)
     gc.collect()
-    gc.freeze()
+    if hasattr(gc, "freeze"):
+        gc.freeze()
     gc.disable()
     try:
         for number in range(settings.rounds):
@@ -453,7 +454,8 @@ def measure(chosen: Row, settings: Settings, only: Collection[str] = ()) -> Resu
                 spent[one.name] += took
     finally:
         gc.enable()
-        gc.unfreeze()
+        if hasattr(gc, "unfreeze"):
+            gc.unfreeze()
     for one in contenders:
         values = times[one.name]
         result.contenders[one.name] = Measured(

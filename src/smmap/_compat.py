@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _system
 from ._cache import users_of
@@ -68,11 +68,12 @@ class MapRegion:
 
     __slots__ = ("_by_hand", "_entry", "_manager", "_own", "_start", "_stop")
 
-    __setstate__ = refuse_state
-
     _own: Any
     _start: int
     _stop: int
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle a {type(self).__name__}: it is of its process")
 
     def __init__(self, path_or_fd: Any, ofs: int, size: int, flags: int = 0) -> None:
         where = absolute(path_or_fd)

@@ -107,7 +107,7 @@ def test_virtual_and_resident_agree_with_psutil(run: Run, tmp_path: Path) -> Non
 
 def test_table_shows_the_first_files_and_sums_up_the_others(run: Run, tmp_path: Path) -> None:
     name = tmp_path / "two words [red].bin"
-    name.write_bytes(b"1" * 50_000_000)
+    name.write_bytes(b"1" * 90_000_000)
     with process(PLAIN, name) as foreign:
         done = run("info", foreign.pid, "--top", 1, "--sort", "virtual")
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ import smmap
 from smmap import ReentryError, _lock
 from smmap._engine import chosen as engine
 
-from ._tools import File, G, World, by_policy, linux, run_python
+from ._tools import PYPY, File, G, World, by_policy, linux, reclaim, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -298,6 +298,8 @@ def test_use_is_refused_and_release_put_off_in_the_middle_of_a_miss(
     with manager.make_cursor(file.path) as cursor:
         cursor.use_region(0, 9)
         assert met == [(2, 1, 1), (0, 0)]
+        if PYPY:  # what had a view waits for the garbage collection there
+            reclaim()
         assert manager.stats()[:3] == (1, 1, 0)  # collected since
         assert cursor.buffer() == file.data[:9]
     buffer.close()

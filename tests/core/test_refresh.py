@@ -17,7 +17,7 @@ from core._tools import World
 from smmap import FileChangedError, _default, _files, _growth
 from smmap._engine import chosen as engine
 
-from ._tools import G, by_policy, payload
+from ._tools import PYPY, G, by_policy, payload, reclaim
 
 W = 2 * G
 SIZE = 3 * W + 77
@@ -379,10 +379,13 @@ def test_versions_of_a_followed_file_die_although_one_client_stays_at_the_first(
         assert follower.refresh() == stop
         assert follower[stop - 50 :] == DATA[stop - 50 : stop]
     manager.collect()
-    gc.collect()
+    reclaim()
+    manager.collect()
+    reclaim()
     status = path.stat()
     versions = [each for each in gc.get_objects() if isinstance(each, _files.File)]
-    assert sum(file.status.key == (status.st_dev, status.st_ino) for file in versions) == 2
+    count = sum(file.status.key == (status.st_dev, status.st_ino) for file in versions)
+    assert 2 <= count <= (10 if PYPY else 2), "PyPy's dictionaries refer for a while to what was removed"
     assert len(still) == SIZE
 
 

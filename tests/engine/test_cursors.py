@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core._tools import LATE, G, expected_size
+from core._tools import LATE, PYPY, G, expected_size
 
 from ._tools import Bench, Lost, Steps, dead, every_step, interrupt, meanwhile
 
@@ -286,7 +286,7 @@ def test_cursor_does_not_die_with_its_region_pinned_by_it_only(bench: Make) -> N
     del cursor
     dead()
     assert reference() is None  # no cycle
-    assert made.idle_keys() == [0]  # it let go
+    assert made.idle_keys() == ([] if PYPY else [0])  # it let go; on PyPy, both die together
 
 
 # Interrupted, and several threads

@@ -469,13 +469,14 @@ class Round:
         try:
             while any(thread.is_alive() for thread in readers):
                 try:
-                    self.armed = True
-                    self.read_briefly(chance, data)
-                    self.armed = False
+                    try:
+                        self.armed = True
+                        self.read_briefly(chance, data)
+                    finally:
+                        self.armed = False
                 except Alarm:
                     self.met["Alarm"] += 1
                 except smmap.SmmapError as error:
-                    self.armed = False
                     self.promised(error, "left", 0, zero_copy=True)
                 time.sleep(0.001)
         finally:

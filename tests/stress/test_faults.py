@@ -228,7 +228,7 @@ def go(world: World, seam: Seam, todo: list[Step]) -> int:
 
 def nothing_left(world: World) -> None:
     smmap.default_manager().collect()
-    for _ in range(2 if LATE else 0):
+    for _ in range(4 if LATE else 0):
         reclaim()
         world.manager.collect()
         smmap.default_manager().collect()
@@ -245,7 +245,7 @@ def nothing_left(world: World) -> None:
             stats.descriptors,
         )
         assert counts == (0,) * 7, stats
-        assert not manager._files._by_key
+        assert _system.PYPY or not manager._files._by_key  # its dictionaries refer for a while to what was removed
         assert not manager._files._by_name
     if LINUX:
         assert descriptors(world.folder) == []

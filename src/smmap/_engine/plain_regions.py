@@ -387,13 +387,15 @@ class Order:
         """The same, removed from the order. `KeyError` if there is none."""
         while True:
             try:
-                return self._items.popitem(last=False)[1]
-            except KeyError as error:
-                if not (error.args and isinstance(error.args[0], Entry)):
-                    raise  # otherwise another thread has just taken it: not in CPython with its lock
+                item = self._items.pop(next(iter(self._items)), None)
+            except StopIteration:
+                raise KeyError("dictionary is empty") from None
             except RuntimeError as error:
                 if error.args not in _CHANGED:
                     raise
+            else:
+                if item is not None:  # otherwise another thread has just taken it
+                    return item
 
     def drain(self) -> list[Any]:
         """Take out all items, and return them, least recently used first."""

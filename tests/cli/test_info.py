@@ -118,7 +118,7 @@ def test_table_shows_the_first_files_and_sums_up_the_others(run: Run, tmp_path: 
     lines = table.splitlines()
     assert lines[0].split() == ["file", "maps", "virtual", "resident", "proportional"]
     assert lines[1].startswith(os.path.realpath(name))
-    assert "47.7 MiB" in lines[1]
+    assert "85.8 MiB" in lines[1]
     assert "more files)" in lines[2]
     assert lines[3].startswith("(no file: ")
     assert len({len(line) for line in lines}) == 1, "columns are aligned"

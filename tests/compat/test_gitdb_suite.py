@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from ._suite import OURS, names_of_tests, run_suite
 
 # Skipped by gitdb itself, whatever reads the files.
 NOT_IMPLEMENTED = {"test_pack.TestPack.test_pack_64": "not implemented"}
+
+# They assert what happens at once after a `del`, in objects of gitdb's own.
+COUNTING = {"test_stream.TestStream.test_decompress_reader", "test_util.TestUtils.test_lockedfd"}
 
 # Writes and reads 100 MB of loose objects, which gitdb maps by itself: nothing of it goes through a window manager.
 LEFT_OUT = "test_stream.TestObjDBPerformance.test_large_data_streaming"
@@ -42,8 +46,9 @@ def test_every_test_of_gitdb_passes(gitdb_source: Path, repo: GitRepo) -> None:
         environment={"GITDB_TEST_GIT_REPO_BASE": str(repo.path), "PYTHONHASHSEED": "0"},
     )
 
-    assert not outcome.failed, outcome.output
-    assert outcome.passed == sorted(set(expected) - set(NOT_IMPLEMENTED))
+    apart = COUNTING if sys.implementation.name == "pypy" else set()
+    assert set(outcome.failed) <= apart, outcome.output
+    assert outcome.passed == sorted(set(expected) - set(NOT_IMPLEMENTED) - set(outcome.failed))
     assert {name: reason.partition(": ")[2] or reason for name, reason in outcome.skipped.items()} == NOT_IMPLEMENTED
 
     for name, file in outcome.modules.items():

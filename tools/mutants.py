@@ -182,11 +182,11 @@ MUTANTS = [
 
     # Descriptors
     Mutant("engine/descriptors core/limits", "a descriptor that is closed stays open",
-           "        if not self._users:\n            _close_all(self._retired)\n\n    def __del__",
+           "        if not self._users:\n            _close_all(self._held)\n\n    def __del__",
            "\n    def __del__"),
     Mutant("engine/descriptors core/threads", "a descriptor is closed while a thread reads by it",
-           "        _move_all(self._held, self._retired)\n        if not self._users:\n",
-           "        _move_all(self._held, self._retired)\n        if True:\n"),
+           "        self.closed = True\n        if not self._users:\n",
+           "        self.closed = True\n        if True:\n"),
     Mutant("core/limits core/eviction", "more descriptors are cached than the limits leave room for",
            "        while len(self.open) >= room:\n            self.uncache(self.open.oldest())\n",
            ""),

@@ -57,6 +57,31 @@ def test_file_of_any_age_is_read(backing: Any, year: int, world: World) -> None:
     assert manager.buffer(file.path)[5:9] == payload(SIZE, 5)[5:9]
 
 
+@pytest.mark.parametrize("backing", ["read", "mmap"])
+def test_new_client_gets_nothing_of_what_was_read_before_a_write_that_restored_the_time(
+    backing: Any, world: World
+) -> None:
+    file = world.file(4 * W)
+    manager = world.manager(W, backing=backing)
+    old = manager.buffer(file.path)
+    first = old.view(0, 9)
+    assert first == file.data[:9]
+    status = os.stat(file.path)
+    other = payload(4 * W, "other")
+    with open(file.path, "r+b") as out:
+        out.write(other)
+    os.utime(file.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    manager._lock.run(manager._cache.uncache, old._access.client.file)
+    try:
+        old.view(2 * W, 2 * W + 9).release()  # opens the file again
+    except FileChangedError:
+        pass  # a file system that does not count the uses of its inodes
+    new = manager.buffer(file.path)
+    assert new[:] == other
+    assert new.view(0, 9) == other[:9]
+    first.release()
+
+
 STRICT = """
 import os, sys, smmap
 path = sys.argv[1]

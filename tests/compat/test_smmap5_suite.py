@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,10 @@ for _name in ("published_tests.lib", "smmap.test.lib"):
 """
 
 
+# It asserts that the window of a buffer that was dropped is idle; on PyPy both die together.
+COUNTING = {"test_buf.TestBuf.test_basics"}
+
+
 @pytest.mark.parametrize("telling", [False, True], ids=["as-published", "telling-files"])
 def test_every_test_of_smmap_5_passes(telling: bool, smmap5_wheel: Path, tmp_path: Path) -> None:
     published = smmap5_wheel / "smmap" / "test"
@@ -76,11 +81,13 @@ def test_every_test_of_smmap_5_passes(telling: bool, smmap5_wheel: Path, tmp_pat
         conftest=_NO_DRAW_BEHIND_THE_END + _LEND_TEST_FOLDER + (_TELLING_FILES if telling else ""),
         path=[OURS.parent],
         environment={"SMMAP5_FOLDER": str(smmap5_wheel / "smmap")},
+        timeout=900,
     )
 
-    assert not outcome.failed, outcome.output
+    apart = COUNTING if sys.implementation.name == "pypy" else set()
+    assert set(outcome.failed) <= apart, outcome.output
     assert not outcome.skipped
-    assert outcome.passed == expected
+    assert outcome.passed == sorted(set(expected) - set(outcome.failed))
 
     assert "smmap.test.lib" in outcome.modules
     for name, file in outcome.modules.items():

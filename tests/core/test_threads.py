@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import random
+import struct
 import sys
 import threading
 import time
@@ -577,6 +579,50 @@ def test_nothing_is_mapped_by_threads_that_met_the_end_of_the_manager(kind: str,
         reclaim()
         stats = manager.stats()
         assert (stats.mapped, stats.pinned, stats.idle, stats.descriptors) == (0, 0, 0, 0)
+
+
+def test_formats_are_prepared_by_several_threads(world: World) -> None:
+    """More of them than are remembered."""
+    file = world.file(SIZE)
+    buffer = world.manager(W).buffer(file.path)
+    buffer.view(0, 9).release()
+
+    def unpack(seed: int) -> None:
+        drawn = random.Random(seed)
+        for _ in range(3000):
+            fmt = f"<{drawn.randrange(1, 200)}B"
+            assert buffer.unpack_from(fmt, 5) == struct.unpack_from(fmt, file.data, 5)
+
+    run(*(functools.partial(unpack, seed) for seed in range(4)))
+
+
+def test_copy_of_a_cursor_does_not_outlive_its_manager(world: World) -> None:
+    file = world.file(4 * W)
+    for turn in range(60):
+        manager = world.manager(W)
+        cursor = manager.make_cursor(file.path).use_region(0, 9)
+        copies: list[Any] = []
+        start = threading.Barrier(3)
+
+        def assign() -> None:
+            start.wait()
+            try:
+                for _ in range(200):
+                    copies.append(copy.copy(cursor))  # noqa: PERF401  # those before an error count
+            except (smmap.ClosedError, ValueError):
+                pass
+
+        threads = [threading.Thread(target=assign) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        time.sleep(turn % 4 / 2000)
+        manager.close()
+        for thread in threads:
+            thread.join()
+        assert not any(one.is_valid() for one in copies)
+        reclaim()
+        assert manager.stats().mapped == 0
 
 
 @pytest.mark.skipif(LATE, reason="interpreters whose threads need more")

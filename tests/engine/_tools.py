@@ -55,6 +55,8 @@ class Lost(Exception):
 class Bench:
     """One file, its descriptor, a ledger, an order, and a policy that does the least and notes what it is asked."""
 
+    closed = False
+
     def __init__(
         self,
         engine: Any,

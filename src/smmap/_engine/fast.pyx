@@ -83,6 +83,17 @@ cdef extern from *:
     static inline unsigned long long smmap_wrapped_ns(struct timespec when) {
         return (unsigned long long)when.tv_sec * 1000000000ULL + (unsigned long long)when.tv_nsec;
     }
+    /* An own reference to a value of a dict, which another thread may remove; or NULL. */
+    static inline PyObject *smmap_get(PyObject *dict, PyObject *key) {
+        PyObject *found;
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyDict_GetItemRef(dict, key, &found);
+    #else
+        found = PyDict_GetItemWithError(dict, key);
+        Py_XINCREF(found);
+    #endif
+        return found;
+    }
     static void *const smmap_failed = MAP_FAILED;
     static inline int smmap_empties(int advice) {  /* private memory, at once or in a child */
         int const all[] = {
@@ -133,6 +144,7 @@ cdef extern from *:
     timespec_t smmap_ctime(stat_t*) noexcept
     unsigned long long smmap_wrapped_ns(timespec_t) noexcept
     bint smmap_empties(int) noexcept
+    PyObject* smmap_get(dict, object) except? NULL
     void* c_mmap "mmap" (void*, size_t, int, int, int, off_t) noexcept nogil
     int munmap(void*, size_t) noexcept nogil
     int mprotect(void*, size_t, int) noexcept nogil

@@ -613,11 +613,12 @@ cdef class BufferBase:
 
         Copies only the bytes that it needs. O(size of the format).
         """
+        cdef PyObject* known
         cdef Access access
         cdef long long start
         cdef Py_ssize_t size
-        found = _structs.get(fmt)
-        packed, size, unpack = found if found is not None else _struct_of(fmt)
+        known = smmap_get(_structs, fmt)
+        packed, size, unpack = _struct_of(fmt) if known is NULL else <tuple>smmap_held(known)
         if not PyLong_CheckExact(offset):
             return self._unpack(packed, offset)  # before anything else: user code may come first
         access = self.opened()
@@ -923,6 +924,15 @@ cdef class CursorBase:
     def _pin(self, Region region not None, long long start, long long stop):
         """Use [start, stop) of a mapped region instead of the present one."""
         self.take(region, start, stop)
+        self.check_manager()
+
+    @cython.final
+    cdef int check_manager(self) except -1:
+        """Give the region up if the manager was closed, maybe while it was pinned: then nobody else revokes it."""
+        cdef Access access = self.now()
+        if access.idle.crowded and access.client.manager.closed:
+            self._revoke()
+        return 0
 
     @cython.final
     cdef int take(self, Region region, long long start, long long stop) except -1:
@@ -1061,8 +1071,7 @@ cdef class CursorBase:
         if not count or stop > access.size:
             stop = region.stop
         self.take(region, start, stop)
-        if access.idle.crowded and access.manager.closed:  # since the manager's lock was released
-            self._revoke()
+        self.check_manager()
         return True
 
     def use_region(self, offset=0, size=0, flags=0):

@@ -250,7 +250,8 @@ cdef class Order:
 
     cdef inline Node node_of(self, object key):
         """The node of a key that is not a region; None if there is none."""
-        return None if type(key) is Entry else self.nodes.get(key)
+        cdef PyObject* found = NULL if type(key) is Entry else smmap_get(self.nodes, key)
+        return None if found is NULL else <Node>smmap_held(found)
 
     cdef inline Link* link_of(self, object key, Node node) noexcept:
         """The link of a key, whether it is in the order or not; NULL if there is none. Under the lock."""

@@ -179,7 +179,7 @@ cdef class Ledger:
 
 
 @cython.final
-@cython.no_gc_clear
+@cython.no_gc  # it is in no cycle; and one that only garbage refers to may be found, and live on: what it has must, too
 cdef class Region:
     """One mapped window of a file; for files that are read instead, anonymous memory filled from it."""
 

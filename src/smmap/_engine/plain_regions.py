@@ -325,6 +325,7 @@ class Table(dict[Any, Entry]):
         return [region for region in (entry() for entry in list(self.values())) if region is not None]
 
 
+_EMPTY = ("dictionary is empty",)
 _CHANGED = {("OrderedDict mutated during iteration",), ("dictionary changed size during iteration",)}
 """What a `RuntimeError` says if another thread changed an order just now; the second one on PyPy."""
 
@@ -387,15 +388,13 @@ class Order:
         """The same, removed from the order. `KeyError` if there is none."""
         while True:
             try:
-                item = self._items.pop(next(iter(self._items)), None)
-            except StopIteration:
-                raise KeyError("dictionary is empty") from None
+                return self._items.popitem(last=False)[1]
+            except KeyError as error:  # of an item: another thread has just taken it
+                if error.args in ((), _EMPTY) or not (PYPY or isinstance(error.args[0], Entry)):
+                    raise
             except RuntimeError as error:
                 if error.args not in _CHANGED:
                     raise
-            else:
-                if item is not None:  # otherwise another thread has just taken it
-                    return item
 
     def drain(self) -> list[Any]:
         """Take out all items, and return them, least recently used first."""
@@ -404,7 +403,7 @@ class Order:
             try:
                 items.append(self.pop_oldest())
             except KeyError as error:  # another thread has just taken the last one
-                if error.args != ("dictionary is empty",):
+                if error.args != _EMPTY:
                     raise
         return items
 

@@ -68,12 +68,11 @@ class MapRegion:
 
     __slots__ = ("_by_hand", "_entry", "_manager", "_own", "_start", "_stop")
 
+    __setstate__ = refuse_state
+
     _own: Any
     _start: int
     _stop: int
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"cannot pickle a {type(self).__name__}: it is of its process")
 
     def __init__(self, path_or_fd: Any, ofs: int, size: int, flags: int = 0) -> None:
         where = absolute(path_or_fd)
@@ -100,6 +99,9 @@ class MapRegion:
             raise _system.named(error, where) from None
         self._become(region, None)
         self._own = region
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle a {type(self).__name__}: it belongs to its process")
 
     @classmethod
     def _of(cls, region: Any, manager: Manager) -> MapRegion:

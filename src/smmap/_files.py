@@ -338,13 +338,15 @@ def examine(where: Where, open_file: Opens) -> Status:
 
 
 def _fiction(where: Where, found: os.stat_result, open_file: Opens) -> str:
-    """What is wrong with a size that the system made up; empty if the size is right, or if the file just changed."""
+    """The fault of a size: the system made it up, or it may be of another file. Empty if there is none."""
     size = found.st_size
     if size and getattr(found, "st_blocks", 1):
         return ""
     descriptor, now = open_file(where, 0)
     try:
-        if now.key != (found.st_dev, found.st_ino) or bool(descriptor.read(1, max(size - 1, 0))) == bool(size):
+        if now.key != (found.st_dev, found.st_ino):
+            return "another file is there each time it is looked at"
+        if bool(descriptor.read(1, max(size - 1, 0))) == bool(size):
             return ""
     finally:
         descriptor.close()

@@ -207,8 +207,8 @@ class Cache:
                 self._evict_oldest()
             else:
                 break
-        self.idle.crowded = ledger.memory > self.max_memory or ledger.mapped > self.limits.handles
-        if self.closed:  # looked at last: closing it does not wait for the lock
+        self.idle.crowded = self.closed or ledger.memory > self.max_memory or ledger.mapped > self.limits.handles
+        if self.closed:  # maybe just now: closing does not wait for the lock
             self.idle.crowded = True
         return self.ledger.evictions - before
 

@@ -63,7 +63,7 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   if the case is not that simple, an argument is wrong, or the engine has no such shortcut.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   everything else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`. It unpins its region when
-  it dies. The fast engine gives up a region (`_revoke`) that it pinned without the manager's lock, if `manager.closed`.
+  it dies. It gives up a region (`_revoke`) that it pinned without the manager's lock, if then `manager.closed`.
 - `MAP_COSTS_DESCRIPTOR`: whether each map costs a descriptor.
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) is done, or when it dies.

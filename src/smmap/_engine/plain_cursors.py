@@ -107,6 +107,8 @@ class CursorBase:
         access.idle.remove(region.entry)
         if own is not None and own is not region:
             self._let_go(own, region.entry)
+        if access.idle.crowded and access.client.manager.closed:  # maybe just now: then nobody else revokes it
+            self._revoke()
 
     def _let_go(self, region: Region, used: Any = None) -> None:
         """Unpin a region; `used` is the entry of the next one, if any. Never waits, so finalizers may call it."""

@@ -80,7 +80,7 @@ class Batched:
         return ranges((self,), None, starts, stops)
 
     def prefetch(self, starts: Integers, stops: Integers) -> None:
-        """Announce to the system that these ranges, clipped as slices, will be read soon, and return at once.
+        """Announce to the system that these ranges, clipped as slices, will be read soon, and wait for none.
 
         The system starts to read the ranges that are not in memory, so that later reads of them wait less, or not at
         all. Maps nothing, and does not count as a use. Ranges that are announced too early, or that exceed the free

@@ -371,8 +371,9 @@ def verify(file: File, now: Status, where: Where, number: int) -> None:
         if now == then:
             file.generation = generation
             return
-        if (generation and generation == file.generation) or any(not region.reads for region in file.table.regions()):
-            if then is file.status and not any(region.reads for region in file.table.regions()):
+        reads = [region.reads for region in file.table.regions()]
+        if (generation and generation == file.generation) or not all(reads):
+            if then is file.status and not any(reads):
                 file.status = now  # but new clients do not get windows that were read before, in case it was written
             return
     if now.key != then.key:

@@ -67,7 +67,7 @@ class Manager:
         if backing != "read":
             self._cache.ledger.shortcut = self._lock, debugging
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
-        self._counted_by_hand: set[Any] = set()  # stands for clients that users count by hand: see _compat.py
+        self._counted_by_hand: set[Any] = set()  # stand for clients that users count by hand: see _compat.py
         if Manager._born is not None:
             Manager._born(self)
 
@@ -169,7 +169,7 @@ class Manager:
         return found
 
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
-        """An operation under the lock that drops regions; their number. If waiting may never end: 0, and done later."""
+        """Drop regions by an operation under the lock; return how many: 0 if put off, as waiting may never end."""
         engine.notice()
         log = self._cache.log
         log.listen()
@@ -386,7 +386,7 @@ class Manager:
         return region
 
     def _buy(self, client: Client, offset: int, hits: int = 1) -> Any:
-        """The region of a grid window whose reads have cost as much as mapping it; None if no handle is left for it."""
+        """The region of the grid window at `offset`, for which reads have paid; None if it cannot be mapped now."""
         window = serving(offset, 1, self._window, client.size)
         if not self._cache.has_handle() and client.file.table.find(window.key) is None:
             self._check_open(client.where)
@@ -406,11 +406,10 @@ class Manager:
     def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:
         if 0 < self._window < stop - start:
             low = start - start % ALLOCATIONGRANULARITY
-            window = Window((low, stop), low, stop)
-            region = self._use(self._obtain(client, window))
+            region = self._obtain(client, Window((low, stop), low, stop))
         else:
-            region = self._use(self._region(client, start, stop - start))
-        self._cache.look_for_views(region)
+            region = self._region(client, start, stop - start)
+        self._cache.look_for_views(self._use(region))
         return region
 
     # Files that others truncate
@@ -420,7 +419,7 @@ class Manager:
         self._lock.soon(self._cut, region.file)
 
     def _zeroed(self, region: Any) -> Callable[[], None] | None:
-        """Views of a region read zeros for that reason. Returns a function to call then, without the lock: it warns."""
+        """Views read zeros, since the file was truncated. Returns the warning, to be given without the lock."""
         file = region.file
         self._lock.soon(self._cut, file, region)
         if file.zeroed:

@@ -18,7 +18,7 @@ import pytest
 
 import smmap
 
-from ._tools import LATE, File, G, World, collecting_always, expected_size, payload, reclaim
+from ._tools import LATE, File, G, World, collecting_always, expected_size, payload, reclaim, run_python
 
 W = 2 * G
 SIZE = 9 * W + 77
@@ -553,11 +553,9 @@ def test_nothing_is_mapped_by_threads_that_met_the_end_of_the_manager(kind: str,
     for turn in range(60):
         manager = world.manager(W, 8 * W)
         clients = [manager.make_cursor(file.path) if kind == "cursor" else manager.buffer(file.path) for _ in range(3)]
-        start = threading.Barrier(4)
 
         def read(client: Any, seed: int) -> None:
             drawn = random.Random(seed)
-            start.wait()
             try:
                 while True:
                     place = drawn.randrange(64) * W
@@ -568,14 +566,8 @@ def test_nothing_is_mapped_by_threads_that_met_the_end_of_the_manager(kind: str,
             except smmap.ClosedError:
                 pass
 
-        threads = [threading.Thread(target=read, args=(client, turn * 3 + seed)) for seed, client in enumerate(clients)]
-        for thread in threads:
-            thread.start()
-        start.wait()
-        time.sleep(turn % 4 / 1000)
-        manager.close()
-        for thread in threads:
-            thread.join()
+        readers = [functools.partial(read, client, turn * 3 + seed) for seed, client in enumerate(clients)]
+        run(*readers, lambda: (time.sleep(turn % 4 / 1000), manager.close())[1])
         reclaim()
         stats = manager.stats()
         assert (stats.mapped, stats.pinned, stats.idle, stats.descriptors) == (0, 0, 0, 0)
@@ -602,41 +594,39 @@ def test_copy_of_a_cursor_does_not_outlive_its_manager(world: World) -> None:
         manager = world.manager(W)
         cursor = manager.make_cursor(file.path).use_region(0, 9)
         copies: list[Any] = []
-        start = threading.Barrier(3)
 
         def assign() -> None:
-            start.wait()
             try:
                 for _ in range(200):
                     copies.append(copy.copy(cursor))  # noqa: PERF401  # those before an error count
             except (smmap.ClosedError, ValueError):
                 pass
 
-        threads = [threading.Thread(target=assign) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        start.wait()
-        time.sleep(turn % 4 / 2000)
-        manager.close()
-        for thread in threads:
-            thread.join()
+        run(assign, assign, lambda: (time.sleep(turn % 4 / 2000), manager.close())[1])
         assert not any(one.is_valid() for one in copies)
         reclaim()
         assert manager.stats().mapped == 0
 
 
-@pytest.mark.skipif(LATE, reason="interpreters whose threads need more")
-def test_slice_with_a_step_needs_little_of_the_stack(world: World) -> None:
-    file = world.file(4 * W)
-    found: list[bytes] = []
-    before = threading.stack_size(96 << 10)
-    try:
-        thread = threading.Thread(target=lambda: found.append(world.manager(W).buffer(file.path)[::3]))
-        thread.start()
-    finally:
-        threading.stack_size(before)
+SMALL_STACK = """
+import sys, threading
+import smmap
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+found = []
+threading.stack_size(64 << 10)
+with smmap.SlidingWindowMapManager(int(sys.argv[2])) as manager:
+    buffer = manager.buffer(sys.argv[1])
+    thread = threading.Thread(target=lambda: found.append(buffer[::3]))
+    thread.start()
     thread.join()
-    assert found == [file.data[::3]]
+assert found == [data[::3]]
+"""
+
+
+@pytest.mark.skipif(smmap.engine != "fast" or LATE, reason="interpreters whose own threads need more")
+def test_slice_with_a_step_needs_little_of_the_stack(world: World) -> None:
+    run_python(SMALL_STACK, world.file(SIZE).path, W, options=())
 
 
 @pytest.mark.parametrize("what", ["unuse_region", "use_region", "close", "copy", "drop"])

@@ -50,20 +50,20 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   (`results()`, at the end); without either they are only announced. `quick(buffers)` serves every range that needs
   neither the policy nor waiting. It returns the rest: places in `chosen()` (the numbers of the buffers that have
   ranges), each with the result of `serve` and the client that it was for, or with -1 and None; and the clients and
-  starts of the windows that should be bought. The
-  rest is served by place in `chosen()`: `serve(i, access)` copies mapped ranges, or announces them if they are not in
-  memory; it returns 2 if the rest needs a descriptor, 1 if `read(i)` is enough, else 0. `announce(i, number)` reads by
-  a descriptor the ranges that are in memory, and announces the others (no more than can be read soon); any number of
-  buffers may be announced before the first is read. `read(i, number)` reads the rest; it returns the number of a range
-  that the file no longer has, or -1, and may be tried again after an error of the system, when `failed` is the range's
-  number. `where(number, i)` is (start, stop) of a range, in its file. `settle(i)` counts the reads, pays the rents (not
-  for ranges that had to be waited for: mapping would have waited too), and releases everything; it returns the starts
-  of the windows that should be bought. `Batch.at_hand(buffer, offsets, size, out)` does all of this at once, for ranges
-  of one buffer in one mapped window that is in memory. It returns the filled buffer; or None, having counted nothing,
-  if the case is not that simple, an argument is wrong, or the engine has no such shortcut.
+  starts of the windows that should be bought. The rest is served by place in `chosen()`: `serve(i, access)` copies
+  mapped ranges, or announces them if they are not in memory; it returns 2 if the rest needs a descriptor, 1 if
+  `read(i)` is enough, else 0. `announce(i, number)` reads by a descriptor the ranges that are in memory, and announces
+  the others (no more than can be read soon); any number of buffers may be announced before the first is read. `read(i,
+  number)` reads the rest; it returns the number of a range that the file no longer has, or -1, and may be tried again
+  after an error of the system, when `failed` is the range's number. `where(number, i)` is (start, stop) of a range, in
+  its file. `settle(i)` counts the reads, pays the rents (not for ranges that had to be waited for: mapping would have
+  waited too), and releases everything; it returns the starts of the windows that should be bought.
+  `Batch.at_hand(buffer, offsets, size, out)` does all of this at once, for ranges of one buffer in one mapped window
+  that is in memory. It returns the filled buffer; or None, having counted nothing, if the case is not that simple, an
+  argument is wrong, or the engine has no such shortcut.
 - `CursorBase`: `use_region` within the region that the cursor has or another mapped grid window, `buffer`, `map`. For
   everything else it asks the policy: `_move`, `_lost`, `manager._soon(manager._tidy, ...)`. It unpins its region when
-  it dies. It gives up a region (`_revoke`) that it pinned without the manager's lock, if then `manager.closed`.
+  it dies. It gives up a region (`_revoke`) that it pinned without the manager's lock, if `manager.closed` by then.
 - `MAP_COSTS_DESCRIPTOR`: whether each map costs a descriptor.
 - `open_file(where, flags)`: a `Descriptor` and the file's status. A descriptor closes its number once: by `close()`, or
   when the last thread that uses it (`use`, `done`, `read`) is done, or when it dies.

@@ -37,6 +37,8 @@ def dimensions(part: Any) -> int:
         return 0
     if not isinstance(part, (list, np.ndarray)):
         return 1
+    if isinstance(part, list) and not (part and hasattr(part[0], "__len__")):
+        return 1  # without a conversion, however long it is
     found = np.asarray(part)
     return found.ndim if found.dtype == bool else 1
 

@@ -356,7 +356,7 @@ class Shards(Exchanged):
         return out
 
     def prefetch(self, starts: Any, length: int) -> None:
-        """Announce to the system that `blocks(starts, length)` will be read soon, and return at once.
+        """Announce to the system that `blocks(starts, length)` will be read soon, and wait for nothing.
 
         Storage then works in the background: announce the next batch while you use the last one. Maps nothing.
         Arguments and opening files raise the same errors as in `blocks`. O(n log(n)). Any thread may call it.

@@ -51,6 +51,7 @@ PACKAGE = Path("src/smmap")
 # The modules, and the tests that cover each best.
 MODULES = {
     "_manager.py": "core/contract core/files core/errors core/eviction core/limits",
+    "_opening.py": "core/contract core/files core/errors core/limits",
     "_cache.py": "core/eviction core/limits core/errors core/ledger core/log",
     "_growth.py": "core/refresh",
     "_files.py": "core/files core/refresh core/overlay core/errors",

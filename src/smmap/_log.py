@@ -65,6 +65,8 @@ class Log:
         while self.notes:
             try:
                 level, text, args = self.notes.popleft()
-            except IndexError:  # another thread was faster
-                return
+            except IndexError as error:
+                if error.args != ("pop from an empty deque",):  # the handler of a signal raised it
+                    raise
+                return  # another thread was faster
             logging.getLogger("smmap").log(level, text, *args)

@@ -11,12 +11,13 @@ Nobody else refers to a region strongly, so it is unmapped when the last of thes
 exactly the living regions. That is why nothing here has to be repaired after an exception, whatever raised it: at
 worst a region is mapped again that might have been found, or one use is missing from the order.
 
-One lock guards all decisions (see _lock.py). The methods below "Files" are called under it unless they say
-otherwise, those above take it. Reads that find their window mapped, and cold reads by a cached descriptor, are in the
-engine and take no lock. Closing and unpinning never wait for the lock: they are noted, and done at once if the lock is
-free, otherwise by its next holder before anything else. A window that is only copied is mapped once its reads have cost
-about as much as mapping it: the engine counts, see _rents.py. Serving a mapped window, mapping, evicting and unpinning
-are each O(1); what is linear says so.
+One lock guards all decisions (see _lock.py). The methods below "Regions" are called under it unless they say
+otherwise, those above take it. Which version of a file a client reads, and by which descriptor, is in _opening.py.
+Reads that find their window mapped, and cold reads by a cached descriptor, are in the engine and take no lock. Closing
+and unpinning never wait for the lock: they are noted, and done at once if the lock is free, otherwise by its next
+holder before anything else. A window that is only copied is mapped once its reads have cost about as much as mapping
+it: the engine counts, see _rents.py. Serving a mapped window, mapping, evicting and unpinning are each O(1); what is
+linear says so.
 """
 
 from __future__ import annotations
@@ -29,26 +30,24 @@ from operator import getitem
 from typing import Any, Callable, ClassVar, TypeVar
 
 from . import _system
-from ._cache import Cache, users_of
+from ._cache import users_of
 from ._engine import chosen as engine
-from ._errors import ClosedError, FileChangedError, LimitError, ReentryError
-from ._files import Client, File, Files, Status, absolute, examine, verify
-from ._lock import Lock
+from ._errors import FileChangedError, LimitError, ReentryError
+from ._files import Client, File
 from ._log import debugging
-from ._rents import patience, price
-from ._system import Where, called, look_at, named
+from ._opening import DROPPED_AT_ONCE, Opener
+from ._system import called, look_at
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
 
 __all__ = ["Manager"]
 
 T = TypeVar("T")
 
-_DROPPED_AT_ONCE = 64  # regions of an outdated version of a file; the others go as the least recently used
 _DEARER = 16  # by this factor the price of a file's windows rises when the system refuses to map one
 _DEAREST = 4096  # in small reads: one refusal after so many is cheap, and there may be room again by then
 
 
-class Manager:
+class Manager(Opener):
     """The policy of one manager, for clients; users call `StaticWindowMapManager`, which extends it."""
 
     WindowCursorCls: ClassVar[Any]  # set by _cursor.py and _compat.py: imports go one way
@@ -58,12 +57,7 @@ class Manager:
     _born: ClassVar[Any] = None  # called with each new manager, while all are traced: see _trace.py
 
     def __init__(self, window: int, max_memory: int, max_handles: int, backing: str, guard: str) -> None:
-        self._window = window
-        self._backing = backing
-        self._closed = False
-        self._lock = Lock(self._settle)
-        self._files = Files()
-        self._cache = Cache(max_memory, max_handles)
+        super().__init__(window, max_memory, max_handles, backing)
         if backing != "read":
             self._cache.ledger.shortcut = self._lock, debugging
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
@@ -72,15 +66,6 @@ class Manager:
             Manager._born(self)
 
     # What clients ask for
-
-    def _client(self, path_or_fd: Any, advice: str = "normal") -> Client:
-        """The record of a new client of a file, as it is now."""
-        engine.notice()
-        where = absolute(path_or_fd)
-        file = None if self._closed else self._files.at(where)
-        if file is None or file.gone or not engine.unchanged(where, file.status):
-            file = self._lock.run(self._file_of, where, self._examine(where))
-        return Client(self, file, path_or_fd, where, file.status.size, file.status.mtime, advice)
 
     def _access(self, client: Client, offset: int, size: int) -> Any:
         """The record for reads of [offset, offset + size) of the client's file."""
@@ -158,16 +143,6 @@ class Manager:
             if log.notes:
                 log.tell()
 
-    def _attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
-        """A call to the system, which may be slow, without the lock; with it, to make room, if the system ran out."""
-        try:
-            return call(*args)
-        except (OSError, MemoryError) as error:
-            if _system.code_of(error) not in _system.REFUSALS:
-                raise named(error, where, start, stop) from None
-        found: T = self._lock.run(self._cache.attempt, where, start, stop, call, *args)
-        return found
-
     def _drop(self, operation: Callable[..., int], *args: Any) -> int:
         """Drop regions by an operation under the lock; return how many: 0 if put off, as waiting may never end."""
         engine.notice()
@@ -182,140 +157,7 @@ class Manager:
             log.tell()
         return count
 
-    def _settle(self) -> None:
-        """Take note of what died since the last operation."""
-        self._files.settle()
-        self._cache.ledger.settle()
-
-    # Files (from here on, everything is called under the lock, unless it says otherwise)
-
-    def _examine(self, where: Where) -> Status:
-        """The present status of a path or descriptor. Without the lock, unless the system has run out."""
-        try:
-            return self._attempt(where, 0, 0, examine, where, engine.open_file)
-        except FileNotFoundError:
-            self._lock.soon(self._gone_from, where)
-            raise
-
-    def _file_of(self, where: Where, status: Status) -> File:
-        """The record of the version of a file that has this status."""
-        self._check_open(where)
-        files, cache = self._files, self._cache
-        file = files.version(status)
-        if file is None or file.status != status or file.cut:
-            if file is not None:  # its descriptor is kept: clients of that version may read by it
-                file.gone = True
-                cache.evict_file(file, _DROPPED_AT_ONCE)
-            file = File(status, engine.Table())
-            self._set_price(file)
-            files.add(file)
-        file.gone = False
-        last = files.at(where)
-        if last is not file and not isinstance(where, int):
-            if last is not None and last.status.key != status.key:
-                self._gone_from(where)
-            files.call(file, where)
-        return file
-
-    def _set_price(self, file: File) -> None:
-        size = min(self._window or file.status.size, file.status.size) or 1
-        file.price = price(size, self._reads(file)) if _system.KEEPS_DESCRIPTORS else 1
-        file.patience = patience(min(self._cache.limits.handles, self._cache.max_memory // size))
-
-    def _gone_from(self, where: Where) -> None:
-        """Another file, or none, is at this path now: drop what is idle or cached of the one that was there."""
-        file = self._files.at(where)
-        if file is not None:
-            file.gone = True
-            self._cache.evict_file(file, _DROPPED_AT_ONCE)
-            self._cache.uncache(file)
-
-    def _release(self, names: set[str], key: tuple[int, int] | None, pinned: bool) -> int:
-        files = set(self._files.below(names, key))
-        keys = {key, *(file.status.key for file in files)}
-        older = [*self._cache.open, *(region.file for region in self._cache.ledger.regions())]
-        count = 0
-        for file in files.union(file for file in older if file.status.key in keys):
-            self._cache.uncache(file)
-            count += self._cache.evict_file(file)
-            if pinned:
-                count += sum(map(self._revoke, file.table.regions()))
-        return count
-
-    def _check_open(self, where: Where) -> None:
-        """`ClosedError` once the manager was closed. Needs no lock."""
-        if self._closed:
-            name = f"descriptor {where}" if isinstance(where, int) else repr(where)
-            raise ClosedError(f"the {type(self).__name__} of {name} is closed")
-
-    def _unload(self) -> int:
-        """Drop every idle region and cached descriptor; pinned regions too if the manager is closed."""
-        revoked = sum(map(self._revoke, self._cache.ledger.regions())) if self._closed else 0
-        return revoked + self._cache.unload()
-
-    # Descriptors
-
-    def _open(self, client: Client, start: int, stop: int, flags: int, attempt: Callable[..., Any]) -> Any:
-        """A descriptor of the client's file, in use until `_done`: cached, or new and verified. Needs no lock."""
-        file, where, flags = client.file, client.where, flags | client.flags
-        self._check_whole(client)
-        descriptor = file.descriptor
-        if descriptor is not None and not flags:
-            descriptor.use()
-            if not descriptor.closed:
-                self._cache.open.touch(file)
-                return descriptor
-            descriptor.done()
-        try:
-            descriptor, status = attempt(where, start, stop, engine.open_file, where, flags)
-        except OSError as error:
-            if error.errno not in _system.GONE or (flags and error.errno in (errno.ELOOP, errno.ENOTDIR)):
-                raise
-            raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
-        descriptor.use()
-        try:
-            verify(file, status, where, descriptor.number)
-        except BaseException:
-            self._done(descriptor)
-            raise
-        return descriptor
-
-    def _check_whole(self, client: Client) -> None:
-        """`FileChangedError` once a map of the client's file turned out to have lost its bytes. Needs no lock."""
-        if client.file.cut:
-            raise FileChangedError(
-                "truncated since the cursor or buffer was made, if only for a moment: make a new one",
-                called(client.where),
-            )
-
-    def _done(self, descriptor: Any) -> None:
-        """A descriptor from `_open` is no longer used. Needs no lock."""
-        descriptor.done()
-        if not descriptor.cached:
-            descriptor.close()
-
-    def _keep_open(self, client: Client, descriptor: Any, flags: int = 0) -> None:
-        """Cache a descriptor for all clients of the file, unless it has a client's own flags."""
-        if not (flags or client.flags or self._closed):
-            self._cache.cache(client.file, descriptor)
-
-    def _check_file(self, client: Client, flags: int, start: int = 0, stop: int = 0) -> None:
-        self._check_open(client.where)
-        descriptor = self._open(client, start, stop, flags, self._cache.attempt)
-        try:
-            self._keep_open(client, descriptor, flags)
-        finally:
-            self._done(descriptor)
-
-    def _swap_locked(self, buffer: Any, old: Any, new: Any) -> None:
-        if buffer._access is old:
-            buffer._access = new
-
-    # Regions
-
-    def _reads(self, file: File) -> bool:
-        """Whether windows of a file are read into memory."""
-        return self._backing == "read" or file.reads
+    # Regions (from here on, everything is called under the lock, unless it says otherwise)
 
     def _window_of(self, client: Client, offset: int, size: int) -> Window:
         """The window that serves a request; if it has to be read, only the request itself, aligned."""
@@ -434,12 +276,12 @@ class Manager:
         Its cached descriptor is closed, too: reads by it would return what others have written there since.
         """
         file.cut = file.gone = True
-        self._cache.evict_file(file, _DROPPED_AT_ONCE)
+        self._cache.evict_file(file, DROPPED_AT_ONCE)
         self._cache.uncache(file)
         if zeroed is not None and not self._cache.evict(zeroed.entry):  # pinned, or detached
             self._revoke(zeroed)
 
-    # Cursors
+    # Cursors and buffers
 
     def _move_locked(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
         try:
@@ -481,6 +323,36 @@ class Manager:
         del region
         self._cache.trim(used and used(), keep=used is None)
 
+    def _swap_locked(self, buffer: Any, old: Any, new: Any) -> None:
+        if buffer._access is old:
+            buffer._access = new
+
+    # What users drop
+
+    def _release(self, names: set[str], key: tuple[int, int] | None, pinned: bool) -> int:
+        files = set(self._files.below(names, key))
+        keys = {key, *(file.status.key for file in files)}
+        older = [*self._cache.open, *(region.file for region in self._cache.ledger.regions())]
+        count = 0
+        for file in files.union(file for file in older if file.status.key in keys):
+            self._cache.uncache(file)
+            count += self._cache.evict_file(file)
+            if pinned:
+                count += sum(map(self._revoke, file.table.regions()))
+        return count
+
+    def _unload(self) -> int:
+        """Drop every idle region and cached descriptor; pinned regions too if the manager is closed."""
+        revoked = sum(map(self._revoke, self._cache.ledger.regions())) if self._closed else 0
+        return revoked + self._cache.unload()
+
+    def _revoke(self, region: Any) -> bool:
+        """Take a region away from the cursors that use it, which then raise `ClosedError`; return whether any did."""
+        found = bool(region.revoke())
+        if found:
+            self._cache.dropped(region)
+        return found
+
     # Clients that smmap 5's users count by hand
 
     def _unpin(self, region: Any, cursor_id: int) -> None:
@@ -491,10 +363,3 @@ class Manager:
     def _evict(self, region: Any) -> None:
         """Evict a region, if it is idle."""
         self._cache.evict(region.entry)
-
-    def _revoke(self, region: Any) -> bool:
-        """Take a region away from the cursors that use it, which then raise `ClosedError`; return whether any did."""
-        found = bool(region.revoke())
-        if found:
-            self._cache.dropped(region)
-        return found

@@ -274,6 +274,8 @@ class Trace:
             while view and self._descriptor >= 0:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
+            if error.errno is None:  # the handler of a signal raised it
+                raise
             self._drop()
             warnings.warn(f"the trace {self.path!r} ends here: {error}", RuntimeWarning, stacklevel=2)
 

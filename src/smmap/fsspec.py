@@ -32,7 +32,6 @@ except ImportError as error:
 from . import _default
 from ._batches import ranges
 from ._buffer import SlidingWindowMapBuffer
-from ._engine import chosen as engine
 from ._errors import SmmapError, refuse_state
 from ._managers import Backing, SlidingWindowMapManager, StaticWindowMapManager
 from ._reader import BufferedFileReader, FileReader
@@ -73,19 +72,16 @@ class _Shared:
         manager = self.manager  # after the default manager was closed, it is a new one
         with self._lock:
             found = self._recent.get(path)
-        buffer = found if found is not None and _is_current(found, manager) else manager.buffer(path)
+        if found is not None and manager._client(path).file is found._access.client.file:
+            buffer = found  # a new one would be over the same version of the file
+        else:
+            buffer = manager.buffer(path)
         with self._lock:
             self._recent[path] = buffer
             self._recent.move_to_end(path)
             if len(self._recent) > _MOST_BUFFERS:
                 self._recent.popitem(last=False)
         return buffer
-
-
-def _is_current(buffer: SlidingWindowMapBuffer, manager: StaticWindowMapManager) -> bool:
-    """Whether a new buffer of the manager, over the same path, would be over the same version of the file."""
-    client = buffer._access.client
-    return client.manager is manager and not client.file.gone and engine.unchanged(client.where, client.file.status)
 
 
 _shared: dict[_Options, _Shared] = {}

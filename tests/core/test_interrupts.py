@@ -22,6 +22,8 @@ import pytest
 import smmap
 from smmap import _system
 from smmap._engine import chosen as engine
+from smmap._engine import plain
+from smmap._log import Log
 
 from ._tools import LATE, LINUX, PYPY, G, World, before_system_call, descriptors, maps, reclaim
 
@@ -558,9 +560,15 @@ def test_what_a_handler_raised_comes_out_where_the_interpreter_wrapped_it(
 profiled = pytest.mark.skipif(sys.getprofile() is not None, reason="calls are profiled already")
 
 
-def interrupted_after(number: int, call: Callable[[], object]) -> bool:
-    """Raise after the library's `number`-th call of C code; whether there were so many."""
+def interrupted_after(
+    number: int,
+    call: Callable[[], object],
+    unraisable: list[BaseException | None],
+    kind: type[BaseException] = Interrupt,
+) -> bool:
+    """Raise after the library's `number`-th call of C code; whether there were so many. It must come out."""
     left = number
+    error, caught = kind("from a handler"), None
 
     def look(frame: Any, event: str, _argument: object) -> None:
         nonlocal left
@@ -568,16 +576,21 @@ def interrupted_after(number: int, call: Callable[[], object]) -> bool:
             left -= 1
             if not left:
                 sys.setprofile(None)
-                raise Interrupt
+                raise error
 
     sys.setprofile(look)
     try:
         call()
-    except Interrupt as error:
-        forget(error)
+    except kind as came:
+        caught = came
     finally:
         sys.setprofile(None)
-    return left <= 0
+    if left > 0:
+        return False
+    assert caught is error or error in unraisable, "the exception was swallowed"
+    unraisable.clear()
+    forget(error)
+    return True
 
 
 @profiled
@@ -589,9 +602,8 @@ def test_exception_after_any_call_of_c_code_as_an_empty_file_is_examined_leaves_
     path = str(world.file(0).path)
     manager = world.manager(W)
     number = 1
-    while interrupted_after(number, lambda: manager.make_cursor(path)):
+    while interrupted_after(number, lambda: manager.make_cursor(path), unraisable):
         number += 1
-        unraisable.clear()  # what was raised in a finalizer
         reclaim()
         assert world.descriptors() == [], f"after call {number - 1}"
     assert number > 5
@@ -604,11 +616,57 @@ def test_exception_after_any_call_of_c_code_as_garbage_is_collected_leaves_no_lo
     """Otherwise, each refusal in another thread would wait for it."""
     reclaim()  # PyPy may have finalizers left to run, which would be interrupted, too
     number = 1
-    while interrupted_after(number, _system.collect_garbage):
+    while interrupted_after(number, _system.collect_garbage, unraisable):
         number += 1
         assert not _system._collecting._is_owned(), f"after call {number - 1}"
-        unraisable.clear()
     assert number > 2
+
+
+@profiled
+@pytest.mark.parametrize("kind", [Interrupt, IndexError, OSError])
+def test_exception_after_any_call_of_c_code_as_orphaned_descriptors_are_closed_comes_out_and_leaves_none_open(
+    kind: type[BaseException], world: World, unraisable: list[BaseException | None]
+) -> None:
+    """Orphaned are those whose finalizer was interrupted."""
+    path = str(world.file(SIZE).path)
+    reclaim()
+    plain._close_orphans()
+    before = len(plain._numbers)
+
+    class Interrupted(plain.Descriptor):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            pass
+
+    def orphan() -> None:
+        for _ in range(2):
+            Interrupted(map(os.open, (path,), (os.O_RDONLY,)))
+        reclaim()
+
+    number = 1
+    orphan()
+    while interrupted_after(number, plain._close_orphans, unraisable, kind):
+        number += 1
+        plain._close_orphans()
+        assert world.descriptors() == [], f"after call {number - 1}"
+        assert len(plain._numbers) == before
+        orphan()
+    assert number > 4
+    assert world.descriptors() == []
+
+
+@profiled
+def test_exception_after_any_call_of_c_code_as_notes_are_logged_comes_out() -> None:
+    log = Log()
+    number, more = 1, True
+    while more:
+        log.warn("one")
+        log.warn("two")
+        more = interrupted_after(number, log.tell, [], IndexError)
+        number += 1
+    assert number > 3
+    assert not log.notes
 
 
 @profiled
@@ -623,8 +681,7 @@ def test_cursor_that_was_cut_short_as_it_was_copied_does_not_keep_the_region_of_
     while more:
         number += 1
         cursor.use_region(0, 9)
-        more = interrupted_after(number, lambda: copy.copy(cursor) and None)
-        unraisable.clear()
+        more = interrupted_after(number, lambda: copy.copy(cursor) and None, unraisable)
         reclaim()
         assert cursor.region().client_count() == 2, f"after call {number}"
         assert cursor.use_region(3 * W, 9).buffer() == file.data[3 * W : 3 * W + 9]

@@ -309,6 +309,29 @@ def test_a_trace_that_cannot_be_written_warns_and_the_reads_go_on(world: World) 
     assert trace.closed
 
 
+def test_what_a_signal_handler_raises_as_a_trace_is_written_comes_out(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.file(1000)
+    manager = world.manager(W)
+    raised = TimeoutError("from a handler")
+
+    def ring(*_: object) -> None:
+        raise raised
+
+    trace = manager.trace(tmp_path / "trace")
+    data = manager.buffer(file.path)
+    assert data[7:9] == file.data[7:9]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", ring)
+        with pytest.raises(TimeoutError) as caught:
+            trace.close()
+    assert caught.value is raised
+    assert data[9:12] == file.data[9:12]
+    trace.close()
+    assert trace.closed
+
+
 def test_buffers_from_pickles_are_recorded_from_their_first_read_on(world: World, tmp_path: Path) -> None:
     file = world.file(1000)
     data = smmap.buffer(file.path, manager=world.manager(W))

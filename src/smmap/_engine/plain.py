@@ -10,7 +10,6 @@ import mmap
 import os
 import sys
 import weakref
-from collections import deque
 from typing import Any
 
 from .._files import File, Status, status_of
@@ -81,10 +80,11 @@ class _Numbers(weakref.ref["Descriptor"]):
     __slots__ = ("held",)
 
     held: list[int]
+    __hash__ = object.__hash__  # that of the descriptor may be asked for too late
 
 
-_numbers: dict[int, _Numbers] = {}
-_orphaned: deque[_Numbers] = deque()
+_numbers: set[_Numbers] = set()
+_orphaned: set[_Numbers] = set()
 
 
 class Descriptor:
@@ -99,9 +99,9 @@ class Descriptor:
         self._users: list[None] = []
         self._held: list[int] = []
         self.cached = self.closed = False
-        numbers = _Numbers(self, _orphaned.append)
+        numbers = _Numbers(self, _orphaned.add)
         numbers.held = self._held
-        _numbers[id(numbers)] = numbers
+        _numbers.add(numbers)
         self._held.extend(opened)
 
     @property
@@ -156,19 +156,10 @@ class Descriptor:
 
 def _close_orphans() -> None:
     """Close the numbers that interrupted finalizers have left open."""
-    while _orphaned:
-        try:
-            numbers = _orphaned.popleft()
-        except IndexError as error:
-            if _orphaned or len(error.args) != 1:
-                raise
-            return  # another thread was faster
-        try:
-            _close_all(getattr(numbers, "held", []))
-        except BaseException:
-            _orphaned.append(numbers)  # the next call closes the rest
-            raise
-        _numbers.pop(id(numbers), None)
+    for numbers in list(_orphaned):  # each stays there until it is closed, in case a signal handler raises here
+        _close_all(getattr(numbers, "held", []))
+        _numbers.discard(numbers)
+        _orphaned.discard(numbers)
 
 
 def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:

@@ -114,7 +114,7 @@ MUTANTS = [
            "while self.limits.hard and self.ledger.mapped >= self.limits.handles:",
            "while self.ledger.mapped >= self.limits.handles:"),
     Mutant("core/eviction core/errors", "a move cannot have the place of the cursor's own region",
-           "if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not refused:",
+           "if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not self._may_replace(error):",
            "if True:"),
     Mutant("core/eviction core/errors", "a failed move loses the cursor's region",
            "                cursor._pin(self._obtain(client, window), start, stop)\n",
@@ -148,7 +148,7 @@ MUTANTS = [
            "if self.pinned_by or (PYPY and self.closed) or self.entry() is None:",
            "if (PYPY and self.closed) or self.entry() is None:"),
     Mutant("core/lifetime core/errors core/ledger", "closing a manager leaves cursors their regions",
-           "revoked = sum(map(self._revoke, self._cache.ledger.regions())) if self._closed else 0",
+           "revoked = sum(map(self._revoke, self._cache.regions())) if self._closed else 0",
            "revoked = 0"),
     Mutant("compat/names core/lifetime", "a copy of a cursor pins nothing",
            "        if use[0] is not None:\n            self._pin(*use)\n",
@@ -182,7 +182,7 @@ MUTANTS = [
 
     # Descriptors
     Mutant("engine/descriptors core/limits", "a descriptor that is closed stays open",
-           "        if not self._users:\n            _close_all(self._held)\n\n    def __del__",
+           "        if not self._users:\n            _close_held(self._held)\n\n    def __del__",
            "\n    def __del__"),
     Mutant("engine/descriptors core/threads", "a descriptor is closed while a thread reads by it",
            "        self.closed = True\n        if not self._users:\n",

@@ -129,7 +129,7 @@ class Cache:
         return True
 
     def evict_file(self, file: File, most: int = sys.maxsize) -> int:
-        """Evict at most `most` idle regions of a file; return how many."""
+        """Evict the idle ones among the first `most` regions of a file; return how many. Linear in these."""
         return sum(self.evict(entry) for entry in list(islice(file.table.values(), most)))
 
     def unload(self) -> int:
@@ -189,9 +189,9 @@ class Cache:
     def trim(self, pinned: Any = None, size: int = 0, handles: int = 0, keep: int = 0) -> int:
         """Evict idle regions, least recently used first, until `size` bytes and `handles` more fit; return how many.
 
-        The last `keep` of them stay. Nothing is evicted for the memory of a request, or of a `pinned` region, that
-        is larger than the limit itself. Descriptors are closed before regions are evicted: they are easily opened
-        again.
+        The last `keep` of them stay. If `size`, or a `pinned` region, is larger than the memory limit, nothing is
+        evicted for the memory: that would not be enough. Descriptors are closed before regions are evicted: they are
+        easily opened again.
         """
         ledger, most, before = self.ledger, self.limits.handles - handles, self.ledger.evictions
         ledger.settle()  # so that no other is evicted for a region that died

@@ -7,17 +7,21 @@ A *region* is a window that is mapped. What may happen to it depends on what kee
                 first
     detached    evicted, but a user's view still needs it: counted until the view goes, idle again if it is requested
 
-Nobody else refers to a region strongly, so it is unmapped when the last of these references goes, and the ledger counts
-exactly the living regions. That is why nothing here has to be repaired after an exception, whatever raised it: at
-worst a region is mapped again that might have been found, or one use is missing from the order.
+Nobody else refers to a region strongly, so it is unmapped when the last of these references goes, and the engine's
+ledger counts exactly the living regions. That is why nothing here has to be repaired after an exception, whatever
+raised it: at worst a region is mapped again that might have been found, or one use is missing from the order.
 
 One lock guards all decisions (see _lock.py). The methods below "Regions" are called under it unless they say
-otherwise, those above take it. Which version of a file a client reads, and by which descriptor, is in _opening.py.
-Reads that find their window mapped, and cold reads by a cached descriptor, are in the engine and take no lock. Closing
-and unpinning never wait for the lock: they are noted, and done at once if the lock is free, otherwise by its next
-holder before anything else. A window that is only copied is mapped once its reads have cost about as much as mapping
-it: the engine counts, see _rents.py. Serving a mapped window, mapping, evicting and unpinning are each O(1); what is
-linear says so.
+otherwise, those above without it. A region is made under the lock, too: if two threads miss the same window, the second
+one finds the region of the first. Reads that find their window mapped, and cold reads by a cached descriptor, are in
+the engine and take no lock. Closing and unpinning never wait for the lock: they are noted, and done at once if the lock
+is free, otherwise by its next holder before anything else.
+
+A window that is only copied is mapped once its reads have cost about as much as mapping it: each cold read pays rent
+(`BufferBase._piece` in the engine), and when that has reached the price of the window, the window is due, and `_buy`
+maps it (see _rents.py). Which version of a file a client reads, and by which descriptor, is in _opening.py; what is
+dropped when a limit is reached, in _cache.py. Serving a mapped window, mapping, evicting and unpinning are each O(1);
+what is linear says so.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import warnings
 import weakref
 from functools import partial
 from operator import getitem
-from typing import Any, Callable, ClassVar, TypeVar
+from typing import Any, Callable, ClassVar, TypeVar, cast
 
 from . import _system
 from ._cache import users_of
@@ -43,12 +47,15 @@ __all__ = ["Manager"]
 
 T = TypeVar("T")
 
-_DEARER = 16  # by this factor the price of a file's windows rises when the system refuses to map one
-_DEAREST = 4096  # in small reads: one refusal after so many is cheap, and there may be room again by then
+_DEARER = 16  # by this factor the price of a file's windows rises when one of them could not be mapped
+_DEAREST = 4096  # from this price on it stays: one refusal after so many small reads is cheap
 
 
 class Manager(Opener):
-    """The policy of one manager, for clients; users call `StaticWindowMapManager`, which extends it."""
+    """The policy of one manager, for clients; users call `StaticWindowMapManager`, which extends it.
+
+    `_lock`, `_cache`, `_files` and the methods for versions and descriptors are those of `Opener`.
+    """
 
     WindowCursorCls: ClassVar[Any]  # set by _cursor.py and _compat.py: imports go one way
     MapRegionCls: ClassVar[Any]
@@ -59,7 +66,7 @@ class Manager(Opener):
     def __init__(self, window: int, max_memory: int, max_handles: int, backing: str, guard: str) -> None:
         super().__init__(window, max_memory, max_handles, backing)
         if backing != "read":
-            self._cache.ledger.shortcut = self._lock, debugging
+            self._cache.ledger.shortcut = self._lock, debugging  # the fast engine maps with these, if there is room
         engine.guard(self._cache.ledger, guard, weakref.ref(self))
         self._counted_by_hand: set[Any] = set()  # stand for clients that users count by hand: see _compat.py
         if Manager._born is not None:
@@ -110,8 +117,7 @@ class Manager(Opener):
         if region is not None:
             try:
                 part = slice(start - region.start, stop - region.start)
-                copy: Any = self._attempt(client.where, start, stop, getitem, region, part)
-                return bytes(copy)
+                return cast(bytes, self._attempt(client.where, start, stop, getitem, region, part))
             except ValueError:  # PyPy: evicted and unmapped by another thread
                 if not region.closed:
                     raise
@@ -134,7 +140,7 @@ class Manager(Opener):
 
     def _serve(self, operation: Callable[..., T], *args: Any) -> T:
         """An operation under the lock; its notes for the log are written afterwards."""
-        engine.notice()
+        engine.notice()  # if a view has read zeros, see "Files that others truncate"
         log = self._cache.log
         log.listen()
         try:
@@ -169,7 +175,8 @@ class Manager(Opener):
     def _region(self, client: Client, offset: int, size: int, flags: int = 0) -> Any:
         """The region that serves a request."""
         region = self._try(client, self._window_of(client, offset, size), flags)
-        return self._region(client, offset, size, flags) if region is None else region  # to be read: a smaller window
+        # None: the file has to be read. Then a smaller window will do
+        return self._region(client, offset, size, flags) if region is None else region
 
     def _obtain(self, client: Client, window: Window, advice: str = "", hits: int = 1) -> Any:
         """The region of a window, mapped or read now if necessary."""
@@ -246,6 +253,7 @@ class Manager(Opener):
             return None
 
     def _map_range_locked(self, client: Client, start: int, stop: int) -> Any:
+        """`_map_range`, under the lock."""
         if 0 < self._window < stop - start:
             low = start - start % ALLOCATIONGRANULARITY
             region = self._obtain(client, Window((low, stop), low, stop))
@@ -278,23 +286,29 @@ class Manager(Opener):
         file.cut = file.gone = True
         self._cache.evict_file(file, DROPPED_AT_ONCE)
         self._cache.uncache(file)
-        if zeroed is not None and not self._cache.evict(zeroed.entry):  # pinned, or detached
+        if zeroed is not None and not self._cache.evict(zeroed.entry):  # it was not idle: maybe it is pinned
             self._revoke(zeroed)
 
     # Cursors and buffers
 
     def _move_locked(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
+        """`_move`, under the lock. A failed move leaves the cursor as it was."""
         try:
             region = self._region(client, offset, size, flags)
         except LimitError as error:
-            refused = error.errno == errno.ENOMEM or not self._cache.has_handle()
-            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not refused:
+            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not self._may_replace(error):
                 raise
+            if engine.MAP_COSTS_DESCRIPTOR:  # then the file needs one, too: otherwise nothing is given up
+                self._check_file(client, flags, offset, offset + size)
             region = self._region_instead(cursor, client, offset, size, flags)
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop
         cursor._pin(region, offset, stop)
         self._cache.trim(region)
         self._cache.look_for_views()
+
+    def _may_replace(self, error: LimitError) -> bool:
+        """Whether there may be room for another region once a cursor has given its own up."""
+        return error.errno == errno.ENOMEM or engine.MAP_COSTS_DESCRIPTOR or not self._cache.has_handle()
 
     def _region_instead(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> Any:
         """A region if there is no room for one beside the cursor's own: that one may be evicted for it."""
@@ -321,18 +335,21 @@ class Manager(Opener):
         if region is not None and (self._closed or region.file.gone):
             self._cache.evict(entry)
         del region
-        self._cache.trim(used and used(), keep=used is None)
+        self._cache.trim(used and used(), keep=int(used is None))
 
     def _swap_locked(self, buffer: Any, old: Any, new: Any) -> None:
+        """`_swap`, under the lock."""
         if buffer._access is old:
             buffer._access = new
 
     # What users drop
 
     def _release(self, names: set[str], key: tuple[int, int] | None, pinned: bool) -> int:
+        """Drop what is idle or cached of the files at or below one of the names, or with this key, and of their earlier
+        versions; what is `pinned`, too, if wanted. Linear in the files and regions of the manager."""
         files = set(self._files.below(names, key))
         keys = {key, *(file.status.key for file in files)}
-        older = [*self._cache.open, *(region.file for region in self._cache.ledger.regions())]
+        older = [*self._cache.open, *(region.file for region in self._cache.regions())]
         count = 0
         for file in files.union(file for file in older if file.status.key in keys):
             self._cache.uncache(file)
@@ -342,8 +359,8 @@ class Manager(Opener):
         return count
 
     def _unload(self) -> int:
-        """Drop every idle region and cached descriptor; pinned regions too if the manager is closed."""
-        revoked = sum(map(self._revoke, self._cache.ledger.regions())) if self._closed else 0
+        """Drop every idle region and cached descriptor; pinned regions too if the manager is closed. Linear."""
+        revoked = sum(map(self._revoke, self._cache.regions())) if self._closed else 0
         return revoked + self._cache.unload()
 
     def _revoke(self, region: Any) -> bool:

@@ -1,7 +1,8 @@
 """The files of a manager: which version of a file a client gets, and the descriptor by which it is read.
 
-The part of the policy that opens files, on which _manager.py is built. What a version is, and how it is told from
-others, is in _files.py. A client that was made keeps its version: a read by it has that version's bytes, or raises.
+The part of the policy that opens files, on which _manager.py is built. What a version is, and how it differs from
+others, is in _files.py. A client keeps its version: once another file is at its path, its reads have the bytes of the
+old one, or raise.
 """
 
 from __future__ import annotations
@@ -37,19 +38,21 @@ class Opener:
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
 
+    # These need no lock, or take it
+
     def _settle(self) -> None:
         """Take note of what died since the last operation."""
         self._files.settle()
         self._cache.ledger.settle()
 
     def _check_open(self, where: Where) -> None:
-        """`ClosedError` once the manager was closed. Needs no lock."""
+        """`ClosedError` once the manager was closed."""
         if self._closed:
             name = f"descriptor {where}" if isinstance(where, int) else repr(where)
             raise ClosedError(f"the {type(self).__name__} of {name} is closed")
 
     def _attempt(self, where: Where, start: int, stop: int, call: Callable[..., T], *args: Any) -> T:
-        """A call to the system, which may be slow, without the lock; with it, to make room, if the system ran out."""
+        """Make a system call without the lock; if the system has run out, again under the lock, making room."""
         try:
             return call(*args)
         except (OSError, MemoryError) as error:
@@ -64,18 +67,19 @@ class Opener:
         where = absolute(path_or_fd)
         file = None if self._closed else self._files.at(where)
         if file is None or file.gone or not engine.unchanged(where, file.status):
-            file = self._lock.run(self._file_of, where, self._examine(where))
+            status = self._examine(where)
+            file = self._lock.run(self._file_of, where, status)
         return Client(self, file, path_or_fd, where, file.status.size, file.status.mtime, advice)
 
-    # Versions (from here on, everything is called under the lock, unless it says otherwise)
-
     def _examine(self, where: Where) -> Status:
-        """The present status of a path or descriptor. Without the lock, unless the system has run out."""
+        """The present status of a path or descriptor."""
         try:
             return self._attempt(where, 0, 0, examine, where, engine.open_file)
         except FileNotFoundError:
             self._lock.soon(self._gone_from, where)
             raise
+
+    # Versions (these are called under the lock)
 
     def _file_of(self, where: Where, status: Status) -> File:
         """The record of the version of a file that has this status."""
@@ -98,6 +102,7 @@ class Opener:
         return file
 
     def _set_price(self, file: File) -> None:
+        """What the reads of a window of this file have to pay before it is mapped: see _rents.py."""
         size = min(self._window or file.status.size, file.status.size) or 1
         file.price = price(size, self._reads(file)) if _system.KEEPS_DESCRIPTORS else 1
         file.patience = patience(min(self._cache.limits.handles, self._cache.max_memory // size))
@@ -117,7 +122,10 @@ class Opener:
     # Descriptors
 
     def _open(self, client: Client, start: int, stop: int, flags: int, attempt: Callable[..., Any]) -> Any:
-        """A descriptor of the client's file, in use until `_done`: cached, or new and verified. Needs no lock."""
+        """A descriptor of the client's file, in use until `_done`: cached, or new and verified.
+
+        `attempt` makes the system calls: `_cache.attempt` if the caller has the lock, otherwise `_attempt`.
+        """
         file, where, flags = client.file, client.where, flags | client.flags
         self._check_whole(client)
         descriptor = file.descriptor
@@ -131,7 +139,7 @@ class Opener:
             descriptor, status = attempt(where, start, stop, engine.open_file, where, flags)
         except OSError as error:
             if error.errno not in _system.GONE or (flags and error.errno in (errno.ELOOP, errno.ENOTDIR)):
-                raise
+                raise  # a link, or no folder, which the user's flags do not allow
             raise FileChangedError(f"no longer there: {error.strerror}", called(where)) from None
         descriptor.use()
         try:
@@ -142,17 +150,18 @@ class Opener:
         return descriptor
 
     def _done(self, descriptor: Any) -> None:
-        """A descriptor from `_open` is no longer used. Needs no lock."""
+        """A descriptor from `_open` is no longer used."""
         descriptor.done()
         if not descriptor.cached:
             descriptor.close()
 
     def _keep_open(self, client: Client, descriptor: Any, flags: int = 0) -> None:
-        """Cache a descriptor for all clients of the file, unless it has a client's own flags."""
+        """Cache a descriptor for all clients of the file, unless it has a client's own flags. Under the lock."""
         if not (flags or client.flags or self._closed):
             self._cache.cache(client.file, descriptor)
 
     def _check_file(self, client: Client, flags: int, start: int = 0, stop: int = 0) -> None:
+        """Open the client's file, verify it, and cache the descriptor. Under the lock."""
         self._check_open(client.where)
         descriptor = self._open(client, start, stop, flags, self._cache.attempt)
         try:
@@ -161,7 +170,7 @@ class Opener:
             self._done(descriptor)
 
     def _check_whole(self, client: Client) -> None:
-        """`FileChangedError` once a map of the client's file turned out to have lost its bytes. Needs no lock."""
+        """`FileChangedError` once a map of the client's file turned out to have lost its bytes."""
         if client.file.cut:
             raise FileChangedError(
                 "truncated since the cursor or buffer was made, if only for a moment: make a new one",

@@ -986,6 +986,53 @@ def test_descriptors_run_out(world: World, tmp_path: Path) -> None:
     assert int(done.stdout) > 0
 
 
+MOVE_WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+import smmap
+path, window, spare, cached = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "cached"
+with open(path, "rb") as file:
+    data = file.read()
+manager = smmap.SlidingWindowMapManager(window)
+manager.max_file_handles()
+cursor = manager.make_cursor(path).use_region(0, 9)
+if not cached:
+    manager.collect()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+others = []
+try:
+    while True:
+        others.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for number in others[:spare]:
+    os.close(number)
+moves = 0
+for number in range(1, 9):
+    start = cursor.ofs_begin()
+    try:
+        cursor.use_region(number * window, 9)
+    except smmap.LimitError:
+        assert cursor.ofs_begin() == start
+    else:
+        moves += 1
+    assert cursor.buffer() == data[cursor.ofs_begin() : cursor.ofs_end()]
+    assert manager.stats().mapped == manager.stats().pinned + manager.stats().idle
+    assert manager.stats().pinned == 1
+manager._check()
+print(moves)
+"""
+
+
+@linux
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("cached", ["cached", "not cached"])
+def test_cursor_may_move_where_its_own_region_has_the_last_descriptor(world: World, spare: int, cached: str) -> None:
+    """A move needs one for the file, unless that is cached, and one for the map, unless maps cost none."""
+    file = world.file(9 * W)
+    moves = int(run_python(MOVE_WITHOUT_DESCRIPTORS, file.path, W, spare, cached).stdout)
+    assert moves == (0 if spare == 0 and cached == "not cached" else 8)
+
+
 LEAVE_HALF = """
 import os, resource, sys
 import smmap

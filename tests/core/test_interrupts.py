@@ -650,7 +650,7 @@ def test_exception_after_any_call_of_c_code_as_orphaned_descriptors_are_closed_c
         number += 1
         plain._close_orphans()
         assert world.descriptors() == [], f"after call {number - 1}"
-        assert len(plain._numbers) == before
+        assert len(plain._numbers) <= before
         orphan()
     assert number > 4
     assert world.descriptors() == []

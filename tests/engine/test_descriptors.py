@@ -17,7 +17,19 @@ import pytest
 from core._tools import LINUX, G, World, linux, payload, reclaim
 from smmap._files import status_of
 
-from ._tools import CPYTHON, Steps, alarmed, dead, every_step, interrupt, meanwhile, needs_python, numbers_of, shot
+from ._tools import (
+    CPYTHON,
+    Bench,
+    Steps,
+    alarmed,
+    dead,
+    every_step,
+    interrupt,
+    meanwhile,
+    needs_python,
+    numbers_of,
+    shot,
+)
 
 SIZE = 3 * G + 7
 ways = pytest.mark.parametrize("way", ["alarm", "thread"])
@@ -134,6 +146,18 @@ def test_nothing_is_remembered_of_descriptors_that_died(engine: Any, world: Worl
         reclaim()
     assert len(engine._numbers) <= before + 1
     descriptor.close()
+
+
+def test_nothing_is_remembered_of_windows_that_were_read(bench: Callable[..., Bench]) -> None:
+    """Each was in a file in memory, of which nobody opens another descriptor."""
+    made = bench(5 * G, kind="read")
+    needs_python(made.engine)
+    made.make(0, G, 0)
+    before = len(made.engine._numbers)
+    for _ in range(20):
+        made.make(G, 2 * G, 1)
+        reclaim()
+    assert len(made.engine._numbers) <= before + 1
 
 
 @linux

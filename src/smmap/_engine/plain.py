@@ -10,7 +10,7 @@ import mmap
 import os
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._files import File, Status, status_of
 from .._system import KEEPS_DESCRIPTORS, OPENING, REFUSALS, Where, look_at
@@ -19,6 +19,9 @@ from .plain_batches import Batch
 from .plain_clients import Access, BufferBase
 from .plain_cursors import CursorBase
 from .plain_regions import Ledger, Order, Region, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "MAP_COSTS_DESCRIPTOR",
@@ -53,18 +56,17 @@ MAP_COSTS_DESCRIPTOR = _map_costs_descriptor()
 """Whether each map costs a descriptor (before Python 3.13, and on Windows)."""
 
 _MAPPING: dict[str, Any] = {} if MAP_COSTS_DESCRIPTOR else {"trackfd": False}
-_LONGEST_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB in one call
+_LONGEST_READ = 1 << 30  # in one call: Linux reads at most 2 GiB - 4 KiB
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0  # 0: cannot tell what is in memory
 _STEP = 1 << 20  # bytes read at once if a window is read instead of mapped
-
-
 _TAKEN = ("pop from empty list",)  # what an `IndexError` says if another thread took the number just now
 
 
-def _close_all(numbers: list[int]) -> None:
-    """Close each number exactly once, whatever a signal handler raises: one call of C code removes and closes it."""
+def _close_held(held: list[int]) -> None:
+    """Close the number in the list, if any, exactly once: one call of C code takes it and closes it, so that no signal
+    handler can raise in between."""
     try:
-        list(map(os.close, map(numbers.pop, range(len(numbers)))))
+        list(map(os.close, map(held.pop, range(len(held)))))
     except IndexError as error:
         if error.args != _TAKEN:
             raise
@@ -75,12 +77,12 @@ def _close_all(numbers: list[int]) -> None:
 
 
 class _Numbers(weakref.ref["Descriptor"]):
-    """The number for the system that a descriptor has left to close, even if its finalizer was interrupted."""
+    """Keeps the number of a descriptor until it is closed, even if the descriptor's finalizer was interrupted."""
 
     __slots__ = ("held",)
 
     held: list[int]
-    __hash__ = object.__hash__  # that of the descriptor may be asked for too late
+    __hash__ = object.__hash__  # that of a weak reference would fail once the descriptor is dead
 
 
 _numbers: set[_Numbers] = set()
@@ -95,14 +97,16 @@ class Descriptor:
     closed: bool
     """Whether it was closed. Threads that already use it may continue."""
 
-    def __init__(self, opened: Any) -> None:
+    def __init__(self, opening: Iterator[int]) -> None:
+        """Own the number that `opening` returns, which opens when it is asked for it."""
+        _close_orphans()
         self._users: list[None] = []
         self._held: list[int] = []
         self.cached = self.closed = False
         numbers = _Numbers(self, _orphaned.add)
         numbers.held = self._held
         _numbers.add(numbers)
-        self._held.extend(opened)
+        self._held.extend(opening)
 
     @property
     def number(self) -> int:
@@ -110,14 +114,14 @@ class Descriptor:
         return next(iter(self._held), -1)
 
     def use(self) -> None:
-        """Keep it from being closed until `done`, by this thread: if it is not closed already, which comes second."""
+        """Call this, then look at `closed`: if it is false, the number stays open until this thread calls `done`."""
         self._users.append(None)
 
     def done(self) -> None:
         """Undo one `use`."""
         self._users.pop()
         if self.closed and not self._users:
-            _close_all(self._held)
+            _close_held(self._held)
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`, fewer only at the end of the file; nothing if it was closed."""
@@ -147,17 +151,17 @@ class Descriptor:
         """Close it; if a thread uses it now, once that thread is done."""
         self.closed = True
         if not self._users:
-            _close_all(self._held)
+            _close_held(self._held)
 
     def __del__(self, _is_finalizing: Any = sys.is_finalizing) -> None:
         if not _is_finalizing():  # otherwise the system will close it, and even built-in functions may be gone
-            _close_all(getattr(self, "_held", []))  # even if an exception left it in use
+            _close_held(getattr(self, "_held", []))  # even if an exception left it in use
 
 
 def _close_orphans() -> None:
-    """Close the numbers that interrupted finalizers have left open."""
+    """Forget the numbers of descriptors that died, and close those that interrupted finalizers have left open."""
     for numbers in list(_orphaned):  # each stays there until it is closed, in case a signal handler raises here
-        _close_all(getattr(numbers, "held", []))
+        _close_held(getattr(numbers, "held", []))
         _numbers.discard(numbers)
         _orphaned.discard(numbers)
 
@@ -169,7 +173,6 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
     and would keep them after the user closed it. Linux can open the same file again instead; where that fails, a
     duplicate has to do.
     """
-    _close_orphans()
     path: Any = f"/proc/self/fd/{where}" if isinstance(where, int) else where
     try:
         descriptor = Descriptor(map(os.open, (path,), (OPENING | flags,)))
@@ -181,7 +184,7 @@ def open_file(where: Where, flags: int) -> tuple[Descriptor, Status]:
 
 
 def unchanged(path: Where, then: Status) -> bool:
-    """Whether the file at a path has exactly this status now, and is not empty; False also if `stat` fails."""
+    """Whether the file at a path or descriptor has this status now, and is not empty; False also if `stat` fails."""
     try:
         now = look_at(path)
     except OSError as error:
@@ -218,7 +221,7 @@ def guard(_ledger: Ledger, how: str, _owner: Any) -> None:
 
 
 def notice() -> None:
-    """Does nothing: without a guard there are no zeros in views to be noticed."""
+    """Would report that views have read zeros since the last call; without a guard they never do."""
 
 
 def map_window(ledger: Ledger, file: File, number: int, window: Window, advice: str) -> Region | None:

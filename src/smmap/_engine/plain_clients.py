@@ -263,7 +263,10 @@ class BufferBase:
         return (max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
-        """A copy of [start, stop), offsets in the file of one grid window."""
+        """A copy of [start, stop), offsets in the file of one grid window: from its region, if it is mapped.
+
+        Otherwise this read pays rent. If that makes the window due, the manager maps it; if not, a descriptor will do.
+        """
         region = self._found(access, start, stop)
         if region is not None:
             if region.scattered and stop - start >= _LARGE:
@@ -278,7 +281,7 @@ class BufferBase:
         descriptor = file.descriptor
         window = file.serial + start // access.window
         due = ledger.rents.due(window, stop - start, file.price, file.patience, start) and (
-            descriptor is None or descriptor.is_resident(start, stop)  # otherwise reads of a map would wait as well
+            descriptor is None or descriptor.is_resident(start, stop)  # what is on the disk takes as long by a map
         )
         if descriptor is not None and not due:
             try:

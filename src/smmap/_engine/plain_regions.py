@@ -101,12 +101,12 @@ class Ledger:
 
     def enter(self, region: Region) -> None:
         """Count a new region."""
-        entry = Entry(region, self._died.append)
-        entry.key, entry.size, entry.table = region.key, region.stop - region.start, region.file.table
-        entry.serial = self._born + 1
-        region.entry = entry
         total = self.memory
-        self._born = entry.serial
+        entry = Entry(region, self._died.append)
+        self._born += 1  # first: even if a signal handler raises here, no other region gets this number
+        entry.key, entry.size, entry.serial = region.key, region.stop - region.start, self._born
+        entry.table = region.file.table
+        region.entry = entry
         self._living[entry.serial] = entry
         self._known = entry.serial, len(self._living), total + entry.size
         entry.table.add(entry)

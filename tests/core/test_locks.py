@@ -509,7 +509,7 @@ def test_two_managers_used_by_each_others_finalizers_do_not_deadlock(kind: str, 
 
     Reading works or raises at once; letting go never raises.
     """
-    run_python(TWO_MANAGERS, file.path, W, kind, backing, timeout=20)
+    run_python(TWO_MANAGERS, file.path, W, kind, backing)
 
 
 FINALIZERS_IN_A_MISS = """
@@ -618,7 +618,7 @@ def test_finalizers_that_turn_to_another_busy_manager_in_the_middle_of_a_miss_en
     raises, and is done when the manager is free.
     """
     other = world.file(4 * W, "other")
-    run_python(FINALIZERS_IN_A_MISS, file.path, other.path, W, kind, threshold, timeout=20)
+    run_python(FINALIZERS_IN_A_MISS, file.path, other.path, W, kind, threshold)
 
 
 DYING_REGIONS = """
@@ -680,7 +680,7 @@ for manager in managers:
 @pytest.mark.parametrize("kind", ["weak reference", "class of regions"])
 def test_code_of_users_that_uses_another_busy_manager_where_an_evicted_region_dies_ends(kind: str, file: File) -> None:
     """The region dies in the middle of another one's miss, which the fast engine may serve by itself."""
-    run_python(DYING_REGIONS, file.path, W, kind, timeout=20)
+    run_python(DYING_REGIONS, file.path, W, kind)
 
 
 TWO_MANAGERS_WITH_GARBAGE = """

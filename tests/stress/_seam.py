@@ -20,7 +20,7 @@ from typing import Any, Callable
 
 import pytest
 
-from smmap import _compat, _engine, _files, _manager, _system
+from smmap import _compat, _engine, _files, _growth, _opening, _system
 
 __all__ = ["CODES", "DEPTHS", "OUT_OF_MEMORY", "OWN", "Fault", "Seam", "name_of_code"]
 
@@ -92,7 +92,7 @@ class Seam:
                 raise _system.named(error, where) from None
             return _files.examine(where, open_file)
 
-        for module in (_manager, _compat):
+        for module in (_opening, _growth, _compat):
             patch.setattr(module, "examine", examine)
 
     def _go_below(self, patch: pytest.MonkeyPatch, can_open_anew: bool) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _system
 from ._engine import chosen as engine
-from ._errors import FileChangedError, LimitError
+from ._errors import ClosedError, FileChangedError, LimitError
 from ._system import called
 
 if TYPE_CHECKING:
@@ -99,9 +99,10 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
     chosen = None if which is None else _integers("which", which)
     if chosen is not None and len(chosen) != len(places):
         raise ValueError(f"which and offsets must have the same length, not {len(chosen)} and {len(places)}")
-    batch = engine.Batch([len(one) for one in buffers], chosen, places, None, min(size, _MOST))
+    accesses = _accesses(buffers)
+    batch = engine.Batch([one.size for one in accesses], chosen, places, None, min(size, _MOST))
     if batch.wrong >= 0:
-        raise _outside(batch.wrong, buffers, chosen, places, size)
+        raise _outside(batch.wrong, accesses, chosen, places, size)
     target: Any = None
     if out is None:
         out = batch.fresh()
@@ -111,7 +112,7 @@ def gather(buffers: Sequence[Any], which: Any, offsets: Any, size: Any, out: Any
         view = memoryview(out) if target is None else target
         try:
             batch.into(view)
-            _run(batch, buffers)
+            _run(batch, buffers, accesses)
         finally:  # not a `with` block: if a signal handler raises here, it would raise that the view is in use
             batch.close()
             view.release()
@@ -141,7 +142,7 @@ def joined(
         try:
             if target is not None:
                 batch.into(target)
-            _run(batch, buffers, opened)
+            _run(batch, buffers, [None if one is None else one._access for one in buffers], opened)
         finally:
             batch.close()
     return True
@@ -149,23 +150,40 @@ def joined(
 
 def ranges(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> list[bytes]:
     """The bytes of each range, clipped as a slice."""
-    batch = _clipped(buffers, which, starts, stops)
+    accesses, batch = _clipped(buffers, which, starts, stops)
     batch.each()
-    _run(batch, buffers)
-    found: list[bytes] = batch.results()
+    try:
+        _run(batch, buffers, accesses)
+        found: list[bytes] = batch.results()
+    finally:
+        batch.close()
     return found
 
 
 def prefetch(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> None:
     """Announce these ranges, clipped as slices."""
-    _run(_clipped(buffers, which, starts, stops), buffers)
+    accesses, batch = _clipped(buffers, which, starts, stops)
+    try:
+        _run(batch, buffers, accesses)
+    finally:
+        batch.close()
 
 
-def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any:
+def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> tuple[list[Any], Any]:
     first, last = _integers("starts", starts), _integers("stops", stops)
     if len(first) != len(last):
         raise ValueError(f"starts and stops must have the same length, not {len(first)} and {len(last)}")
-    return engine.Batch([len(one) for one in buffers], which, first, last, 0)
+    accesses = _accesses(buffers)
+    return accesses, engine.Batch([one.size for one in accesses], which, first, last, 0)
+
+
+def _accesses(buffers: Sequence[Any]) -> list[Any]:
+    """The records of buffers, for the whole batch: meanwhile, another thread may give a buffer another file."""
+    found = [one._access for one in buffers]
+    for buffer, access in zip(buffers, found):
+        if not (access.opened or access.pending):
+            raise buffer._closed_error(access)
+    return found
 
 
 # Arguments
@@ -173,8 +191,8 @@ def _clipped(buffers: Sequence[Any], which: Any, starts: Any, stops: Any) -> Any
 
 def _integers(name: str, given: Any) -> Any:
     """A sequence of ints as a list, or a one-dimensional buffer of native integers."""
-    if type(given) is list:
-        given = given.copy()  # other threads may change the given one
+    if type(given) in (list, tuple):
+        given = list(given)  # other threads may change the given one
         if engine.Batch.takes(given):
             return given
     try:
@@ -183,9 +201,9 @@ def _integers(name: str, given: Any) -> Any:
         try:
             return [int(index(each)) for each in given]  # before Python 3.10 `index` leaves a bool as it is
         except TypeError:
-            raise TypeError(
-                f"{name} must be a sequence of integers or an array of them, not {_kind_of(given)}"
-            ) from None
+            raise _not_integers(name, given) from None
+    except ValueError:  # numpy does not export dates
+        raise _not_integers(name, given) from None
     code = view.format.lstrip("@=<>!")
     if code not in _INTEGERS:
         raise TypeError(f"{name} must be integers, not of format {view.format!r}")
@@ -193,17 +211,19 @@ def _integers(name: str, given: Any) -> Any:
         raise ValueError(f"{name} must have one dimension, not {view.ndim}")
     if view.format[0] in ">!<" and (view.format[0] in "!>") is (_SWAPPED == ">") and view.itemsize > 1:
         return list(struct.unpack(f"{view.format[0]}{len(view)}{code}", view.tobytes()))
+    if code in "nN":
+        return view.tolist()  # `array` has no such type
     return view if view.c_contiguous and view.format[0] not in "<>!" else array(code, view.tobytes())
+
+
+def _not_integers(name: str, given: Any) -> TypeError:
+    return TypeError(f"{name} must be a sequence of integers or an array of them, not {_kind_of(given)}")
 
 
 def _in_memory(thing: Any) -> Any:
     """An object with the buffer protocol: the thing itself, or the array that shares the memory of a torch tensor."""
     try:
         memoryview(thing).release()
-    except ValueError:
-        if not hasattr(thing, "__array__"):
-            raise
-        return thing.view("u1")  # numpy does not export dates, but their bytes
     except TypeError:
         if not hasattr(thing, "__array__"):
             raise
@@ -228,8 +248,11 @@ def _kind_of(given: Any) -> str:
 def _bytes_of(out: Any, total: int, count: int, size: int) -> memoryview:
     """The memory to fill, as bytes."""
     try:
-        view = memoryview(_in_memory(out))
-    except (TypeError, ValueError, BufferError):
+        try:
+            view = memoryview(_in_memory(out))
+        except ValueError:
+            view = memoryview(out.view("u1"))  # numpy does not export dates, but their bytes
+    except (TypeError, ValueError, BufferError, AttributeError):
         raise TypeError(
             f"out must be a writable bytes-like object or array in the memory of the CPU, not {type(out).__name__}"
         ) from None
@@ -251,11 +274,11 @@ def _bytes_of(out: Any, total: int, count: int, size: int) -> memoryview:
         return memoryview((ctypes.c_char * total).from_buffer(view)).cast("B")
 
 
-def _outside(number: int, buffers: Sequence[Any], which: Any, offsets: Any, size: int) -> IndexError:
+def _outside(number: int, accesses: Sequence[Any], which: Any, offsets: Any, size: int) -> IndexError:
     """The error of a range that is not in its buffer."""
-    if which is not None and not 0 <= which[number] < len(buffers):
-        return IndexError(f"which[{number}] is {which[number]}: there are {len(buffers)} buffers")
-    length = len(buffers[0 if which is None else which[number]])
+    if which is not None and not 0 <= which[number] < len(accesses):
+        return IndexError(f"which[{number}] is {which[number]}: there are {len(accesses)} buffers")
+    length = accesses[0 if which is None else which[number]].size
     return IndexError(
         f"offsets[{number}] is {offsets[number]}: {size} bytes from there are not in a buffer of {length} bytes"
     )
@@ -264,25 +287,30 @@ def _outside(number: int, buffers: Sequence[Any], which: Any, offsets: Any, size
 # Reading
 
 
-def _run(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None = None) -> None:
-    """Serve all files of a batch, in waves. `opened` returns a buffer that `buffers` does not have yet."""
-    rest, due = batch.quick(buffers)
+Opened = Any  # Callable[[int], Any] | None: returns a buffer that a batch does not have yet
+
+
+def _run(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened = None) -> None:
+    """Serve all files of a batch, in waves."""
+    rest, due = batch.quick(accesses)
     if rest:
-        _serve(batch, buffers, opened, rest, due)
+        _serve(batch, buffers, accesses, opened, rest, due)
     if due:
         _buy(batch, due)
 
 
-def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | None, rest: Any, due: Any) -> None:
+def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened, rest: Any, due: Any) -> None:
     wave: list[tuple[int, Any, Any]] = []
     chosen = batch.chosen()
     try:
         for file, left, client in rest:
             if client is None:
-                buffer = buffers[chosen[file]]
-                if buffer is None and opened is not None:
-                    buffer = opened(chosen[file])
-                access = _retry_after_wave(batch, wave, due, buffer._ready)
+                access = accesses[chosen[file]]
+                if access is None or not access.opened:
+                    buffer = buffers[chosen[file]]
+                    if buffer is None:
+                        buffer = opened(chosen[file])
+                    access = _retry_after_wave(batch, wave, due, _same, buffer, access)
                 client = access.client
                 left = batch.serve(file, access)
             if left == 2:
@@ -298,6 +326,14 @@ def _serve(batch: Any, buffers: Sequence[Any], opened: Callable[[int], Any] | No
         for _, client, descriptor in wave:
             if descriptor is not None:
                 client.manager._done(descriptor)
+
+
+def _same(buffer: Any, pending: Any) -> Any:
+    """The record of a buffer that has to be opened first, if it is still as long as it was."""
+    access = buffer._ready()
+    if pending is not None and access.size != pending.size:
+        raise ClosedError(f"{buffer!r} was given another file in the meantime")
+    return access
 
 
 def _retry_after_wave(batch: Any, wave: Any, due: Any, call: Callable[..., T], *args: Any) -> T:

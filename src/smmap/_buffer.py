@@ -305,8 +305,10 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
         while start < stop:
             border = (access.offset + start) // access.window * access.window + access.window - access.offset
             end = min(start + size, border, stop)
-            self._check(access)
-            yield self.view(start, end)
+            view = self.view(start, end)
+            self._check(access)  # it is of this file
+            yield view
+            del view
             start = end
 
     def _unpack(self, packed: struct.Struct, offset: Any) -> tuple[Any, ...]:
@@ -374,25 +376,19 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
                 f"{type(self).__name__} of {access.client.name} was closed or given another file in the meantime"
             )
 
-    def _pieces(self, starts: range) -> Iterator[bytes]:
-        access = self._ready()
+    def _pieces(self, access: Any, starts: range) -> Iterator[bytes]:
         for start in starts:
             self._check(access)
             yield self._copy(access, start, min(start + STEP, access.size))
 
-    def _starts(self) -> range:
-        return range(0, self._ready().size, STEP)
-
     def __iter__(self) -> Iterator[int]:
-        starts = self._starts()
-        return (byte for piece in self._pieces(starts) for byte in piece)
+        return (byte for piece in self._all_of(self._ready()) for byte in piece)
 
     def __reversed__(self) -> Iterator[int]:
-        starts = self._starts()[::-1]
-        return (byte for piece in self._pieces(starts) for byte in reversed(piece))
+        return (byte for piece in self._all_of(self._ready(), -1) for byte in reversed(piece))
 
     def __contains__(self, sub: Any) -> bool:
-        if hasattr(sub, "__index__"):
+        if type(sub) is not int and hasattr(sub, "__index__"):
             try:
                 sub = index(sub)  # `in` takes an object that is a number and bytes-like as a number, `find` as bytes
             except Exception:
@@ -401,45 +397,53 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SlidingWindowMapBuffer):
-            return len(other) == len(self) and all(map(bytes.__eq__, self._all_pieces(), other._all_pieces()))
+            mine, theirs = self._readable(), other._readable()
+            return mine.size == theirs.size and all(map(bytes.__eq__, self._all_of(mine), other._all_of(theirs)))
         try:
             view = memoryview(other)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, BufferError):
+            if isinstance(other, (bytes, bytearray)):  # the handler of a signal raised it
+                raise
             return NotImplemented
         with view:
-            if view.ndim != 1 or view.itemsize != 1 or len(view) != len(self):
+            access = self._readable()
+            if view.ndim != 1 or view.itemsize != 1 or len(view) != access.size:
                 return False
             return all(
                 piece == view[start : start + STEP]
-                for start, piece in zip(range(0, len(view), STEP), self._all_pieces())
+                for start, piece in zip(range(0, len(view), STEP), self._all_of(access))
             )
 
-    def _all_pieces(self) -> Iterator[bytes]:
-        return self._pieces(self._starts()) if len(self) else iter(())
+    def _readable(self) -> Any:
+        """The record that reads use; without opening anything if there is nothing to read."""
+        access = self._access
+        return access if access.opened or not access.size else self._ready()
+
+    def _all_of(self, access: Any, step: int = 1) -> Iterator[bytes]:
+        return self._pieces(access, range(0, access.size, STEP)[::step])
 
     __hash__ = None  # type: ignore[assignment]  # as for bytearray: equal objects would need equal hashes
 
-    def _query(self, sub: Any, start: int | None, end: int | None) -> tuple[Searched, bytes, int, int]:
-        access = self._ready()
+    def _query(self, access: Any, sub: Any, start: int | None, end: int | None) -> tuple[Searched, bytes, int, int]:
         sub = sub[:] if isinstance(sub, SlidingWindowMapBuffer) else sub
         return Searched(self, access), *_search.bounds(access.size, sub, start, end)
 
     def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows, or -1.
-
-        O(end - start), without copying mapped windows.
-        """
-        near = self._near(sub, start, end, False)
+        O(end - start), without copying mapped windows."""
+        access = self._ready()
+        near = self._near(access, sub, start, end, False)
         if isinstance(near, int):
             return near
-        return _search.find(*self._query(sub, *(near or (start, end))))
+        return _search.find(*self._query(access, sub, *(near or (start, end))))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows, or -1. See `find`."""
-        near = self._near(sub, start, end, True)
+        access = self._ready()
+        near = self._near(access, sub, start, end, True)
         if isinstance(near, int):
             return near
-        return _search.rfind(*self._query(sub, *(near or (start, end))))
+        return _search.rfind(*self._query(access, sub, *(near or (start, end))))
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """Like `find`, but raises `ValueError` if `sub` is not found."""
@@ -451,7 +455,7 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
 
     def count(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """How often `sub` is found in [start, end) without overlapping. O(end - start), copies piece by piece."""
-        return _search.count(*self._query(sub, start, end))
+        return _search.count(*self._query(self._ready(), sub, start, end))
 
     def finditer(self, pattern: bytes | re.Pattern[bytes], max_match: int = 1 << 16) -> Iterator[_search.Match]:
         """The matches of a regular expression, as `re.finditer` finds them, without one big map.

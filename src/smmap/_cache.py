@@ -357,7 +357,7 @@ class Cache:
             detached=mapped - pinned - idle,
             mapped_memory=self.ledger.memory,
             files=len({region.file for region in regions}),
-            descriptors=sum(not (file.descriptor is None or file.descriptor.closed) for file in self.open),
+            descriptors=sum(not one.closed for one in [file.descriptor for file in self.open] if one is not None),
             hits=self.idle.hits,
             misses=self.ledger.misses,
             evictions=self.ledger.evictions,

@@ -66,7 +66,7 @@ class MapRegion:
     regions, and does not keep it mapped.
     """
 
-    __slots__ = ("_by_hand", "_entry", "_manager", "_own", "_start", "_stop")
+    __slots__ = ("__weakref__", "_by_hand", "_entry", "_manager", "_own", "_start", "_stop")
 
     __setstate__ = refuse_state
 
@@ -183,7 +183,8 @@ class MapRegion:
             self.release()
             return True
         if manager is not None and region is not None:
-            manager._soon(_count, manager, region, [_ByHand(manager, region) for _ in range(ofs)], max(-ofs, 0))
+            more = [_ByHand(manager, region) for _ in range(ofs)]
+            manager._soon(_count, manager, region, more, max(-ofs, 0), [])
         return False
 
     def release(self) -> None:
@@ -211,12 +212,17 @@ class _ByHand(engine.CursorBase):
         self._access.client.manager._counted_by_hand.discard(self)
 
 
-def _count(manager: Manager, region: Any, more: list[_ByHand], fewer: int) -> None:
-    """Pin a region for clients counted by hand; unpin it `fewer` times: first for such clients, then for cursors."""
+def _count(manager: Manager, region: Any, more: list[_ByHand], fewer: int, chosen: list[list[Any]]) -> None:
+    """Pin a region for clients counted by hand; unpin it `fewer` times: first for such clients, then for cursors.
+
+    May be done twice, if an exception interrupts it: so it notes in `chosen` which clients it has chosen.
+    """
     for client in more:
         manager._counted_by_hand.add(client)
         client._pin(region, region.start, region.stop)
-    for client in sorted(region.holders(), key=lambda holder: not isinstance(holder, _ByHand))[:fewer]:
+    if not chosen:
+        chosen.append(sorted(region.holders(), key=lambda holder: not isinstance(holder, _ByHand))[:fewer])
+    for client in chosen[0]:
         if isinstance(client, _ByHand):
             client._revoke()
         else:

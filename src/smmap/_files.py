@@ -149,6 +149,8 @@ class Growth:
         found = self
         while found.joined is not None:
             found = found.joined
+        if found is not self:
+            self.joined = found  # so that no chain grows, and those between may die
         return found
 
 
@@ -189,7 +191,9 @@ class Files:
     def add(self, file: File) -> None:
         """Make a version findable by its identity, in place of any other version."""
         ref = FileRef(file, self._died.append)
-        ref.key, ref.names = file.status.key, {}
+        ref.key = file.status.key
+        before = self._by_key.get(ref.key)
+        ref.names = {} if before is None else before.names.copy()
         self._by_key[ref.key] = ref
 
     def call(self, file: File, where: str | bytes) -> None:
@@ -197,7 +201,8 @@ class Files:
         ref = self._by_key[file.status.key]
         name = os.fsdecode(where)
         self._by_name[name] = ref
-        ref.names[name] = where, os.path.normpath(name)
+        ref.names.pop(name, None)  # the last one is the one that was used last
+        ref.names[name] = where, _normal(name)
         if len(ref.names) > _MOST_NAMES:  # a file that is renamed again and again must not use more and more memory
             self._forget_name(ref, next(iter(ref.names)))
 
@@ -206,6 +211,8 @@ class Files:
         ref = self._by_key.get(file.status.key)
         if ref is not None and ref() is file and ref.names:
             return ref.names[next(reversed(ref.names))][0]
+        if isinstance(file.where, (str, bytes)):  # an earlier version
+            return file.where
         device, inode = file.status.key
         return f"<inode {inode} of device {device}>"
 
@@ -299,6 +306,8 @@ def absolute(path_or_fd: Any) -> Where:
         raise TypeError(f"path_or_fd must be str, bytes, os.PathLike or int (a descriptor), not {kind}") from None
     if not name:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    # Of no derived class: its objects may refer to a client, and such a cycle could not be collected
+    name = "".join((name,)) if isinstance(name, str) else b"".join((name,))
     if os.path.isabs(name):
         return name
     try:
@@ -451,7 +460,7 @@ def names_of(path: Any) -> set[str]:
     if isinstance(where, int):
         raise TypeError("path must be str, bytes or os.PathLike, not int")
     name = os.fsdecode(where)
-    found = {os.path.normpath(name)}
+    found = {_normal(name)}
     try:
         found.add(os.path.realpath(name))
     except OSError as error:  # before Python 3.10, where a link cannot be read
@@ -460,6 +469,12 @@ def names_of(path: Any) -> set[str]:
     except SystemError as error:
         raise raised_by_handler(error) from None
     return found
+
+
+def _normal(name: str) -> str:
+    """A path as it is written, without what says nothing. POSIX lets two slashes at its start mean anything."""
+    name = os.path.normpath(name)
+    return name[1:] if name.startswith("//") else name
 
 
 def key_at(path: Any) -> tuple[int, int] | None:

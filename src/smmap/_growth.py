@@ -56,7 +56,7 @@ def grown(manager: Manager, client: Client) -> Client:
         verify_grown(then, status, where)
         now = _version(manager, client, then, pins)
         if now.file is not then:
-            manager._lock.run(note_growth, then, now.file)
+            manager._lock.run(_note, manager, then, now.file)
         return now
     except OSError as error:
         if error.errno not in _system.GONE | _OTHER_KINDS:
@@ -65,6 +65,13 @@ def grown(manager: Manager, client: Client) -> Client:
     finally:
         if kept is not None:
             manager._done(kept)
+
+
+def _note(manager: Manager, then: File, now: File) -> None:
+    """A refresh led from one version to another. Other clients of the first one may open the file again, if necessary:
+    otherwise, each refresh would leave a descriptor."""
+    note_growth(then, now)
+    manager._cache.uncache(then)
 
 
 def _version(manager: Manager, client: Client, then: File, pins: bool) -> Client:

@@ -3,11 +3,13 @@ protects."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
 from collections import deque
 from functools import partial
+from operator import methodcaller
 from typing import Any, Callable, TypeVar
 
 from ._errors import ReentryError
@@ -18,14 +20,20 @@ __all__ = ["Lock"]
 T = TypeVar("T")
 
 _locks: dict[int, weakref.ref[Lock]] = {}
-_taken_for_fork: list[Any] = []
+_numbers = itertools.count()
 _PATIENCE = 0.1  # seconds
+_release_one = methodcaller("release")
 
 
 class _Thread(threading.local):
-    """The lock that a thread holds at this moment: a finalizer or signal handler may interrupt it there."""
+    """The locks that a thread holds at this moment."""
 
     rlock: Any = None
+    """That of an operation: a finalizer or signal handler may interrupt the thread there."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+        """Those that were taken for a fork."""
 
 
 _thread = _Thread()
@@ -37,16 +45,18 @@ class Lock:
     A finalizer or signal handler may run in the middle of an operation, in the same thread. There, an operation under
     the same lock is refused, and an operation under another lock is refused if that lock is not free: two threads that
     wait for each other's locks in this way would wait forever. An operation that must neither wait nor be refused is
-    noted (`soon`), and carried out by the next holder of the lock before anything else. `settle` is called after that.
+    noted (`soon`), and carried out by the next holder of the lock before anything else. After that, `_settle` of the
+    owner is called, to which `owner` is a weak reference.
     """
 
-    __slots__ = ("__weakref__", "_notes", "_rlock", "_settle")
+    __slots__ = ("__weakref__", "_notes", "_owner", "_rlock")
 
-    def __init__(self, settle: Callable[[], object] | None = None) -> None:
+    def __init__(self, owner: Callable[[], Any] = lambda: None) -> None:
         self._rlock: Any = threading.RLock()
         self._notes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._settle = settle
-        _locks[id(self)] = weakref.ref(self, partial(_locks.pop, id(self)))
+        self._owner = owner
+        number = next(_numbers)
+        _locks[number] = weakref.ref(self, partial(_locks.pop, number))
 
     def run(self, operation: Callable[..., T], *args: Any) -> T:
         """`operation(*args)`, once the lock is free; `ReentryError` where waiting is not allowed."""
@@ -104,8 +114,9 @@ class Lock:
             operation(*args)
             del operation, args
             notes.popleft()  # last: an exception before it must not lose the note
-        if self._settle is not None:
-            self._settle()
+        owner = self._owner()
+        if owner is not None:
+            owner._settle()
 
 
 def _release(rlock: Any, outer: Any) -> None:
@@ -122,23 +133,18 @@ def _before_fork() -> None:
     """Take every lock, so that no manager is copied in the middle of an operation.
 
     Does not wait long for a lock while it holds others: the thread that has it may wait for one of them, by way of a
-    lock of the user's. It has to wait a little: without the interpreter's lock, busy managers are never free at the
-    same moment.
+    lock of the user's. It has to wait a little, and longer each time: busy managers are seldom free at the same moment.
     """
+    patience = _PATIENCE
     while True:
         locks = _living()
-        lock: Lock | None
-        for lock in locks:
-            if not lock._rlock.acquire(timeout=_PATIENCE):
-                break
-            _taken_for_fork.append(lock._rlock)
-        else:
-            if {id(lock) for lock in _living()} <= {id(lock) for lock in locks}:
-                return
-            lock = None  # another lock was made in the meantime: try again, with it
+        busy = next((lock for lock in locks if not _take(lock._rlock, patience)), None)
+        if busy is None and {id(lock) for lock in _living()} <= {id(lock) for lock in locks}:
+            return  # otherwise another lock was made in the meantime
         _after_fork_in_parent()
-        if lock is not None:
-            with lock._rlock:
+        if busy is not None:
+            patience *= 2
+            with busy._rlock:
                 pass
 
 
@@ -146,17 +152,28 @@ def _living() -> list[Lock]:
     return [lock for lock in (ref() for ref in _locks.copy().values()) if lock is not None]
 
 
+def _take(rlock: Any, patience: float) -> bool:
+    """Take a lock, and note that; whether it was free in time. One call of C code does both, as a signal handler may
+    raise before it and after it."""
+    taken = _thread.taken
+    before = len(taken)
+    taken.extend(filter(methodcaller("acquire", True, patience), (rlock,)))
+    return len(taken) > before
+
+
 def _after_fork_in_parent() -> None:
-    while _taken_for_fork:
-        _taken_for_fork.pop().release()
+    taken = _thread.taken
+    list(map(_release_one, map(taken.pop, [-1] * len(taken))))  # one call of C code, likewise
 
 
 def _after_fork_in_child() -> None:
-    _taken_for_fork.clear()
+    _thread.taken.clear()
     _thread.rlock = None
     for lock in _living():
         lock._rlock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    for _ in range(2):  # where a signal handler raises, that ends one of these functions, and no more
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from os import fsdecode
 from typing import Any
 
 __all__ = ["Log", "debugging"]
@@ -69,4 +70,4 @@ class Log:
                 if error.args != ("pop from an empty deque",):  # the handler of a signal raised it
                     raise
                 return  # another thread was faster
-            logging.getLogger("smmap").log(level, text, *args)
+            logging.getLogger("smmap").log(level, text, *(fsdecode(a) if type(a) is bytes else a for a in args))

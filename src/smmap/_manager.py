@@ -39,7 +39,7 @@ from ._engine import chosen as engine
 from ._errors import FileChangedError, LimitError, ReentryError
 from ._files import Client, File
 from ._log import debugging
-from ._opening import DROPPED_AT_ONCE, Opener
+from ._opening import Opener
 from ._system import called, look_at
 from ._window import ALLOCATIONGRANULARITY, Window, serving, within
 
@@ -89,6 +89,7 @@ class Manager(Opener):
     def _keep(self, client: Client, region: Any) -> None:
         """A detached region was used: it is idle again. Never waits; `ClosedError` if the manager was closed."""
         self._check_open(client.where)
+        self._check_whole(client)
         self._lock.soon(self._use, region)
 
     def _map_first(self, client: Client, offset: int, hits: int = 1) -> None:
@@ -237,14 +238,17 @@ class Manager(Opener):
     def _buy(self, client: Client, offset: int, hits: int = 1) -> Any:
         """The region of the grid window at `offset`, for which reads have paid; None if it cannot be mapped now."""
         window = serving(offset, 1, self._window, client.size)
-        if not self._cache.has_handle() and client.file.table.find(window.key) is None:
+        fits = window.stop - window.start <= self._cache.max_memory and self._cache.has_handle()
+        if not fits and client.file.table.find(window.key) is None:
             self._check_open(client.where)
             return None
         try:
             advice = client.advice
             if advice == "normal" and self._cache.ledger.rents.scattered(client.file.serial + window.key):
                 advice = "scattered"
-            return self._use(self._obtain(client, window, advice, hits))
+            region = self._use(self._obtain(client, window, advice, hits))
+            self._set_price(client.file)  # in case there was no room for a while
+            return region
         except OSError as error:  # there is no room for it, or this file cannot be mapped
             if isinstance(error, FileChangedError) or error.errno is None:
                 raise
@@ -281,10 +285,11 @@ class Manager(Opener):
     def _cut(self, file: File, zeroed: Any = None) -> None:
         """End reads of a version that was truncated, except from pinned regions; from a `zeroed` region in any case.
 
-        Its cached descriptor is closed, too: reads by it would return what others have written there since.
+        Its cached descriptor is closed, too: reads by it would return what others have written there since. Linear in
+        the file's regions.
         """
         file.cut = file.gone = True
-        self._cache.evict_file(file, DROPPED_AT_ONCE)
+        self._cache.evict_file(file)
         self._cache.uncache(file)
         if zeroed is not None and not self._cache.evict(zeroed.entry):  # it was not idle: maybe it is pinned
             self._revoke(zeroed)

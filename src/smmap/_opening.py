@@ -8,6 +8,7 @@ old one, or raise.
 from __future__ import annotations
 
 import errno
+import weakref
 from typing import Any, Callable, TypeVar
 
 from . import _system
@@ -19,12 +20,11 @@ from ._lock import Lock
 from ._rents import patience, price
 from ._system import Where, called, named
 
-__all__ = ["DROPPED_AT_ONCE", "Opener"]
+__all__ = ["Opener"]
 
 T = TypeVar("T")
 
-DROPPED_AT_ONCE = 64
-"""Regions of an outdated version of a file that are dropped at once; the others go as the least recently used."""
+_DROPPED_AT_ONCE = 64  # regions of an outdated version of a file; the others go as the least recently used
 
 
 class Opener:
@@ -34,7 +34,7 @@ class Opener:
         self._window = window
         self._backing = backing
         self._closed = False
-        self._lock = Lock(self._settle)
+        self._lock = Lock(weakref.ref(self))  # not itself: a manager must not have to wait for the garbage collector
         self._files = Files()
         self._cache = Cache(max_memory, max_handles)
 
@@ -89,7 +89,7 @@ class Opener:
         if file is None or file.status != status or file.cut:
             if file is not None:  # its descriptor is kept: clients of that version may read by it
                 file.gone = True
-                cache.evict_file(file, DROPPED_AT_ONCE)
+                cache.evict_file(file, _DROPPED_AT_ONCE)
             file = File(status, engine.Table())
             self._set_price(file)
             files.add(file)
@@ -112,12 +112,15 @@ class Opener:
         return self._backing == "read" or file.reads
 
     def _gone_from(self, where: Where) -> None:
-        """Another file, or none, is at this path now: drop what is idle or cached of the one that was there."""
+        """Another file, or none, is at this path now: drop what is idle or cached of the one that was there, and the
+        descriptors of its earlier versions. Linear in the cached descriptors."""
         file = self._files.at(where)
         if file is not None:
             file.gone = True
-            self._cache.evict_file(file, DROPPED_AT_ONCE)
-            self._cache.uncache(file)
+            self._cache.evict_file(file, _DROPPED_AT_ONCE)
+            for version in [file, *self._cache.open]:
+                if version.status.key == file.status.key:
+                    self._cache.uncache(version)
 
     # Descriptors
 
@@ -147,6 +150,8 @@ class Opener:
         except BaseException:
             self._done(descriptor)
             raise
+        if status == file.status and not (file.cut or isinstance(where, int)):
+            file.gone = False  # only from another path
         return descriptor
 
     def _done(self, descriptor: Any) -> None:

@@ -14,6 +14,7 @@ import pathlib
 import re
 import struct
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -1206,3 +1207,10 @@ def test_package_offers_what_is_documented() -> None:
         *({"numpy"} & offered(smmap)),
         *({"fsspec", "cli"} & offered(smmap)),
     }
+
+
+def test_region_can_be_referred_to_weakly(world: World) -> None:
+    cursor = world.manager(W).make_cursor(world.file(W).path).use_region(0, 9)
+    region = cursor.region()
+    assert weakref.ref(region)() is region
+    cursor.close()

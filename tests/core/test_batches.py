@@ -21,6 +21,7 @@ from smmap import ClosedError, FileChangedError, _batches, _system
 from ._tools import LATE, LINUX, PYPY, TRACKS, File, G, World, before_system_call, linux, payload
 
 W = 2 * G
+SIZE = 5 * W + 77
 np: Any
 try:
     import numpy as np
@@ -789,3 +790,100 @@ def test_large_batches_are_read_in_parts(world: World) -> None:
     places = list(range(0, len(data) - 4096, 40961))
     _drop(file)
     assert buffer.gather(places, 4096) == joined(data, places, 4096)
+
+
+def test_gather_of_a_closed_buffer_says_so(world: World) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W)
+    buffers = [manager.buffer(file.path) for _ in range(2)]
+    buffers[1].close()
+    with pytest.raises(ClosedError):
+        manager.gather(buffers, [0], [0], 9)
+
+    class Closing:
+        def __index__(self) -> int:
+            buffers[0].close()
+            return 9
+
+    for call in (lambda: buffers[0].gather([0], Closing()), lambda: buffers[0].ranges([Closing()], [9])):
+        buffers[0] = manager.buffer(file.path)
+        with pytest.raises(ClosedError):
+            call()
+
+
+@pytest.mark.parametrize("code", ["n", "N"])
+def test_gather_at_every_other_one_of_offsets_of_any_size(world: World, code: str) -> None:
+    file = world.file(SIZE)
+    offsets = memoryview(array.array("q", [5, 6, 7, 8])).cast("B").cast(code)
+    assert world.manager(W).buffer(file.path).gather(offsets[::2], 2) == file.data[5:7] + file.data[7:9]
+
+
+def test_dates_are_no_offsets(world: World) -> None:
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(TypeError, match="offsets must be a sequence of integers"):
+        world.manager(W).buffer(world.file(SIZE).path).gather(numpy.array(["1970-01-02"], "M8[D]"), 1)
+
+
+@pytest.mark.skipif(LATE, reason="objects die late there")
+def test_ranges_leave_no_garbage(world: World) -> None:
+    buffer = world.manager(W).buffer(world.file(SIZE).path)
+    for call in (buffer.ranges, buffer.prefetch):
+        gc.collect()
+        gc.disable()
+        try:
+            call([0, 2 * W], [W, SIZE])
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("call", ["gather", "ranges", "readinto"])
+def test_target_can_be_changed_where_the_error_of_a_read_is_handled(world: World, call: str) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W, backing="read")
+    buffer = manager.buffer(file.path)
+    target = bytearray(SIZE)
+    with open(file.path, "r+b") as out:
+        out.truncate(W)
+    try:
+        if call == "readinto":
+            buffer.readinto(0, target)
+        elif call == "gather":
+            buffer.gather([0], SIZE, target)
+        else:
+            buffer.ranges([0], [SIZE])
+    except FileChangedError:
+        target.clear()
+    assert not target or call == "ranges"
+
+
+def test_batch_of_a_buffer_that_another_thread_gives_another_file_is_of_one_of_them(world: World) -> None:
+    files = [world.file(SIZE, "long"), world.file(W + 9, "short")]
+    manager = world.manager(W)
+    cursors = [manager.make_cursor(file.path) for file in files]
+    buffer = smmap.SlidingWindowMapBuffer(cursors[0])
+    needle = files[0].data[2 * W : 2 * W + 20]
+    stop = time.monotonic() + 0.7
+
+    def change() -> None:
+        while time.monotonic() < stop:
+            for cursor in cursors:
+                buffer.begin_access(cursor)
+
+    calls: list[tuple[Any, list[Any]]] = [
+        (lambda: buffer.ranges([5, W], [9, SIZE]), [[file.data[5:9], file.data[W:SIZE]] for file in files]),
+        (lambda: buffer.gather([5, W], 9), [file.data[5:14] + file.data[W : W + 9] for file in files]),
+        (lambda: buffer.find(needle), [file.data.find(needle) for file in files]),
+        (lambda: buffer.prefetch([5, W], [9, SIZE]), [None]),
+    ]
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        while time.monotonic() < stop:
+            for call, expected in calls:
+                try:
+                    assert call() in expected
+                except (ClosedError, ValueError):
+                    pass
+    finally:
+        thread.join()

@@ -688,3 +688,37 @@ def test_any_part(pair: Pair, offset: int, size: int, index: int, stop: Any) -> 
         agree(part, want, operator.itemgetter(index))
         agree(part, want, operator.itemgetter(slice(index, stop)))
         assert part == want
+
+
+@pytest.mark.parametrize("way", [iter, reversed])
+def test_iterator_that_has_not_begun_is_of_the_file_that_the_buffer_had(world: World, way: Callable[..., Any]) -> None:
+    file, other = world.file(G, "one"), world.file(2 * G, "two")
+    manager = world.manager(2 * G)
+    buffer = manager.buffer(file.path)
+    values = way(buffer)
+    buffer.begin_access(manager.make_cursor(other.path))
+    with pytest.raises(smmap.ClosedError):
+        next(values)
+
+
+def test_buffer_that_is_closed_while_it_is_compared_is_not_equal_to_other_bytes(world: World) -> None:
+    """As another thread might do: here, after the lengths have been compared."""
+    files = [world.file(G, name) for name in ("one", "two")]
+    manager = world.manager(2 * G)
+
+    class Closing(smmap.SlidingWindowMapBuffer):
+        __slots__ = ()
+
+        def _all_of(self, access: Any, step: int = 1) -> Iterator[bytes]:
+            one.close()
+            return super()._all_of(access, step)
+
+    one = Closing(manager.make_cursor(files[0].path))
+    with pytest.raises(smmap.ClosedError):
+        assert one == manager.buffer(files[1].path)
+
+
+def test_object_that_cannot_export_its_bytes_now_is_not_equal(world: World) -> None:
+    view = memoryview(b"abc")
+    view.release()
+    assert world.manager().buffer(world.file(9).path) != view

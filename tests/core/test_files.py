@@ -1145,3 +1145,58 @@ def test_release_finds_the_file_by_any_name(world: World, tmp_path: Path) -> Non
         assert manager.release(tmp_path) == 1
     finally:
         os.close(number)
+
+
+@linux
+@pytest.mark.parametrize("left", ["link", "hard link"])
+def test_file_that_is_gone_from_another_path_keeps_its_windows(world: World, left: str) -> None:
+    file, other = world.file(4 * W, "file"), world.file(4 * W, "other")
+    link = world.folder / "link"
+    os.link(file.path, link) if left == "hard link" else link.symlink_to(file.path)
+    manager = world.manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 9)
+    manager.make_cursor(link).use_region(0, 9)
+    link.unlink()
+    link.symlink_to(other.path)
+    manager.make_cursor(link).use_region(0, 9)
+    for _ in range(2):
+        manager.reset_stats()
+        for number in range(4):
+            assert cursor.use_region(number * W, 9).buffer() == file.data[number * W : number * W + 9]
+    assert (manager.stats().misses, manager.stats().evictions) == (0, 0)
+    cursor.close()
+
+
+@linux
+@pytest.mark.parametrize("way", ["linked", "moved"])
+def test_release_by_the_name_of_an_earlier_version(world: World, way: str) -> None:
+    file = world.file(4 * W, "one/file")
+    (world.folder / "two").mkdir()
+    manager = world.manager(W)
+    assert manager.buffer(file.path).view(0, 9) == file.data[:9]
+    (os.link if way == "linked" else os.rename)(file.path, world.folder / "two/file")
+    assert manager.buffer(world.folder / "two/file").view(W, W + 9) == file.data[W : W + 9]
+    reclaim()
+    assert manager.release(world.folder / "one") == 1
+    reclaim()
+    assert manager.stats().mapped == manager.stats().descriptors == 0
+
+
+@linux
+def test_release_of_a_file_that_was_opened_by_a_path_with_two_slashes(world: World) -> None:
+    file = world.file(W)
+    manager = world.manager(W)
+    assert manager.buffer(f"/{file.path}").view(0, 9) == file.data[:9]
+    assert manager.release(world.folder) == 1
+
+
+def test_region_of_an_earlier_version_has_its_name(world: World) -> None:
+    file = world.file(W)
+    manager = world.manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 9)
+    with open(file.path, "ab") as out:
+        out.write(b"more")
+    later = manager.make_cursor(file.path).use_region(0, 9)
+    assert [info.file for info in manager.regions()] == [str(file.path)] * 2
+    cursor.close()
+    later.close()

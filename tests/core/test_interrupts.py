@@ -20,7 +20,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from smmap import _system
+from smmap import _lock, _system
 from smmap._engine import chosen as engine
 from smmap._engine import plain
 from smmap._log import Log
@@ -667,6 +667,62 @@ def test_exception_after_any_call_of_c_code_as_notes_are_logged_comes_out() -> N
         number += 1
     assert number > 3
     assert not log.notes
+
+
+@profiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_exception_after_any_call_of_c_code_around_a_fork_leaves_no_lock_taken(
+    world: World, unraisable: list[BaseException | None]
+) -> None:
+    """Each function around a fork is called twice; the first one is cut short here."""
+    managers = [world.manager(W) for _ in range(2)]
+
+    def free() -> list[bool]:
+        found: list[bool] = []
+
+        def attempt() -> None:
+            for manager in managers:
+                lock = manager._lock._rlock
+                found.append(lock.acquire(blocking=False))
+                if found[-1]:
+                    lock.release()
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+        return found
+
+    number, more = 0, True
+    while more:
+        number += 1
+        more = interrupted_after(number, _lock._before_fork, unraisable)
+        _lock._before_fork()
+        assert free() == [False] * 2, f"after call {number}"
+        more |= interrupted_after(number, _lock._after_fork_in_parent, unraisable)
+        _lock._after_fork_in_parent()
+        assert free() == [True] * 2, f"after call {number}"
+    assert number > 4
+
+
+@profiled
+def test_clients_that_are_counted_by_hand_are_counted_once_if_that_is_cut_short(
+    world: World, unraisable: list[BaseException | None]
+) -> None:
+    file = world.file(SIZE)
+    manager = world.manager(W)
+    cursor = manager.make_cursor(str(file.path)).use_region(0, 9)
+    region = cursor.region()
+    number, more = 0, True
+    while more:
+        number += 1
+        region.increment_client_count(6 - region.client_count())
+        assert region.client_count() == 6
+        more = interrupted_after(number, lambda: region.increment_client_count(-1), unraisable)
+        manager.stats()
+        assert region.client_count() in (5, 6), f"after call {number}"
+        assert cursor.buffer() == file.data[:9]
+        assert manager.stats().pinned == 1
+    region.release()
 
 
 @profiled

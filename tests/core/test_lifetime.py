@@ -13,6 +13,7 @@ import pickle
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -670,3 +671,38 @@ view = buffer.view(0, 5)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_interpreter_ends_without_noise(ending: str, backing: str, file: File) -> None:
     run_python(ENDING + ENDINGS[ending], file.path, W, backing)
+
+
+@pytest.mark.skipif(LATE, reason="objects die late there")
+def test_manager_dies_without_the_garbage_collector(world: World) -> None:
+    file = world.file(4 * W)
+    gc.collect()
+    gc.disable()
+    try:
+        manager = world.manager(W)
+        buffer = manager.buffer(str(file.path))
+        assert buffer[5:9] == file.data[5:9]
+        assert buffer.view(W, W + 9) == file.data[W : W + 9]
+        gone = weakref.ref(manager)
+        world._managers.clear()
+        del manager, buffer
+        assert gone() is None
+        assert world.descriptors() == world.maps() == []
+    finally:
+        gc.enable()
+
+
+def test_path_that_refers_to_its_buffer_is_collected_with_it(world: World) -> None:
+    class Path(str):
+        data: Any = None
+
+    file = world.file(W)
+    manager = world.manager(W)
+    path = Path(file.path)
+    path.data = manager.buffer(path)
+    assert path.data.view(0, 9) == file.data[:9]
+    gone = weakref.ref(manager)
+    world._managers.clear()
+    del manager, path
+    reclaim()
+    assert gone() is None

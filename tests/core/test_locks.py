@@ -14,7 +14,7 @@ from typing import Any, Callable
 import pytest
 
 import smmap
-from smmap import ReentryError, _lock
+from smmap import ReentryError, _lock, _system
 from smmap._engine import chosen as engine
 
 from ._tools import PYPY, File, G, World, by_policy, linux, reclaim, run_python
@@ -899,15 +899,61 @@ def test_fork_takes_every_lock_and_gives_it_back(world: World) -> None:
     assert [is_free(manager) for manager in managers] == [True] * 3
     _lock._before_fork()
     taken = [manager._lock._rlock for manager in managers]
-    others = list(_lock._taken_for_fork)
+    others = list(_lock._thread.taken)
     _lock._after_fork_in_child()
     assert [is_free(manager) for manager in managers] == [True] * 3
     assert all(manager._lock._rlock is not lock for manager, lock in zip(managers, taken))
-    assert _lock._taken_for_fork == []
+    assert _lock._thread.taken == []
     for lock in others:
         lock.release()
     for manager in managers:
         manager._check()
+
+
+def test_forks_of_two_threads_give_back_their_own_locks(world: World) -> None:
+    manager = world.manager(W)
+    _lock._before_fork()
+    in_thread(_lock._after_fork_in_parent)  # of a fork that began in another thread, before this one
+    assert not is_free(manager)
+    _lock._after_fork_in_parent()
+    assert is_free(manager)
+
+
+FORKS_OF_THREADS = """
+import os, random, sys, threading, time
+import smmap
+path, window = sys.argv[1], int(sys.argv[2])
+managers = [smmap.SlidingWindowMapManager(window, 2 * window) for _ in range(10)]
+stop = time.monotonic() + 1.5
+
+def work(number):
+    chance = random.Random(number)
+    while time.monotonic() < stop:
+        chance.choice(managers).make_cursor(path).use_region(chance.randrange(4 * window), 9)
+
+def fork():
+    while time.monotonic() < stop:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+threads += [threading.Thread(target=fork) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+for manager in managers:
+    manager._check()
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "fork") or _system.FREE_THREADED, reason="no forks, or such that hang by themselves"
+)
+def test_threads_that_fork_at_once(file: File) -> None:
+    run_python(FORKS_OF_THREADS, file.path, W, options=("-W", "error", "-W", "ignore::DeprecationWarning"))
 
 
 def test_fork_waits_long_for_one_lock_without_holding_another(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
 import sys
 import threading
 import types
@@ -281,3 +282,11 @@ def test_note_that_another_thread_logged_is_not_logged_again(records: Any) -> No
     log.notes = Taken([(logging.DEBUG, "text", ())])
     log.tell()
     assert records() == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="paths are text there")
+def test_names_that_were_given_as_bytes_are_logged_as_text(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    file = world.file(W)
+    with caplog.at_level(logging.DEBUG, "smmap"):
+        world.manager(W).buffer(os.fsencode(file.path)).view(0, 9)
+    assert [record.getMessage() for record in caplog.records] == [f"map [0, {W}) of {file.path}"]

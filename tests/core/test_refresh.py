@@ -536,3 +536,31 @@ def test_older_client_of_a_file_that_was_refreshed_reads_on(manager: Any, path: 
     manager.collect()
     with pytest.raises(FileChangedError, match="grown"):
         other[:]
+
+
+def test_versions_of_a_followed_file_leave_no_descriptors(world: World) -> None:
+    """One is enough for all of them: each refers to the same file."""
+    path = world.file(SIZE, "log", DATA[:SIZE]).path
+    manager = world.manager(W)
+    buffer = manager.buffer(path)
+    for stop in range(SIZE + 1, SIZE + 20):
+        append(path, stop)
+        assert buffer.refresh() == stop
+        assert buffer[stop - 9 : stop] == DATA[stop - 9 : stop]
+        assert manager.stats().descriptors == 1
+
+
+def test_file_that_was_replaced_is_no_longer_open_however_many_versions_it_had(world: World) -> None:
+    """Nobody refreshes here: each version has a buffer of its own, which is dropped."""
+    path = world.file(SIZE, "log", DATA[:SIZE]).path
+    manager = world.manager(W)
+    for stop in range(SIZE + 1, SIZE + 9):
+        append(path, stop)
+        assert manager.buffer(path)[stop - 9 : stop] == DATA[stop - 9 : stop]
+    inode = path.stat().st_ino
+    other = world.file(SIZE, "other")
+    other.path.replace(path)
+    assert manager.buffer(path)[:9] == other.data[:9]
+    reclaim()
+    assert inode not in [file.status.inode for file in manager._cache.open]
+    assert manager.stats().descriptors == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from smmap import _system
 from smmap._engine import chosen as engine
 from smmap._rents import Rents, patience, price
 
-from ._tools import PYPY, G, World, before_system_call, linux
+from ._tools import PYPY, G, World, before_system_call, by_policy, linux
 
 W = 2 * G
 
@@ -243,3 +244,36 @@ def test_what_is_not_in_memory_is_not_mapped(world: World) -> None:
     for place in places:
         assert buffer[place : place + 10] == file.data[place : place + 10]
     assert manager.stats().mapped == 1
+
+
+def test_copies_map_no_window_that_is_larger_than_the_memory_limit(world: World) -> None:
+    """It could only stay alone."""
+    file, other = world.file(9 * W), world.file(W, "other")
+    manager = world.manager(8 * W, 4 * W)
+    small, large = manager.buffer(other.path), manager.buffer(file.path)
+    assert small.view(0, 9) == other.data[:9]
+    for place in range(100):
+        assert large[place : place + 9] == file.data[place : place + 9]
+    stats = manager.stats()
+    assert (stats.mapped, stats.evictions, stats.mapped_memory) == (1, 0, W)
+
+
+def test_price_that_rose_while_there_was_no_room_falls_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.file(3 * W)
+    manager = by_policy(world.manager(W))
+    buffer = manager.buffer(file.path)
+    usual = buffer._access.client.file.price
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "map_window", refuse_to_map)
+        for place in range(2 * usual):
+            assert buffer[place] == file.data[place]
+    dear = buffer._access.client.file.price
+    assert dear > usual
+    for place in range(dear + 1):
+        assert buffer[W + place] == file.data[W + place]
+    assert manager.stats().mapped == 1
+    assert buffer._access.client.file.price == usual
+
+
+def refuse_to_map(*_: object) -> None:
+    raise OSError(errno.ENOMEM, "no room")

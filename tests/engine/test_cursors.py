@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from core._tools import LATE, PYPY, G, expected_size
+import smmap
+from core._tools import LATE, PYPY, G, World, expected_size, payload
 
 from ._tools import Bench, Lost, Steps, dead, every_step, interrupt, meanwhile
 
@@ -356,3 +357,23 @@ def test_moves_of_two_threads_at_any_step(bench: Make, other: str, steps: Steps)
             return more
 
         every_step(run)
+
+
+def test_moves_to_the_end_of_the_longest_file(world: World) -> None:
+    """Where a start and a size together have more than 63 bits."""
+    size, path = (1 << 63) - 4096, world.folder / "long"
+    try:
+        with open(path, "wb") as out:
+            out.truncate(size)
+            out.seek(size - 550)
+            out.write(payload(550))
+    except (OSError, OverflowError):
+        pytest.skip("no such files on this file system")
+    manager = smmap.SlidingWindowMapManager(32 * G)
+    with manager.make_cursor(path) as cursor:
+        for wanted in (32 * G, 250, 32 * G, 0, 550):
+            cursor.use_region(size - 550, wanted)
+            assert cursor.buffer() == payload(550)[: wanted or 550], wanted
+        other = manager.make_cursor(path)
+        assert other.use_region(size - 100, 32 * G).buffer() == payload(550)[450:]
+        other.close()

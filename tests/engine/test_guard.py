@@ -752,6 +752,68 @@ ends_at_zero()
     lives(script, paths, call)
 
 
+@pytest.mark.parametrize("count", [64, 65, 300])
+def test_no_copy_has_zeros_however_many_views_have_read_some(count: int, paths: tuple[str, str]) -> None:
+    """When they are read, the file has all its bytes again."""
+    script = """
+count = int(sys.argv[3])
+W, most = 2 * G, 2 * G * count
+data = os.urandom(most)
+with open(path, "wb") as file:
+    file.write(data)
+manager = smmap.SlidingWindowMapManager(window_size=W, guard="views")
+buffer = manager.buffer(path)
+views = [buffer.view(start, start + W) for start in range(0, most, W)]
+os.truncate(path, 0)
+for view in views:
+    assert view[9] == 0
+del views, view
+with open(path, "r+b") as file:
+    file.write(data)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for start in range(0, most, W):
+        for read in (
+            lambda: buffer[start + 9], lambda: buffer[start + 9 : start + 20], lambda: buffer.find(bytes(9), start)
+        ):
+            try:
+                got = read()
+            except smmap.FileChangedError:
+                pass
+            else:
+                raise AssertionError((start // W, got))
+buffer.close()
+"""
+    lives(script, paths, count)
+
+
+def test_older_clients_of_a_truncated_file_raise_in_all_its_windows(paths: tuple[str, str]) -> None:
+    """Idle ones, however many there are, and one that a view keeps."""
+    script = """
+W, most = 2 * G, 200 * G
+with open(path, "wb") as file:
+    file.write(os.urandom(most))
+manager = smmap.SlidingWindowMapManager(window_size=W)
+buffer, other = mapped(manager=manager), manager.buffer(path)
+view = buffer.view(W, W + 9)
+os.truncate(path, W)
+try:
+    buffer[most - 9]
+except smmap.FileChangedError:
+    pass
+for start in range(0, most, W):
+    try:
+        got = other[start + 5]
+    except smmap.FileChangedError:
+        pass
+    else:
+        raise AssertionError((start // W, got))
+del view
+buffer.close(), other.close()
+"""
+    lives(script, paths)
+
+
 def test_guarded_views_do_not_change_what_copies_do(paths: tuple[str, str]) -> None:
     script = """
 manager = smmap.SlidingWindowMapManager(window_size=W, guard="views")

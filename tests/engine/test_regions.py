@@ -203,6 +203,8 @@ def test_shared_has_the_position_that_mmap_has(bench: Make, kind: str) -> None:
                 ("seek", 1, 2),
             ),
             *(("seek", 0, 9), ("seek", W - 40), ("read", W), ("seek", W - 40), ("read",), ("seek", 0), ("read", None)),
+            *(("seek", 77), ("find", shared[40:44]), ("find", shared[90:94]), ("rfind", shared[40:44])),
+            *(("seek", 77), ("find", shared[40:44], 0), ("rfind", shared[90:94], 0, 95), ("find", b""), ("rfind", b"")),
             *(("seek", 77), ("read", -1), ("seek", -W, 2), ("tell",), ("seek", -W - 1, 2), ("seek", 1 << 62, 1)),
         ):
             assert outcome(shared, call, *args) == outcome(oracle, call, *args), (call, args)

@@ -80,7 +80,7 @@ class Reader:
         elif kind == "find":  # what the first mapped window does not have is for the policy to search
             if data._found(data._access, at, at + 1) is None:
                 return None
-            near = data._near(b"\0", start, None, False)
+            near = data._near(data._access, b"\0", start, None, False)
             return None if near is None else (COPY, at, at + 1)  # before Python 3.11, the policy searches
         else:
             self.cursor.use_region(at, size)
@@ -91,7 +91,7 @@ class Reader:
         batch = self.made.engine.Batch([len(self.buffer)], None, [start], None, size)
         with memoryview(batch.fresh()) as view:
             batch.into(view)
-            for file, left, client in batch.quick([self.buffer])[0]:
+            for file, left, client in batch.quick([self.buffer._access])[0]:
                 assert (client is None) == (left < 0)
                 if left < 0:
                     left = batch.serve(file, self.buffer._access)

@@ -47,7 +47,7 @@ is evicted, not what an error says. An engine is a module that exports exactly t
   bytes, and `sizes` are the starts of the buffers there, and the stop of the last one. `wrong` is the number of the
   first range that is not in its buffer, or -1; `len` counts the ranges, `total` their bytes. They go `into` a writable
   buffer (one after the other, as into `fresh()`, or each to its place; until `close()`), or `each` into a bytes object
-  (`results()`, at the end); without either they are only announced. `quick(buffers)` serves every range that needs
+  (`results()`, at the end); without either they are only announced. `quick(accesses)` serves every range that needs
   neither the policy nor waiting. It returns the rest: places in `chosen()` (the numbers of the buffers that have
   ranges), each with the result of `serve` and the client that it was for, or with -1 and None; and the clients and
   starts of the windows that should be bought. The rest is served by place in `chosen()`: `serve(i, access)` copies

@@ -702,7 +702,7 @@ cdef class Batch:
                 return start, start + self.spans[place].size
         raise IndexError(number)
 
-    def quick(self, buffers):
+    def quick(self, accesses):
         """Serve every range that needs neither the policy nor waiting; see `__init__.py`."""
         cdef Py_ssize_t file
         cdef Group* group
@@ -713,8 +713,8 @@ cdef class Batch:
         due = []
         for file in range(self.files):
             group = &self.groups[file]
-            buffer = buffers[group.file]
-            access = None if buffer is None else (<BufferBase?>buffer).now()
+            given = accesses[group.file]
+            access = None if given is None else <Access?>given
             if access is None or not access.opened:
                 rest.append((file, -1, None))
                 continue

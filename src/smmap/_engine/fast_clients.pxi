@@ -627,13 +627,12 @@ cdef class BufferBase:
             return self._unpack(packed, offset)
         return unpack(access.bytes_of(start, start + size))
 
-    def _near(self, sub, start, end, bint last):
+    def _near(self, Access access not None, sub, start, end, bint last):
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
         mapped.
 
         If they are not there, the range that is left to search; None if nothing was searched.
         """
-        cdef Access access = self.now()
         cdef Region region
         cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
         cdef Py_ssize_t size
@@ -1005,7 +1004,8 @@ cdef class CursorBase:
         if not self.is_plain(start, count):
             self.unlock()
             return ELSEWHERE
-        stop = start + (count or (<Access>access).window // 2)
+        # Not `start + count`, which may exceed 63 bits
+        stop = start + min(count or (<Access>access).window // 2, (<Access>access).size - start)
         if count and self.region is not None and (
             self.region.start <= start and stop <= self.region.stop and not self.region.spoiled
         ):
@@ -1020,10 +1020,10 @@ cdef class CursorBase:
         if (<Access>access).counts.traced and not noted and (found is NULL or (<Access>access).watched(found, start)):
             self.unlock()
             return WATCHED
-        if found is NULL or not (stop <= (<Region>found).stop or (<Region>found).stop == (<Access>access).size):
+        if found is NULL or stop > (<Region>found).stop:
             self.unlock()
             return ELSEWHERE
-        if not count or stop > (<Access>access).size:
+        if not count:
             stop = (<Region>found).stop
         if found is <PyObject*>self.region:
             self.start = start
@@ -1058,19 +1058,16 @@ cdef class CursorBase:
         """The same, for a grid window that is mapped now, without the policy if there is nothing to decide."""
         cdef Access access = self.now()
         cdef Region region
-        cdef long long stop, border
+        cdef long long size
         if not (0 <= start < access.size and 0 <= count <= access.window):
             return False
-        stop = start + (count or access.window // 2)
-        border = start - start % access.window + access.window
-        if (stop > border and border < access.size) or access.has(start, start + 1):
+        size = min(count or access.window // 2, access.size - start)
+        if size > access.window - start % access.window or access.has(start, start + 1):
             return False
         region = _shortcut(access, start // access.window, False)
         if region is None:
             return False
-        if not count or stop > access.size:
-            stop = region.stop
-        self.take(region, start, stop)
+        self.take(region, start, start + size if count else region.stop)
         self.check_manager()
         return True
 
@@ -1094,7 +1091,7 @@ cdef class CursorBase:
             self.lock()
             quick = self.is_plain(start, count)
             if quick and count and self.region is not None and (
-                self.region.clear_start <= start and start + count <= self.region.clear_stop and not self.region.spoiled
+                self.region.clear_start <= start and count <= self.region.clear_stop - start and not self.region.spoiled
             ):
                 self.start = start
                 self.stop = start + count
@@ -1129,7 +1126,7 @@ cdef class CursorBase:
                 start, most = _number(offset), _number(min(size, access.window))
             if 0 <= start < access.size and 0 <= most:
                 most = min(most, access.window) or access.window - access.window // 2
-                note = access.noted(start, min(start + most, access.size), CURSOR)
+                note = access.noted(start, start + min(most, access.size - start), CURSOR)
         self.go(offset, size, flags, start, count, quick, True)
         if note is not None:
             note()

@@ -41,19 +41,28 @@ def notice():
 
 
 cdef int _notice() except -1:
-    cdef size_t most = 64, count = 0, place
-    cdef PyObject** found = <PyObject**>malloc(most * sizeof(PyObject*))
+    cdef size_t room = 64, most = 0, count, first, place
+    cdef PyObject** found = <PyObject**>malloc(room * sizeof(PyObject*))
+    cdef PyObject** more
     if found is NULL:
         raise MemoryError
     smmap_lock(&smmap_slots)  # another thread that comes here waits until all are spoiled: it may have read zeros
     smmap_start_taking()
-    count = min(smmap_take_zeroed(<void**>found, most), most)
-    most = 0
-    for place in range(count):  # all, before any Python code can run
-        if smmap_hold(found[place]):
-            (<Region>found[place]).spoil()
-            found[most] = found[place]
-            most += 1
+    while True:  # all, before any Python code can run
+        first = most
+        count = smmap_take_zeroed(<void**>(found + first), room - first)
+        for place in range(first, first + min(count, room - first)):
+            if smmap_hold(found[place]):
+                (<Region>found[place]).spoil()
+                found[most] = found[place]
+                most += 1
+        if count <= room - first:
+            break
+        more = <PyObject**>realloc(found, (room + count) * sizeof(PyObject*))
+        if more is NULL:
+            break  # the next call takes the rest
+        found = more
+        room += count
     smmap_stop_taking()
     smmap_unlock(&smmap_slots)
     regions = _all_of(found, most)

@@ -652,12 +652,12 @@ cdef class Region:
         return data
 
     def find(self, sub, start=None, end=None):
-        """As `mmap.find`, over the region."""
-        return self._find(sub, start, end, False)
+        """As `mmap.find`, over the region: from the position on, unless there is a start."""
+        return self._find(sub, self.position if start is None else start, end, False)
 
     def rfind(self, sub, start=None, end=None):
-        """As `mmap.rfind`, over the region."""
-        return self._find(sub, start, end, True)
+        """As `mmap.rfind`, over the region: likewise."""
+        return self._find(sub, self.position if start is None else start, end, True)
 
     cdef object _find(self, sub, start, end, bint last):
         cdef Py_ssize_t low, high, step, size

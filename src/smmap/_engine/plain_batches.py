@@ -74,6 +74,7 @@ class Batch:
         self._by_file: dict[int, _Group] = {}
         self._asks = _NOWAIT > 0
         self._targets: Any = None
+        self._view: Any = None
         lengths, first = list(map(int, sizes)), list(map(int, starts))  # not of numpy, whose integers overflow
         last = None if stops is None else list(stops)
         of = [0] * len(first) if which is None else list(which)
@@ -143,6 +144,7 @@ class Batch:
     def into(self, target: Any, places: Any = None) -> None:
         """Read the ranges into this buffer: of `total` bytes, one after the other; or each to its place."""
         view, each = memoryview(target), self._size
+        self._view = view
         if places is None:
             if len(view) != self._count * each:
                 raise ValueError("a target of another size")
@@ -158,19 +160,26 @@ class Batch:
         self._targets = lambda number, at, size: view[wanted[number] + at : wanted[number] + at + size]
 
     def close(self) -> None:
-        """Release the target."""
+        """Release the target, even where an exception that is being handled still refers to parts of it."""
+        for group in self._by_file.values():
+            for piece in (*group.mapped, *group.unread, *group.announced, *group.read):
+                if piece.target is not None:
+                    piece.target.release()
+        if self._view is not None:
+            self._view.release()
         self._targets = None
         self._groups.clear()
+        self._by_file.clear()
 
     def each(self) -> None:
         """Read the ranges into bytes objects: see `results`."""
-        self._found: list[Any] = [b""] * self._count
+        found: list[Any] = [b""] * self._count
 
         def target(number: int, _at: int, size: int) -> memoryview:
-            self._found[number] = bytearray(size)
-            return memoryview(self._found[number])
+            found[number] = bytearray(size)
+            return memoryview(found[number])
 
-        self._targets = target
+        self._found, self._targets = found, target
 
     def results(self) -> list[bytes]:
         """The ranges, once everything is read."""
@@ -182,7 +191,7 @@ class Batch:
         offset = group.access.offset if group.access is not None else 0
         return next((start + offset, stop + offset) for start, stop, one, _ in group.spans if one == number)
 
-    def quick(self, _buffers: Any) -> tuple[list[tuple[int, int, Any]], list[Any]]:
+    def quick(self, _accesses: Any) -> tuple[list[tuple[int, int, Any]], list[Any]]:
         """Serves nothing: this engine always asks the policy."""
         return [(file, -1, None) for file in range(len(self._groups))], []
 

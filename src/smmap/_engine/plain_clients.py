@@ -233,13 +233,12 @@ class BufferBase:
 
     _found = staticmethod(found_in)
 
-    def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
+    def _near(self, access: Access, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
         mapped.
 
         If they are not there, the range that is left to search; None if nothing was searched.
         """
-        access = self._access
         low = 0 if start is None else start
         high = access.size if end is None else end
         if not (SEARCHES_MAPS and type(sub) is bytes and sub and type(low) is type(high) is int):

@@ -837,6 +837,7 @@ def test_ranges_leave_no_garbage(world: World) -> None:
             gc.enable()
 
 
+@pytest.mark.skipif(LATE, reason="exports last until a garbage collection there")
 @pytest.mark.parametrize("call", ["gather", "ranges", "readinto"])
 def test_target_can_be_changed_where_the_error_of_a_read_is_handled(world: World, call: str) -> None:
     file = world.file(SIZE)

@@ -656,3 +656,34 @@ def test_cursor_at_the_address_of_one_that_was_dropped_beside_collect(what: str,
         sys.unraisablehook = before
     assert unraisable == []
     manager._check()
+
+
+@pytest.mark.skipif(smmap.engine == "plain", reason="a slice of bytes with a step keeps the interpreter's lock")
+@pytest.mark.parametrize("of", ["buffer", "map"])
+@pytest.mark.parametrize("step", [2, -3, 700])
+def test_other_threads_run_during_a_long_slice_with_a_step(of: str, step: int, world: World) -> None:
+    path = world.folder / "long"
+    with open(path, "wb") as out:
+        out.truncate(128 << 20)
+    manager = world.manager()
+    cursor = manager.make_cursor(path).use_region()
+    data = manager.buffer(path) if of == "buffer" else cursor.map()
+    ticks: list[int] = []
+    stop = False
+
+    def tick() -> None:
+        while not stop:
+            ticks.append(0)
+            time.sleep(0)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        before = len(ticks)
+        assert not any(data[::step][:9])
+        during = len(ticks) - before
+    finally:
+        stop = True
+        thread.join()
+        cursor.close()
+    assert during > 3

@@ -202,6 +202,7 @@ cdef enum:
     LONGEST = 1 << 24  # bytes copied, read or searched between two looks at signals
     STEP = 1 << 20  # bytes read at once where a range is copied piece by piece
     BLOCK = 1 << 16  # bytes copied at once for a slice with a step
+    AT_ONCE = 64  # such blocks, between two moments when other threads may run
     CLOSE = 1 << 9  # up to this step a block costs less than the bytes one by one
     SHIFT = 15  # this and the next two: as in _rents.py
     FOLLOWS = 1 << 17

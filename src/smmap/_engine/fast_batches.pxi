@@ -963,9 +963,12 @@ cdef class Batch:
         if not 0 <= file < self.files or group.pieces is NULL:
             raise SystemError("not served")
         self.begin(group)
-        with nogil:
-            self.sweep(group, number)
-        return 0
+        while True:
+            with nogil:
+                self.sweep(group, number)
+            if self.reads() or group.tried == group.count:
+                return 0
+            PyErr_CheckSignals()
 
     cdef int begin(self, Group* group) except -1:
         """Sort the pieces that are not mapped."""
@@ -997,7 +1000,7 @@ cdef class Batch:
         cdef char* target
         cdef bint asks, cold
         while group.tried < group.count and (self.ahead < AHEAD or not self.reads()):
-            if self.reads() and (calls >= CALLS or read >= LONGEST):
+            if calls >= CALLS or read >= LONGEST:
                 break
             last = _run(group.pieces, NULL, group.tried, group.count, &stop)
             piece = &group.pieces[group.tried]
@@ -1027,6 +1030,8 @@ cdef class Batch:
                 high = stop
             high = max(high, stop)
             self.ahead += stop - start
+            if not self.reads():
+                read += stop - start
             while group.tried < last:
                 group.pieces[group.tried].waited = asks
                 group.left[group.announced] = group.tried

@@ -570,7 +570,7 @@ cdef class BufferBase:
         """The bytes at `count` places: copied as blocks if they are close together, otherwise one by one."""
         cdef char* block  # not on the stack, where a thread may have little room
         cdef char* target
-        cdef Py_ssize_t done = 0, part, each, most, apart = step if step > 0 else -step
+        cdef Py_ssize_t done = 0, blocks = 0, part, each, most, apart = step if step > 0 else -step
         cdef Py_ssize_t low = start if step > 0 else start + (count - 1) * step
         if not count:
             return b""
@@ -587,6 +587,10 @@ cdef class BufferBase:
                 for each in range(part):
                     target[done + each if step > 0 else count - 1 - done - each] = block[each * apart]
                 done += part
+                blocks += 1
+                if blocks % AT_ONCE == 0:
+                    with nogil:  # other threads may run: a single block is too short to copy without the lock
+                        pass
                 PyErr_CheckSignals()
         finally:
             free(block)

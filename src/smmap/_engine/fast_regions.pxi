@@ -399,9 +399,10 @@ cdef class Region:
         raise TypeError("a managed map is read-only")
 
     def __getitem__(self, key):
-        cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place
+        cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place, part, most
         cdef int found
         cdef char byte
+        cdef char* target
         if not PySlice_Check(key):
             place = PyNumber_AsSsize_t(key, IndexError)
             if place < 0:
@@ -418,10 +419,19 @@ cdef class Region:
         if step == 1 or count == 0:
             return self.copy(self.start + start, count)
         data = PyBytes_FromStringAndSize(NULL, count)
-        found = smmap_copy_steps(PyBytes_AS_STRING(data), self.base + start, count, step, self.edge)
-        if found or self.spoiled:
-            place = start + (count - 1) * step
-            self.settle(found, self.start + min(start, place), self.start + max(start, place) + 1)
+        target = PyBytes_AS_STRING(data)
+        most = LONGEST // (step if step > 0 else -step) + 1
+        while count:
+            part = min(most, count)
+            place = start + (part - 1) * step
+            with nogil:
+                found = smmap_copy_steps(target, self.base + start, part, step, self.edge)
+            if found or self.spoiled:
+                self.settle(found, self.start + min(start, place), self.start + max(start, place) + 1)
+            target += part
+            count -= part
+            start = place + step if count else place  # never past the region
+            PyErr_CheckSignals()
         return data
 
     def __iter__(self):

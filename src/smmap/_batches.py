@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import weakref
 from array import array
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -300,7 +301,7 @@ def _run(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened
 
 
 def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened, rest: Any, due: Any) -> None:
-    wave: list[tuple[int, Any, Any]] = []
+    wave = _Wave()
     chosen = batch.chosen()
     try:
         for file, left, client in rest:
@@ -314,7 +315,7 @@ def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Open
                 client = access.client
                 left = batch.serve(file, access)
             if left == 2:
-                if len(wave) >= _room(client.manager):
+                if len(wave) >= wave.room(client.manager):
                     _finish(batch, wave, due)
                 descriptor = _retry_after_wave(batch, wave, due, _opened, client)
                 wave.append((file, client, descriptor))
@@ -347,10 +348,25 @@ def _retry_after_wave(batch: Any, wave: Any, due: Any, call: Callable[..., T], *
     return call(*args)
 
 
-def _room(manager: Any) -> int:
-    """How many descriptors may be in use at a time."""
-    limits = manager._cache.limits
-    return int(min(_MOST_OPEN, limits.handles - manager._cache.ledger.mapped, limits.descriptors))
+class _Wave(list[Any]):
+    """The files that one thread serves together: the number of each in the batch, its client, and a descriptor or None.
+
+    The waves of all threads share what the limits leave.
+    """
+
+    def room(self, manager: Any) -> int:
+        """How many descriptors it may have."""
+        cache = manager._cache
+        if not any(ref() is self for ref in cache.waves.copy()):
+            cache.waves.add(_WaveRef(self, cache.waves.discard))
+        limits = cache.limits
+        others = sum(len(wave) for wave in (ref() for ref in cache.waves.copy()) if not (wave is None or wave is self))
+        return int(min(_MOST_OPEN, limits.handles - cache.ledger.mapped - others, limits.descriptors))
+
+
+class _WaveRef(weakref.ref[_Wave]):
+    __slots__ = ()
+    __hash__ = object.__hash__  # a list has none
 
 
 def _opened(client: Any) -> Any:
@@ -367,7 +383,7 @@ def _opened(client: Any) -> Any:
     return descriptor
 
 
-def _finish(batch: Any, wave: list[tuple[int, Any, Any]], due: list[tuple[Any, int]]) -> None:
+def _finish(batch: Any, wave: _Wave, due: list[tuple[Any, int]]) -> None:
     """Read the rest of the files of a wave, in the order in which they were announced, and release them."""
     wave.reverse()
     while wave:

@@ -84,6 +84,8 @@ class Cache:
         self.max_memory = max_memory
         self.closed = False
         self.log = Log()
+        self.waves: set[Any] = set()
+        """Weak references to the waves of batches that run now: see _batches.py."""
         self._look_for_views_at = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None

@@ -888,3 +888,34 @@ def test_batch_of_a_buffer_that_another_thread_gives_another_file_is_of_one_of_t
                     pass
     finally:
         thread.join()
+
+
+@linux
+@pytest.mark.skipif(TRACKS, reason="a map has a descriptor of its own there")
+def test_batches_of_several_threads_share_the_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most as many descriptors again, and those that each thread is just opening."""
+    limit, count = 8, 4
+    files = files_of(world, 40)
+    manager = world.manager(W, max_open_handles=limit)
+    buffers = [manager.buffer(file.path) for file in files]
+    manager.collect()
+    most = [0]
+    wrong: list[object] = []
+
+    def note(*_: Any) -> None:
+        most[0] = max(most[0], len(world.descriptors()) + len(world.maps()))
+
+    def work(seed: int) -> None:
+        for _ in range(6):
+            which, places, want = some_of(files, 200, 50)
+            if manager.gather(buffers, which, places, 50) != want:
+                wrong.append(seed)
+
+    before_system_call(monkeypatch, "open", note)
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert most[0] <= 2 * limit + count + 1

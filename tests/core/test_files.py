@@ -90,7 +90,8 @@ with open(path, "rb") as file:
     data = file.read()
 for name in (path, os.fsencode(path), path, os.fsencode(path)):
     assert manager.buffer(name)[5:9] == data[5:9]
-    assert manager.make_cursor(name).use_region(0, 9).buffer() == data[:9]
+    with manager.make_cursor(name) as cursor:
+        assert cursor.use_region(0, 9).buffer() == data[:9]
 assert manager.release(os.fsencode(path)) == 1
 assert manager.release(path) == 0
 """

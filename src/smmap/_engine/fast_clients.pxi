@@ -1000,7 +1000,7 @@ cdef class CursorBase:
         cdef PyObject* found
         cdef PyObject* item = NULL
         cdef PyObject* access
-        cdef long long stop
+        cdef long long stop, rest
         cdef Region own, region
         cdef bint held = False
         self.lock()
@@ -1008,9 +1008,9 @@ cdef class CursorBase:
         if not self.is_plain(start, count):
             self.unlock()
             return ELSEWHERE
-        # Not `start + count`, which may exceed 63 bits
-        stop = start + min(count or (<Access>access).window // 2, (<Access>access).size - start)
-        if count and self.region is not None and (
+        rest = (<Access>access).size - start
+        stop = start + min(count or (<Access>access).window // 2, rest)  # `start + count` may exceed 63 bits
+        if 0 < count <= rest and self.region is not None and (
             self.region.start <= start and stop <= self.region.stop and not self.region.spoiled
         ):
             if not noted and (<Access>access).watched(<PyObject*>self.region, start):

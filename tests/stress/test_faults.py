@@ -24,8 +24,12 @@ import pytest
 import smmap
 from core._tools import LATE, LINUX, G, descriptors, linux, maps, open_to_all, payload, reclaim, run_python
 from smmap import FileChangedError, LimitError, SmmapError, _system
+from smmap._engine import chosen as engine
 
 from ._seam import CODES, DEPTHS, OUT_OF_MEMORY, OWN, Seam, name_of_code
+
+MADE_WAY = {OUT_OF_MEMORY, errno.ENOMEM} | (_system.REFUSALS if engine.MAP_COSTS_DESCRIPTOR else set())
+"""After these, a cursor gives up its own region for the one that it moves to."""
 
 W = 2 * G
 SIZE = 8 * W + 77
@@ -215,8 +219,8 @@ def go(world: World, seam: Seam, todo: list[Step]) -> int:
         if failed:
             failures += 1
             after = cursors(world)
-            if len(seam.faults) > 1 and seam.faults[-1][2] in (errno.ENOMEM, OUT_OF_MEMORY):
-                # The cursor's own region went to make room, and memory for it was refused, too
+            if len(seam.faults) > 1 and seam.faults[-1][2] in MADE_WAY:
+                # The cursor's own region went to make room, and another map of it was refused, too
                 lost = before.keys() - after.keys()
                 assert not lost or (len(lost) == 1 and step.asked is not None), step
                 before = {key: before[key] for key in before.keys() - lost}
@@ -489,9 +493,9 @@ def chaos(folder: Path, seed: int, count: int) -> tuple[int, int]:
                 world.check(error)
                 failures += 1
                 lost = [client for client, _ in world.clients if here(client) != places.get(id(client))]
-                # Without memory a move gives up the cursor's own region, which may then be refused, too.
-                without_memory = any(code in (errno.ENOMEM, OUT_OF_MEMORY) for _, _, code in seam.faults)
-                assert not lost or (without_memory and len(lost) == 1 and not lost[0].is_valid())
+                # Such a move gives up the cursor's own region, which may then be refused, too.
+                made_way = any(code in MADE_WAY for _, _, code in seam.faults)
+                assert not lost or (made_way and len(lost) == 1 and not lost[0].is_valid())
             world.manager._check()
         alive.clear()
         lost = []

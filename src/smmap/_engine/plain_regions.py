@@ -264,7 +264,8 @@ class Region(mmap.mmap):
     if (3, 11) <= sys.version_info < (3, 11, 5):  # pragma: no cover - there `mmap.find` may crash: see SEARCHES_MAPS
 
         def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
-            return self[:].find(memoryview(sub), *slice(start, end).indices(len(self))[:2])
+            first = self.tell() if start is None else start
+            return self[:].find(memoryview(sub), *slice(first, end).indices(len(self))[:2])
 
     def size(self) -> int:
         """The file's size in bytes: if this is a copy, `mmap` would return the size of the file in memory."""

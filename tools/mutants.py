@@ -114,7 +114,7 @@ MUTANTS = [
            "while self.limits.hard and self.ledger.mapped >= self.limits.handles:",
            "while self.ledger.mapped >= self.limits.handles:"),
     Mutant("core/eviction core/errors", "a move cannot have the place of the cursor's own region",
-           "if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not self._may_replace(error):",
+           "if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not (full or short):",
            "if True:"),
     Mutant("core/eviction core/errors", "a failed move loses the cursor's region",
            "                cursor._pin(self._obtain(client, window), start, stop)\n",

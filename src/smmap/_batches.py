@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import weakref
 from array import array
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -203,8 +202,10 @@ def _integers(name: str, given: Any) -> Any:
             return [int(index(each)) for each in given]  # before Python 3.10 `index` leaves a bool as it is
         except TypeError:
             raise _not_integers(name, given) from None
-    except ValueError:  # numpy does not export dates
-        raise _not_integers(name, given) from None
+    except ValueError:
+        if not hasattr(given, "__array__"):
+            raise
+        raise _not_integers(name, given) from None  # numpy does not export dates
     code = view.format.lstrip("@=<>!")
     if code not in _INTEGERS:
         raise TypeError(f"{name} must be integers, not of format {view.format!r}")
@@ -252,8 +253,10 @@ def _bytes_of(out: Any, total: int, count: int, size: int) -> memoryview:
         try:
             view = memoryview(_in_memory(out))
         except ValueError:
+            if not hasattr(out, "__array__"):
+                raise
             view = memoryview(out.view("u1"))  # numpy does not export dates, but their bytes
-    except (TypeError, ValueError, BufferError, AttributeError):
+    except (TypeError, ValueError, BufferError):
         raise TypeError(
             f"out must be a writable bytes-like object or array in the memory of the CPU, not {type(out).__name__}"
         ) from None
@@ -288,11 +291,8 @@ def _outside(number: int, accesses: Sequence[Any], which: Any, offsets: Any, siz
 # Reading
 
 
-Opened = Any  # Callable[[int], Any] | None: returns a buffer that a batch does not have yet
-
-
-def _run(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened = None) -> None:
-    """Serve all files of a batch, in waves."""
+def _run(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Callable[[int], Any] | None = None) -> None:
+    """Serve all files of a batch, in waves. `opened` returns a buffer that `buffers` does not have yet."""
     rest, due = batch.quick(accesses)
     if rest:
         _serve(batch, buffers, accesses, opened, rest, due)
@@ -300,7 +300,14 @@ def _run(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened
         _buy(batch, due)
 
 
-def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Opened, rest: Any, due: Any) -> None:
+def _serve(
+    batch: Any,
+    buffers: Sequence[Any],
+    accesses: list[Any],
+    opened: Callable[[int], Any] | None,
+    rest: Any,
+    due: Any,
+) -> None:
     wave = _Wave()
     chosen = batch.chosen()
     try:
@@ -309,7 +316,7 @@ def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Open
                 access = accesses[chosen[file]]
                 if access is None or not access.opened:
                     buffer = buffers[chosen[file]]
-                    if buffer is None:
+                    if buffer is None and opened is not None:
                         buffer = opened(chosen[file])
                     access = _retry_after_wave(batch, wave, due, _same, buffer, access)
                 client = access.client
@@ -327,6 +334,7 @@ def _serve(batch: Any, buffers: Sequence[Any], accesses: list[Any], opened: Open
         for _, client, descriptor in wave:
             if descriptor is not None:
                 client.manager._done(descriptor)
+        wave.clear()  # an exception that is being handled keeps it alive
 
 
 def _same(buffer: Any, pending: Any) -> Any:
@@ -357,16 +365,10 @@ class _Wave(list[Any]):
     def room(self, manager: Any) -> int:
         """How many descriptors it may have."""
         cache = manager._cache
-        if not any(ref() is self for ref in cache.waves.copy()):
-            cache.waves.add(_WaveRef(self, cache.waves.discard))
-        limits = cache.limits
-        others = sum(len(wave) for wave in (ref() for ref in cache.waves.copy()) if not (wave is None or wave is self))
-        return int(min(_MOST_OPEN, limits.handles - cache.ledger.mapped - others, limits.descriptors))
-
-
-class _WaveRef(weakref.ref[_Wave]):
-    __slots__ = ()
-    __hash__ = object.__hash__  # a list has none
+        cache.waves[id(self)] = self
+        waves = [ref() for ref in cache.waves.valuerefs()]
+        others = sum(len(wave) for wave in waves if wave is not None and wave is not self)
+        return int(min(_MOST_OPEN, cache.limits.handles - cache.ledger.mapped - others, cache.limits.descriptors))
 
 
 def _opened(client: Any) -> Any:

@@ -431,19 +431,19 @@ class SlidingWindowMapBuffer(Batched, ExchangedBytes, _Base):
     def find(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The lowest index in [start, end) at which `sub` (bytes-like, or an int) is found, across windows, or -1.
         O(end - start), without copying mapped windows."""
-        access = self._ready()
-        near = self._near(access, sub, start, end, False)
+        near = self._near(sub, start, end, False)
         if isinstance(near, int):
             return near
-        return _search.find(*self._query(access, sub, *(near or (start, end))))
+        access, start, end = near or (self._ready(), start, end)
+        return _search.find(*self._query(access, sub, start, end))
 
     def rfind(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """The highest index in [start, end) at which `sub` is found, across windows, or -1. See `find`."""
-        access = self._ready()
-        near = self._near(access, sub, start, end, True)
+        near = self._near(sub, start, end, True)
         if isinstance(near, int):
             return near
-        return _search.rfind(*self._query(access, sub, *(near or (start, end))))
+        access, start, end = near or (self._ready(), start, end)
+        return _search.rfind(*self._query(access, sub, start, end))
 
     def index(self, sub: Any, start: int | None = None, end: int | None = None) -> int:
         """Like `find`, but raises `ValueError` if `sub` is not found."""

@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import islice
 from typing import Any, Callable, NamedTuple, NoReturn, TypeVar
+from weakref import WeakValueDictionary
 
 from . import _system
 from ._engine import chosen as engine
@@ -84,8 +85,8 @@ class Cache:
         self.max_memory = max_memory
         self.closed = False
         self.log = Log()
-        self.waves: set[Any] = set()
-        """Weak references to the waves of batches that run now: see _batches.py."""
+        self.waves: Any = WeakValueDictionary()
+        """The waves of batches that run now, by id: see _batches.py."""
         self._look_for_views_at = 0
         self._max_handles = max_handles
         self._limits: HandleLimits | None = None
@@ -273,7 +274,7 @@ class Cache:
 
     def _relieve(self, code: int) -> bool:
         """Drop the least valuable thing that may help; False if there is none."""
-        short_of_descriptors = code in (errno.EMFILE, errno.ENFILE)
+        short_of_descriptors = code in _system.NO_DESCRIPTOR
         if short_of_descriptors and len(self.open):
             self.uncache(self.open.oldest())
         elif len(self.idle) and (engine.MAP_COSTS_DESCRIPTOR or not short_of_descriptors):

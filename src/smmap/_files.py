@@ -82,6 +82,7 @@ class File:
 
     __slots__ = (
         "__weakref__",
+        "called",
         "cut",
         "descriptor",
         "generation",
@@ -115,6 +116,8 @@ class File:
         """Its name in the log: that of the client for which a window of it was last mapped."""
         self.where: Where | None = None
         """The same client's path or descriptor."""
+        self.called: str | bytes = ""
+        """The path under which it was last opened, once a later version was found."""
         self.cut = False
         """Whether a map of it has lost bytes by truncation: a client that has to open it gets an error."""
         self.zeroed = False
@@ -193,6 +196,9 @@ class Files:
         ref = FileRef(file, self._died.append)
         ref.key = file.status.key
         before = self._by_key.get(ref.key)
+        earlier = None if before is None else before()
+        if earlier is not None:
+            earlier.called = self.name_of(earlier)
         ref.names = {} if before is None else before.names.copy()
         self._by_key[ref.key] = ref
 
@@ -211,10 +217,8 @@ class Files:
         ref = self._by_key.get(file.status.key)
         if ref is not None and ref() is file and ref.names:
             return ref.names[next(reversed(ref.names))][0]
-        if isinstance(file.where, (str, bytes)):  # an earlier version
-            return file.where
         device, inode = file.status.key
-        return f"<inode {inode} of device {device}>"
+        return file.called or f"<inode {inode} of device {device}>"
 
     def settle(self) -> None:
         """Forget the files that nothing needs now."""

@@ -297,23 +297,22 @@ class Manager(Opener):
     # Cursors and buffers
 
     def _move_locked(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> None:
-        """`_move`, under the lock. A failed move leaves the cursor as it was."""
+        """`_move`, under the lock. A failed move leaves the cursor as it was, unless it gave up its own region and that
+        cannot be mapped again."""
         try:
             region = self._region(client, offset, size, flags)
         except LimitError as error:
-            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not self._may_replace(error):
+            full = error.errno == errno.ENOMEM or not self._cache.has_handle()
+            short = not full and engine.MAP_COSTS_DESCRIPTOR and error.errno in _system.NO_DESCRIPTOR
+            if cursor._use[0] is None or users_of(cursor._use[0], cursor) or not (full or short):
                 raise
-            if engine.MAP_COSTS_DESCRIPTOR:  # then the file needs one, too: otherwise nothing is given up
+            if short:  # the file needs a descriptor, too: without one, the region would be given up in vain
                 self._check_file(client, flags, offset, offset + size)
             region = self._region_instead(cursor, client, offset, size, flags)
         stop = min(offset + min(size, self._window or size), client.size) if size else region.stop
         cursor._pin(region, offset, stop)
         self._cache.trim(region)
         self._cache.look_for_views()
-
-    def _may_replace(self, error: LimitError) -> bool:
-        """Whether there may be room for another region once a cursor has given its own up."""
-        return error.errno == errno.ENOMEM or engine.MAP_COSTS_DESCRIPTOR or not self._cache.has_handle()
 
     def _region_instead(self, cursor: Any, client: Client, offset: int, size: int, flags: int) -> Any:
         """A region if there is no room for one beside the cursor's own: that one may be evicted for it."""

@@ -151,7 +151,7 @@ class Opener:
             self._done(descriptor)
             raise
         if status == file.status and not (file.cut or isinstance(where, int)):
-            file.gone = False  # only from another path
+            file.gone = False  # it is gone from another path only
         return descriptor
 
     def _done(self, descriptor: Any) -> None:

@@ -55,7 +55,8 @@ WINDOWS = os.name == "nt"
 KEEPS_DESCRIPTORS = hasattr(os, "pread") and not WINDOWS
 """Whether files can be read at an offset by a cached descriptor (on Windows an open one blocks deletion)."""
 
-REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+REFUSALS = NO_DESCRIPTOR | {errno.ENOMEM, errno.EAGAIN}
 """The system's errors when it has run out: evicting something may help."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EBADF})

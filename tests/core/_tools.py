@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -178,6 +179,29 @@ def open_to_all(folder: Path) -> None:
     while folder != Path(tempfile.gettempdir()) and folder != folder.parent:
         folder.chmod(0o755)
         folder = folder.parent
+
+
+def in_thread(call: Callable[[], Any]) -> Any:
+    """What the call gives in another thread."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(call()))
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "hangs"
+    return answers[0]
+
+
+def is_free(manager: Any) -> bool:
+    """Whether another thread could take the manager's lock."""
+    lock = manager._lock._rlock
+
+    def attempt() -> bool:
+        taken: bool = lock.acquire(blocking=False)
+        if taken:
+            lock.release()
+        return taken
+
+    return bool(in_thread(attempt))
 
 
 def reclaim() -> None:

@@ -1201,3 +1201,20 @@ def test_region_of_an_earlier_version_has_its_name(world: World) -> None:
     assert [info.file for info in manager.regions()] == [str(file.path)] * 2
     cursor.close()
     later.close()
+
+
+@linux
+def test_region_of_an_earlier_version_has_the_name_by_which_that_was_opened_last(world: World) -> None:
+    """Not that of the client for which it was mapped, nor that of the later version."""
+    file = world.file(W)
+    link = world.folder / "link"
+    os.link(file.path, link)
+    manager = world.manager(W)
+    cursor = manager.make_cursor(file.path).use_region(0, 9)
+    manager.make_cursor(link)
+    with open(file.path, "ab") as out:
+        out.write(b"more")
+    later = manager.make_cursor(file.path).use_region(0, 9)
+    assert [(info.file, info.stop) for info in manager.regions()] == [(str(file.path), W), (str(link), W)]
+    cursor.close()
+    later.close()

@@ -17,7 +17,7 @@ import smmap
 from smmap import ReentryError, _lock, _system
 from smmap._engine import chosen as engine
 
-from ._tools import PYPY, File, G, World, by_policy, linux, reclaim, run_python
+from ._tools import PYPY, File, G, World, by_policy, in_thread, is_free, linux, reclaim, run_python
 
 W = 2 * G
 SIZE = 6 * W + 77
@@ -29,29 +29,6 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
 @pytest.fixture
 def file(world: World) -> File:
     return world.file(SIZE)
-
-
-def in_thread(call: Callable[[], Any]) -> Any:
-    """What the call gives in another thread."""
-    answers: list[Any] = []
-    thread = threading.Thread(target=lambda: answers.append(call()))
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive(), "hangs"
-    return answers[0]
-
-
-def is_free(manager: Any) -> bool:
-    """Whether another thread could take the manager's lock."""
-    lock = manager._lock._rlock
-
-    def attempt() -> bool:
-        taken: bool = lock.acquire(blocking=False)
-        if taken:
-            lock.release()
-        return taken
-
-    return bool(in_thread(attempt))
 
 
 class Hooked:

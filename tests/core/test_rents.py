@@ -256,6 +256,7 @@ def test_copies_map_no_window_that_is_larger_than_the_memory_limit(world: World)
         assert large[place : place + 9] == file.data[place : place + 9]
     stats = manager.stats()
     assert (stats.mapped, stats.evictions, stats.mapped_memory) == (1, 0, W)
+    assert [info.file for info in manager.regions()] == [str(other.path)]
 
 
 def test_price_that_rose_while_there_was_no_room_falls_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

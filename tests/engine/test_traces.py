@@ -80,7 +80,7 @@ class Reader:
         elif kind == "find":  # what the first mapped window does not have is for the policy to search
             if data._found(data._access, at, at + 1) is None:
                 return None
-            near = data._near(data._access, b"\0", start, None, False)
+            near = data._near(b"\0", start, None, False)
             return None if near is None else (COPY, at, at + 1)  # before Python 3.11, the policy searches
         else:
             self.cursor.use_region(at, size)

@@ -28,9 +28,6 @@ from smmap._engine import chosen as engine
 
 from ._seam import CODES, DEPTHS, OUT_OF_MEMORY, OWN, Seam, name_of_code
 
-MADE_WAY = {OUT_OF_MEMORY, errno.ENOMEM} | (_system.REFUSALS if engine.MAP_COSTS_DESCRIPTOR else set())
-"""After these, a cursor gives up its own region for the one that it moves to."""
-
 W = 2 * G
 SIZE = 8 * W + 77
 Buffer = smmap.SlidingWindowMapBuffer
@@ -39,6 +36,8 @@ pytestmark = posix
 codes = pytest.mark.parametrize("code", CODES, ids=name_of_code)
 depths = pytest.mark.parametrize("depth", DEPTHS)
 RUN_OUT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, OUT_OF_MEMORY}
+MADE_WAY = {OUT_OF_MEMORY, errno.ENOMEM} | (_system.NO_DESCRIPTOR if engine.MAP_COSTS_DESCRIPTOR else set())
+"""After these, a cursor gives up its own region for the one that it moves to."""
 DATA = {
     name: payload(size, name) for name, size in [("a", SIZE), ("b", 3 * W), ("d", W), ("new", 2 * W + 5), ("empty", 0)]
 }

@@ -631,12 +631,13 @@ cdef class BufferBase:
             return self._unpack(packed, offset)
         return unpack(access.bytes_of(start, start + size))
 
-    def _near(self, Access access not None, sub, start, end, bint last):
+    def _near(self, sub, start, end, bint last):
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
         mapped.
 
-        If they are not there, the range that is left to search; None if nothing was searched.
+        If they are not there, the record that was searched and the range that is left; None if nothing was searched.
         """
+        cdef Access access = self.now()
         cdef Region region
         cdef long long low = 0, high = access.size, offset = access.offset, first, stop, place
         cdef Py_ssize_t size
@@ -670,9 +671,9 @@ cdef class BufferBase:
         if place >= 0:
             return place + region.start - offset
         if last and first > low + offset:
-            return (low, min(first - offset + size - 1, high))
+            return (access, low, min(first - offset + size - 1, high))
         if not last and stop < high + offset:
-            return (max(stop - offset - size + 1, low), high)
+            return (access, max(stop - offset - size + 1, low), high)
         return -1
 
     def _read_into(self, Access access not None, long long start, target):

@@ -399,7 +399,7 @@ cdef class Region:
         raise TypeError("a managed map is read-only")
 
     def __getitem__(self, key):
-        cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place, part, most
+        cdef Py_ssize_t size = self.stop - self.start, start, stop, step, count, place, part, most, apart
         cdef int found
         cdef char byte
         cdef char* target
@@ -420,12 +420,16 @@ cdef class Region:
             return self.copy(self.start + start, count)
         data = PyBytes_FromStringAndSize(NULL, count)
         target = PyBytes_AS_STRING(data)
-        most = LONGEST // (step if step > 0 else -step) + 1
+        apart = step if step > 0 else -step
+        most = LONGEST // apart + 1
         while count:
             part = min(most, count)
             place = start + (part - 1) * step
-            with nogil:
+            if (part - 1) * apart < LARGE:
                 found = smmap_copy_steps(target, self.base + start, part, step, self.edge)
+            else:
+                with nogil:
+                    found = smmap_copy_steps(target, self.base + start, part, step, self.edge)
             if found or self.spoiled:
                 self.settle(found, self.start + min(start, place), self.start + max(start, place) + 1)
             target += part

@@ -233,12 +233,13 @@ class BufferBase:
 
     _found = staticmethod(found_in)
 
-    def _near(self, access: Access, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[int, int] | None:
+    def _near(self, sub: Any, start: Any, end: Any, last: bool) -> int | tuple[Access, int, int] | None:
         """Where `find` (or `rfind`, for the `last`) finds bytes in the first window that it searches, if that is
         mapped.
 
-        If they are not there, the range that is left to search; None if nothing was searched.
+        If they are not there, the record that was searched and the range that is left; None if nothing was searched.
         """
+        access = self._access
         low = 0 if start is None else start
         high = access.size if end is None else end
         if not (SEARCHES_MAPS and type(sub) is bytes and sub and type(low) is type(high) is int):
@@ -258,8 +259,8 @@ class BufferBase:
         if found >= 0:
             return found + region.start - offset
         if last:
-            return (low, min(first - offset + len(sub) - 1, high)) if first > low + offset else -1
-        return (max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
+            return (access, low, min(first - offset + len(sub) - 1, high)) if first > low + offset else -1
+        return (access, max(stop - offset - len(sub) + 1, low), high) if stop < high + offset else -1
 
     def _piece(self, access: Access, start: int, stop: int) -> bytes:
         """A copy of [start, stop), offsets in the file of one grid window: from its region, if it is mapped.
